@@ -1,0 +1,59 @@
+//! Measures on cases whose answer is known.
+
+use kinfold::Embeddings;
+use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
+
+/// Four clusters on the axes, `each` rows a class, the last row of each class on the next axis.
+fn clusters(each: usize) -> (Vec<f64>, Vec<usize>) {
+    let (mut rows, mut labels) = (Vec::new(), Vec::new());
+    for class in 0..4 {
+        for member in 0..each {
+            let axis = if member + 1 == each { (class + 1) % 4 } else { class };
+            rows.extend((0..4).map(|i| if i == axis { 2.0 + member as f64 } else { 0.0 }));
+            labels.push(class);
+        }
+    }
+    (rows, labels)
+}
+
+#[test]
+fn the_nearest_neighbour_decides() {
+    let (rows, labels) = clusters(5);
+    let train = Labelled::new(Embeddings::new(&rows, 4).unwrap(), &labels).unwrap();
+    let axes = common::orthonormal(4);
+    let test = Labelled::new(Embeddings::new(&axes, 4).unwrap(), &[0, 1, 2, 3]).unwrap();
+    // On every axis stand four rows of its class and one of the class before it. With k = 1 the
+    // first of the equals wins, which is of class 0 on axis 1 no more than anywhere else.
+    assert_eq!(knn_accuracy(train, test, 5).unwrap(), 1.0);
+    assert_eq!(knn_accuracy(train, test, 20).unwrap(), 1.0);
+    let wrong = Labelled::new(Embeddings::new(&axes, 4).unwrap(), &[1, 2, 3, 0]).unwrap();
+    assert_eq!(knn_accuracy(train, wrong, 5).unwrap(), 0.0);
+    assert!(knn_accuracy(train, test, 0).is_err() && knn_accuracy(train, test, 21).is_err());
+}
+
+#[test]
+fn one_shot_is_the_share_of_good_examples() {
+    let (rows, labels) = clusters(5);
+    let train = Labelled::new(Embeddings::new(&rows, 4).unwrap(), &labels).unwrap();
+    let axes = common::orthonormal(4);
+    let test = Labelled::new(Embeddings::new(&axes, 4).unwrap(), &[0, 1, 2, 3]).unwrap();
+    let accuracy = one_shot_accuracy(train, test, 4000, 7).unwrap();
+    // Axis a is right when its own class's example is one of the four good ones of five, and (but
+    // for axis 0) the class before it, which wins ties, does not stand on it. Axis 0 is right, too,
+    // when nothing stands on it and all are equal.
+    let expected = (0.8 + 0.2 * 0.8 + 3.0 * 0.8 * 0.8) / 4.0;
+    assert!((accuracy - expected).abs() < 0.02, "{accuracy} {expected}");
+    let again = one_shot_accuracy(train, test, 4000, 7).unwrap();
+    assert_eq!(accuracy.to_bits(), again.to_bits());
+    assert_ne!(accuracy, one_shot_accuracy(train, test, 4000, 8).unwrap());
+    assert!(one_shot_accuracy(train, test, 0, 7).is_err());
+}
+
+#[test]
+fn labels_must_match_rows() {
+    let x = [1.0f32; 6];
+    let error = Labelled::new(Embeddings::new(&x, 2).unwrap(), &[0, 1]).unwrap_err();
+    assert_eq!(error.to_string(), "labels have 2 rows but embeddings have 3");
+}
+
+mod common;
