@@ -47,6 +47,8 @@ impl Temperature {
 
 /// Who is a candidate for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Form {
     /// Each query chooses among all keys: InfoNCE (van den Oord et al. 2018).
     OneWay,
@@ -59,6 +61,8 @@ pub enum Form {
 
 /// How two embeddings are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Similarity {
     /// The cosine of the angle between them; a row of zeros has cosine 0 with everything.
     Cosine,

@@ -1,0 +1,29 @@
+//! Contrastive losses for Burn models.
+//!
+//! Comes in: queries and keys as Burn tensors, `[n, d]`. Goes out: the loss, `[1]`, differentiable.
+//! On the CPU (Burn's Flex device) it is one operation over kinfold's engine, whose gradients are
+//! computed with the value; on every other device it is strips of tensor operations. Neither builds
+//! the n × n matrix of similarities.
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use kinfold_burn::InfoNceLossConfig;
+//!
+//! let device = Device::flex().autodiff();
+//! let queries = Tensor::<2>::random([8, 4], Distribution::Default, &device).require_grad();
+//! let keys = Tensor::<2>::random([8, 4], Distribution::Default, &device);
+//!
+//! let criterion = InfoNceLossConfig::new().with_temperature(0.1).init(&device);
+//! let loss: Tensor<1> = criterion.forward(queries.clone(), keys);
+//! let gradients = loss.backward();
+//! assert_eq!(queries.grad(&gradients).unwrap().dims(), [8, 4]);
+//! ```
+
+#![warn(clippy::unwrap_used)]
+
+mod fused;
+mod info_nce;
+mod strips;
+
+pub use info_nce::{InfoNceLoss, InfoNceLossConfig};
+pub use kinfold::{Error, Form, InfoNce, Preset, Similarity, Temperature};

@@ -1,0 +1,120 @@
+//! The command line, and the settings that it asks for.
+
+use clap::{Args, Parser, Subcommand};
+use kinfold_train::{Error, Settings};
+use std::path::{Path, PathBuf};
+
+/// Contrastive representation learning: pulls pairs together and pushes the rest apart.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train an encoder from pairs of views; without arguments, on embedded handwritten digits
+    Train(TrainArguments),
+    /// Write the embeddings of images to a file
+    Embed(EmbedArguments),
+    /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training
+    Evaluate(EvaluateArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArguments {
+    /// Settings to begin with, e.g. runs/NAME/config.toml to repeat a run; flags win over them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder for the run; it must not exist [default: runs/<date>-<time>-<data>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// `digits` (embedded), or a folder of images, where two views of one image are a pair
+    /// [default: digits]
+    #[arg(long)]
+    data: Option<String>,
+    /// Passes over the data
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Pairs in a batch
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Everything random follows from it
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The temperature that similarities are divided by
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
+    /// The highest learning rate
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    learning_rate: Option<f64>,
+    /// Width and height that images are scaled to, in pixels
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// 1 for grey images, 3 for colour
+    #[arg(long, value_name = "N")]
+    channels: Option<usize>,
+}
+
+impl TrainArguments {
+    /// The settings of the file or the defaults, and over them what the flags say.
+    pub(crate) fn settings(&self) -> Result<Settings, Error> {
+        let mut settings = match &self.config {
+            Some(file) => Settings::from_file(file)?,
+            None => Settings::default(),
+        };
+        if let Some(data) = &self.data {
+            settings.data.clone_from(data);
+        }
+        settings.epochs = self.epochs.unwrap_or(settings.epochs);
+        settings.batch = self.batch.or(settings.batch);
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        settings.loss.temperature = self.temperature.unwrap_or(settings.loss.temperature);
+        settings.optimizer.learning_rate =
+            self.learning_rate.unwrap_or(settings.optimizer.learning_rate);
+        settings.image.size = self.image_size.or(settings.image.size);
+        settings.image.channels = self.channels.or(settings.image.channels);
+        Ok(settings)
+    }
+
+    /// The folder asked for, or one named by the time and the data.
+    pub(crate) fn out(&self, settings: &Settings) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| {
+            let data = Path::new(&settings.data);
+            let data = data.file_name().map_or("data".into(), |name| name.to_string_lossy());
+            let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+            let name = |n: usize| match n {
+                1 => format!("{now}-{data}"),
+                n => format!("{now}-{data}-{n}"),
+            };
+            let folders = (1..).map(|n| Path::new("runs").join(name(n)));
+            folders.into_iter().find(|path| !path.exists()).unwrap_or_else(|| "runs".into())
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EmbedArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+    /// `digits` (embedded) or a folder of images [default: what the run was trained on]
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// The file to write: .npy (vectors alone), .csv or .parquet (with name and label)
+    #[arg(long, value_name = "FILE", default_value = "embeddings.parquet")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+    /// `digits` (embedded) or a folder with a sub-folder of images per class [default: what the run
+    /// was trained on]
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// Print the measures as JSON, as summary.json has them
+    #[arg(long)]
+    pub(crate) json: bool,
+}

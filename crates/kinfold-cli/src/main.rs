@@ -1,0 +1,74 @@
+//! The `kinfold` command: arguments become validated settings, kinfold-train does the work, and what
+//! it tells is shown. Nothing else lives here.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (what there was is saved).
+
+mod arguments;
+mod show;
+
+use arguments::{Arguments, Command, EmbedArguments, EvaluateArguments, TrainArguments};
+use clap::Parser;
+use kinfold_train::{Error, Format};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Train(arguments) => train(&arguments),
+        Command::Embed(arguments) => embed(&arguments),
+        Command::Evaluate(arguments) => evaluate(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            show::error(&error);
+            ExitCode::from(if error.is_usage() { 2 } else { 1 })
+        }
+    }
+}
+
+fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
+    let settings = arguments.settings()?;
+    let out = arguments.out(&settings);
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let handler = move || {
+        // The second time somebody means it.
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        show::stopping();
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        show::note(&format!("Ctrl-C will end this at once, without saving: {error}"));
+    }
+    let mut progress = show::Training::new();
+    let summary = kinfold_train::train(settings, &out, &stop, &mut |event| progress.show(&event));
+    progress.end();
+    let summary = summary?;
+    show::summary(&summary, &out);
+    Ok(if summary.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
+    let format = Format::of(&arguments.out)?;
+    let embedded = kinfold_train::embed(&arguments.run, arguments.data.as_deref())?;
+    show::skipped(&embedded.images);
+    embedded.write(&arguments.out, format)?;
+    let (n, dim) = (embedded.images.len(), embedded.dim);
+    show::line(&format!("{n} embeddings of dimension {dim} in {}", arguments.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
+    let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref())?;
+    show::skipped(&evaluated.images);
+    if arguments.json {
+        show::json(&evaluated.evaluation);
+    } else {
+        show::judged_by(&evaluated.images, &evaluated.split);
+        show::table(&evaluated.evaluation);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,165 @@
+//! Everything that is printed: results to standard output, the rest to standard error.
+#![allow(clippy::print_stderr, reason = "this is the one place that prints")]
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kinfold_train::evaluation::{Evaluation, Measured};
+use kinfold_train::pairs::{Images, Split};
+use kinfold_train::{Error, Event, Progress, Summary};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// One line of a result. Whoever closed the pipe does not want to read on.
+pub(crate) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+pub(crate) fn error(error: &Error) {
+    eprintln!("error: {error}");
+}
+
+pub(crate) fn stopping() {
+    eprintln!("\nfinishing this step, then saving; Ctrl-C again ends at once");
+}
+
+pub(crate) fn json(evaluation: &Evaluation) {
+    match serde_json::to_string_pretty(evaluation) {
+        Ok(text) => line(&text),
+        Err(e) => note(&format!("error: {e}")),
+    }
+}
+
+/// How many files were passed over, and the first few by name.
+pub(crate) fn skipped(images: &Images) {
+    const NAMED: usize = 5;
+    let skipped = &images.skipped;
+    if skipped.is_empty() {
+        return;
+    }
+    note(&format!("skipped {} that could not be read as images:", files(skipped.len())));
+    for file in skipped.iter().take(NAMED) {
+        note(&format!("  {}: {}", file.path.display(), file.reason));
+    }
+    if skipped.len() > NAMED {
+        note(&format!("  and {} more", skipped.len() - NAMED));
+    }
+}
+
+fn files(n: usize) -> String {
+    if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
+}
+
+/// A run while it goes on: a bar on a terminal, else a line per epoch.
+pub(crate) struct Training {
+    bar: Option<ProgressBar>,
+}
+
+impl Training {
+    pub(crate) fn new() -> Self {
+        let bar = std::io::stdout().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Self { bar }
+    }
+
+    pub(crate) fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started { settings, images, split, steps } => {
+                skipped(images);
+                line(&format!(
+                    "{}: {} images to train on, {} held out; {} epochs of {} pairs a batch, {steps} \
+                     steps",
+                    settings.data,
+                    split.train.len(),
+                    split.test.len(),
+                    settings.epochs,
+                    settings.batch.unwrap_or(0),
+                ));
+                if let Some(bar) = &self.bar {
+                    bar.set_length(*steps as u64);
+                }
+            }
+            Event::Stepped(progress) => match &self.bar {
+                Some(bar) => {
+                    bar.set_position(progress.step as u64);
+                    bar.set_message(standing(progress));
+                }
+                None if progress.epoch_ended => {
+                    let Progress { epoch, step, steps, .. } = progress;
+                    line(&format!("epoch {epoch}, step {step}/{steps}: {}", standing(progress)));
+                }
+                None => {}
+            },
+            Event::Evaluating => {
+                self.end();
+                line("measuring what was learned …");
+            }
+            _ => {}
+        }
+    }
+
+    /// Leaves the last state of the bar standing.
+    pub(crate) fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.abandon();
+        }
+    }
+}
+
+fn standing(progress: &Progress) -> String {
+    let Progress { loss, floor, ceiling, pairs_per_second, seconds_left, .. } = progress;
+    format!(
+        "loss {loss:.3} (floor {floor:.3}, ceiling {ceiling:.3})  {pairs_per_second:.0} pairs/s  \
+         {seconds_left:.0} s left"
+    )
+}
+
+pub(crate) fn summary(summary: &Summary, out: &Path) {
+    let Summary { steps, seconds, loss, loss_floor, loss_ceiling, .. } = summary;
+    let stopped = if summary.interrupted { "stopped after" } else { "trained" };
+    let way = 100.0 * (loss_ceiling - loss) / (loss_ceiling - loss_floor);
+    line(&format!(
+        "{stopped} {steps} steps in {seconds:.0} s; loss {loss:.3}, {way:.0} % of the way from its \
+         ceiling {loss_ceiling:.3} (nothing learned) to its floor {loss_floor:.3}"
+    ));
+    line("");
+    match &summary.evaluation {
+        Some(evaluation) => table(evaluation),
+        None => {
+            line("no labels, so nothing to measure accuracy by: put each class into a sub-folder")
+        }
+    }
+    line("");
+    line(&format!("saved in {}", out.display()));
+    line(&format!("  kinfold evaluate {0}\n  kinfold embed {0}", out.display()));
+}
+
+/// What an evaluation was made on.
+pub(crate) fn judged_by(images: &Images, split: &Split) {
+    let classes = images.classes().0.len();
+    let (train, test) = (split.train.len(), split.test.len());
+    line(&format!("{test} images held out, {train} to choose from, {classes} classes\n"));
+}
+
+/// The measures as percentages, one a line.
+pub(crate) fn table(evaluation: &Evaluation) {
+    line("share of held-out images recognised     raw pixels   random encoder   trained encoder");
+    let rows = [
+        ("one labelled example per class", &evaluation.one_shot),
+        ("all examples labelled (1-NN)", &evaluation.nearest_neighbour),
+    ];
+    for (name, Measured { raw, random_encoder, trained }) in rows {
+        let percent = |x: &f64| format!("{:.1} %", 100.0 * x);
+        line(&format!(
+            "{name:<40}{:>10}{:>17}{:>18}",
+            percent(raw),
+            percent(random_encoder),
+            percent(trained)
+        ));
+    }
+}

@@ -1,0 +1,149 @@
+//! The embeddings of images, as a file for other programs.
+//!
+//! Comes in: a run and a folder of images. Goes out: `.npy` (the vectors `[n, d]` alone), `.csv`
+//! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
+//! name of the file; rows are in the order of the names.
+
+use crate::Error;
+use crate::pairs::Images;
+use crate::run::{SavedModel, write_whole};
+use burn::tensor::Device;
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Images and their embeddings.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// What was embedded.
+    pub images: Images,
+    /// `[n, dim]`.
+    pub embeddings: Vec<f32>,
+    /// Numbers in an embedding.
+    pub dim: usize,
+}
+
+/// A kind of file that embeddings are written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// NumPy's, the vectors alone.
+    Npy,
+    /// Comma-separated values.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+}
+
+impl Format {
+    /// By the file's ending.
+    ///
+    /// # Errors
+    /// When it is none of `.npy`, `.csv` and `.parquet`.
+    pub fn of(path: &Path) -> Result<Self, Error> {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("npy") => Ok(Self::Npy),
+            Some("csv") => Ok(Self::Csv),
+            Some("parquet") => Ok(Self::Parquet),
+            _ => Err(Error::Setting(format!(
+                "{} ends in none of .npy, .csv and .parquet, so its format is unknown",
+                path.display()
+            ))),
+        }
+    }
+}
+
+/// The embeddings of `data` (by default what it was trained on) by the model of a run.
+///
+/// # Errors
+/// When the run or the data cannot be read.
+pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
+    let device = Device::flex();
+    let saved = SavedModel::open(run)?;
+    let model = saved.trained(run, &device)?;
+    let images = Images::load(&saved.settings(data))?;
+    let embeddings = model.embed(&images, &device)?;
+    let dim = embeddings.len() / images.len();
+    Ok(Embedded { images, embeddings, dim })
+}
+
+impl Embedded {
+    /// Writes them as `format`, whole or not at all; a file of that name is replaced.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path, format: Format) -> Result<(), Error> {
+        write_whole(path, |file| {
+            let written = match format {
+                Format::Npy => self.npy(file),
+                Format::Csv => self.csv(file),
+                Format::Parquet => self.parquet(file),
+            };
+            written.map_err(Error::file("write", path))
+        })
+    }
+
+    fn npy(&self, file: &mut File) -> io::Result<()> {
+        use ndarray_npy::WriteNpyExt;
+        let matrix =
+            ndarray::ArrayView2::from_shape((self.images.len(), self.dim), &self.embeddings)
+                .map_err(io::Error::other)?;
+        let mut file = BufWriter::new(file);
+        matrix.write_npy(&mut file).map_err(io::Error::other)?;
+        file.flush()
+    }
+
+    fn csv(&self, file: &mut File) -> io::Result<()> {
+        let mut csv = csv::Writer::from_writer(BufWriter::new(file));
+        let columns = (0..self.dim).map(|i| format!("embedding_{i}"));
+        csv.write_record(["name".to_owned(), "label".to_owned()].into_iter().chain(columns))?;
+        for (i, row) in self.embeddings.chunks(self.dim).enumerate() {
+            let (name, label) = (&self.images.names[i], &self.images.labels[i]);
+            let numbers = row.iter().map(f32::to_string);
+            csv.write_record([name.clone(), label.clone()].into_iter().chain(numbers))?;
+        }
+        csv.flush()
+    }
+
+    fn parquet(&self, file: &mut File) -> io::Result<()> {
+        let schema = "message embeddings {
+            required binary name (UTF8);
+            required binary label (UTF8);
+            required group embedding (LIST) { repeated group list { required float element; } }
+        }";
+        let written = || -> Result<(), ParquetError> {
+            let properties =
+                WriterProperties::builder().set_compression(Compression::UNCOMPRESSED).build();
+            let schema = Arc::new(parse_message_type(schema)?);
+            let mut writer =
+                SerializedFileWriter::new(BufWriter::new(file), schema, Arc::new(properties))?;
+            let mut rows = writer.next_row_group()?;
+            for texts in [&self.images.names, &self.images.labels] {
+                let texts: Vec<ByteArray> = texts.iter().map(|t| t.as_str().into()).collect();
+                if let Some(mut column) = rows.next_column()? {
+                    column.typed::<ByteArrayType>().write_batch(&texts, None, None)?;
+                    column.close()?;
+                }
+            }
+            if let Some(mut column) = rows.next_column()? {
+                // Every row has `dim` elements: all defined, the first of each begins a new row.
+                let defined = vec![1; self.embeddings.len()];
+                let repeated: Vec<i16> =
+                    (0..self.embeddings.len()).map(|i| i16::from(i % self.dim != 0)).collect();
+                let numbers = column.typed::<FloatType>();
+                numbers.write_batch(&self.embeddings, Some(&defined), Some(&repeated))?;
+                column.close()?;
+            }
+            rows.close()?;
+            writer.close()?;
+            Ok(())
+        };
+        written().map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,84 @@
+//! The one error type of this crate. Every message says what was given, what was needed, and where
+//! it helps what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between pairs and a trained model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting that cannot be used.
+    #[error("{0}")]
+    Setting(String),
+
+    /// A settings file that cannot be read as one.
+    #[error("{}: {reason}", path.display())]
+    SettingsFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+
+    /// The folder for a run is there already.
+    #[error("{} exists already; a run never overwrites another: give another --out", .0.display())]
+    RunExists(PathBuf),
+
+    /// The folder given as a run is none.
+    #[error("{} is no run: {reason}", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+
+    /// The data cannot be used.
+    #[error("{0}")]
+    Data(String),
+
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// `read`, `write` or `create`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
+    /// The loss is not a finite number any more.
+    #[error(
+        "the loss is not finite at step {step} ({reason}); training stopped. The last good weights, \
+         from before step {step}, are in {}. A lower learning rate (now {learning_rate:e}) or a \
+         higher temperature usually helps", kept.display()
+    )]
+    NotFinite {
+        /// The step, counted from 1.
+        step: usize,
+        /// What was not finite.
+        reason: String,
+        /// The learning rate at that step.
+        learning_rate: f64,
+        /// Where the last good weights are.
+        kept: PathBuf,
+    },
+
+    /// Embeddings that a loss or a measure cannot take.
+    #[error(transparent)]
+    Embeddings(#[from] kinfold::Error),
+}
+
+impl Error {
+    /// Whether the caller asked for something that cannot be, rather than something that failed.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Setting(_) | Self::SettingsFile { .. } | Self::RunExists(_))
+    }
+
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::File { action, path, source }
+    }
+}

@@ -1,0 +1,26 @@
+//! Contrastive training: from pairs to a model and what it is worth.
+//!
+//! Comes in: [`Settings`]. Goes out: a run folder. The flow, a module a stage:
+//! [`pairs`] → views → encoder → loss (kinfold-burn) → optimizer → [`evaluation`] → run folder.
+//! Nothing here prints; [`train`] tells its caller what happens, as [`Event`]s.
+
+#![warn(clippy::unwrap_used)]
+
+mod embed;
+mod encoder;
+mod error;
+pub mod evaluation;
+mod optimizer;
+pub mod pairs;
+mod random;
+mod run;
+pub mod settings;
+mod training;
+mod views;
+
+pub use embed::{Embedded, Format, embed};
+pub use error::Error;
+pub use evaluation::evaluate;
+pub use run::Summary;
+pub use settings::Settings;
+pub use training::{Event, Progress, train};

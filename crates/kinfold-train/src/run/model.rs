@@ -1,0 +1,71 @@
+//! `model.toml` and `model.safetensors`: together they are the model.
+
+use crate::encoder::Model;
+use crate::settings::{EncoderSettings, ImageSettings, Settings};
+use crate::{Error, run::RunFolder};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The file of the weights.
+const WEIGHTS: &str = "model.safetensors";
+const ARCHITECTURE: &str = "model.toml";
+
+/// What it takes, beside the weights, to build a model again and to judge it as before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedModel {
+    /// The version of kinfold that wrote it.
+    version: String,
+    /// What it was trained on.
+    pub(crate) data: String,
+    /// The random encoder that it began as follows from it.
+    pub(crate) seed: u64,
+    /// How its images are read.
+    pub(crate) image: ImageSettings,
+    /// What it is made of.
+    pub(crate) encoder: EncoderSettings,
+}
+
+impl SavedModel {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let Settings { version, data, seed, image, encoder, .. } = settings.clone();
+        Self { version, data, seed, image, encoder }
+    }
+
+    /// Writes the model into its run folder, the weights last.
+    pub(crate) fn save(&self, model: &Model, folder: &RunFolder) -> Result<(), Error> {
+        let text = toml::to_string(self)
+            .map_err(|e| Error::Setting(format!("the model cannot be described: {e}")))?;
+        folder.write(ARCHITECTURE, text.as_bytes())?;
+        folder.write(WEIGHTS, &model.to_bytes()?).map(drop)
+    }
+
+    /// Reads what `run` holds of its model.
+    pub(crate) fn open(run: &Path) -> Result<Self, Error> {
+        let not = |reason: String| Error::NotARun { path: run.to_path_buf(), reason };
+        let text = std::fs::read_to_string(run.join(ARCHITECTURE))
+            .map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
+        toml::from_str(&text).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))
+    }
+
+    /// Settings under which images are read as this model takes them.
+    pub(crate) fn settings(&self, data: Option<&str>) -> Settings {
+        Settings {
+            data: data.unwrap_or(&self.data).to_owned(),
+            image: self.image,
+            ..Settings::default()
+        }
+    }
+
+    /// The encoder that it began as.
+    pub(crate) fn random(&self, device: &Device) -> Model {
+        let shape = self.settings(None).image_shape();
+        Model::random(&self.encoder, shape, self.seed, device)
+    }
+
+    /// The encoder as trained.
+    pub(crate) fn trained(&self, run: &Path, device: &Device) -> Result<Model, Error> {
+        self.random(device).with_weights(&run.join(WEIGHTS))
+    }
+}

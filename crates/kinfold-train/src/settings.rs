@@ -1,0 +1,258 @@
+//! Every setting of a run, as it stands in `config.toml`.
+//!
+//! Comes in: a file, and what the command line says. Goes out: settings that can be used, or an
+//! error that names the one that cannot. Whatever is not given has the default written here.
+
+use crate::Error;
+use kinfold::{Form, InfoNce, Temperature};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Every setting of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The version of kinfold that wrote this.
+    pub version: String,
+    /// `digits` for the embedded ones, or a folder of images.
+    pub data: String,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Pairs in a batch; by default 479 (a third of the digits that are trained on), or all there
+    /// are.
+    pub batch: Option<usize>,
+    /// How images are read.
+    pub image: ImageSettings,
+    /// How a view is made of an image.
+    pub view: ViewSettings,
+    /// What turns a view into an embedding.
+    pub encoder: EncoderSettings,
+    /// What pulls together and pushes apart.
+    pub loss: LossSettings,
+    /// How weights are moved.
+    pub optimizer: OptimizerSettings,
+}
+
+/// How images are read.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageSettings {
+    /// Width and height in pixels; by default 8 for the digits and 32 for a folder.
+    pub size: Option<usize>,
+    /// 1 (grey) or 3 (red, green, blue); by default 1 for the digits and 3 for a folder.
+    pub channels: Option<usize>,
+}
+
+/// A random affine view: each of these is the largest amount either way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ViewSettings {
+    /// Rotation, in degrees.
+    pub rotation: f32,
+    /// Scaling, as a share of the size, in each direction on its own.
+    pub scale: f32,
+    /// Shear, as a share of the height.
+    pub shear: f32,
+    /// Shift, as a share of the side.
+    pub shift: f32,
+}
+
+/// A small convolutional network, its embedding, and the projector that training puts behind it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EncoderSettings {
+    /// Channels of each 3×3 convolution; each but the first halves the sides.
+    pub widths: Vec<usize>,
+    /// Dimension of the embedding.
+    pub embedding: usize,
+    /// Dimension of the projector's output, which the loss sees.
+    pub projection: usize,
+}
+
+/// The loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossSettings {
+    /// `one-way`, `both-ways` or `nt-xent`.
+    pub form: Form,
+    /// The temperature τ, above 0.
+    pub temperature: f64,
+}
+
+/// AdamW, with a linear warm-up and then a cosine down to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSettings {
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Steps of warm-up.
+    pub warmup: usize,
+}
+
+/// The name of the embedded data.
+pub const DIGITS: &str = "digits";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data: DIGITS.to_owned(),
+            seed: 0,
+            epochs: 30,
+            batch: None,
+            image: ImageSettings::default(),
+            view: ViewSettings::default(),
+            encoder: EncoderSettings::default(),
+            loss: LossSettings::default(),
+            optimizer: OptimizerSettings::default(),
+        }
+    }
+}
+
+impl Default for ViewSettings {
+    fn default() -> Self {
+        Self { rotation: 15.0, scale: 0.2, shear: 0.2, shift: 0.1 }
+    }
+}
+
+impl Default for EncoderSettings {
+    fn default() -> Self {
+        Self { widths: vec![48, 96, 192], embedding: 128, projection: 64 }
+    }
+}
+
+impl Default for LossSettings {
+    fn default() -> Self {
+        Self { form: Form::NtXent, temperature: 0.5 }
+    }
+}
+
+impl Default for OptimizerSettings {
+    fn default() -> Self {
+        Self { learning_rate: 2e-3, weight_decay: 1e-4, warmup: 10 }
+    }
+}
+
+impl Settings {
+    /// Settings from a TOML file; what it does not mention has its default.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no TOML, or has a key that does not exist.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+        let wrong = |e: toml::de::Error| Error::SettingsFile {
+            path: path.to_path_buf(),
+            reason: e.to_string().trim_end().to_owned(),
+        };
+        toml::from_str(&text).map_err(wrong)
+    }
+
+    /// What can be said of settings before the data is seen.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], naming the setting, what it is and what it must be.
+    pub fn check(&self) -> Result<(), Error> {
+        let needs = |right: bool, text: String| match right {
+            true => Ok(()),
+            false => Err(Error::Setting(text)),
+        };
+        Temperature::new(self.loss.temperature).map_err(|e| Error::Setting(e.to_string()))?;
+        needs(self.epochs > 0, "epochs is 0, but at least 1 is needed".into())?;
+        needs(
+            self.batch.is_none_or(|batch| batch >= 2),
+            format!(
+                "batch is {} pairs, but at least 2 are needed: a pair alone has nothing to be \
+                 pushed apart from",
+                self.batch.unwrap_or(0)
+            ),
+        )?;
+        let rate = self.optimizer.learning_rate;
+        needs(
+            rate > 0.0 && rate.is_finite(),
+            format!("learning_rate is {rate}, but it must be a finite number above 0"),
+        )?;
+        let decay = self.optimizer.weight_decay;
+        needs(
+            decay >= 0.0 && decay.is_finite(),
+            format!("weight_decay is {decay}, but it must be a finite number of at least 0"),
+        )?;
+        let EncoderSettings { widths, embedding, projection } = &self.encoder;
+        needs(
+            !widths.is_empty() && widths.iter().all(|&width| width > 0),
+            format!("widths is {widths:?}, but it must name at least one layer of at least 1"),
+        )?;
+        for (name, value) in [("embedding", *embedding), ("projection", *projection)] {
+            needs(value > 0, format!("{name} is {value}, but it must be at least 1"))?;
+        }
+        let size = self.image.size;
+        needs(
+            size.is_none_or(|size| (4..=1024).contains(&size)),
+            format!("image size is {}, but it must be 4 to 1024 pixels", size.unwrap_or(0)),
+        )?;
+        let channels = self.image.channels;
+        needs(
+            channels.is_none_or(|channels| channels == 1 || channels == 3),
+            format!(
+                "image channels is {}, but it must be 1 (grey) or 3 (colour)",
+                channels.unwrap_or(0)
+            ),
+        )?;
+        let ViewSettings { rotation, scale, shear, shift } = self.view;
+        let amounts =
+            [("rotation", rotation), ("scale", scale), ("shear", shear), ("shift", shift)];
+        for (name, value) in amounts {
+            let right = value >= 0.0 && value.is_finite() && (name != "scale" || value < 1.0);
+            let most = if name == "scale" { " and below 1" } else { "" };
+            needs(right, format!("view {name} is {value}, but it must be at least 0{most}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the data is the embedded digits.
+    pub fn is_digits(&self) -> bool {
+        self.data == DIGITS
+    }
+
+    /// Width, height and channels of the images that the encoder sees.
+    pub fn image_shape(&self) -> (usize, usize) {
+        let (size, channels) = if self.is_digits() { (8, 1) } else { (32, 3) };
+        (self.image.size.unwrap_or(size), self.image.channels.unwrap_or(channels))
+    }
+
+    /// The loss that these settings ask for.
+    ///
+    /// # Errors
+    /// When the temperature is not a finite number above 0.
+    pub fn info_nce(&self) -> Result<InfoNce, Error> {
+        let temperature = Temperature::new(self.loss.temperature)?;
+        Ok(match self.loss.form {
+            Form::OneWay => InfoNce::new(temperature),
+            Form::BothWays => InfoNce::new(temperature).symmetric(),
+            Form::NtXent => InfoNce::nt_xent(temperature),
+        })
+    }
+
+    /// The settings with everything decided that depends on how many pairs there are.
+    ///
+    /// # Errors
+    /// When the batch is larger than the data.
+    pub(crate) fn decided(mut self, pairs: usize) -> Result<Self, Error> {
+        let batch = self.batch.unwrap_or(479.min(pairs));
+        if batch > pairs {
+            return Err(Error::Setting(format!(
+                "batch is {batch} pairs, but {} has only {pairs} to train on: use --batch {pairs} \
+                 or less",
+                self.data
+            )));
+        }
+        let (size, channels) = self.image_shape();
+        self.image = ImageSettings { size: Some(size), channels: Some(channels) };
+        self.batch = Some(batch);
+        self.version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(self)
+    }
+}

@@ -1,0 +1,269 @@
+//! The training loop.
+//!
+//! Comes in: settings, a folder for the run, a flag that asks it to stop, and somebody to tell.
+//! Goes out: a run folder and its summary. It never prints and reads no clock but to tell how fast
+//! it is; the same settings give the same weights, bit for bit.
+
+use crate::encoder::{Model, images_tensor, numbers};
+use crate::evaluation::Evaluation;
+use crate::optimizer::{adamw, learning_rate};
+use crate::pairs::{Images, Split};
+use crate::run::{RunFolder, SavedModel, Summary, peak_memory_bytes};
+use crate::{Error, Settings, views};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor};
+use kinfold::InfoNce;
+use kinfold_burn::InfoNceLoss;
+use serde::Serialize;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a run tells while it goes on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The data is there and training begins.
+    Started {
+        /// Every setting, decided.
+        settings: &'a Settings,
+        /// The images.
+        images: &'a Images,
+        /// Which of them are held out.
+        split: &'a Split,
+        /// Steps to come.
+        steps: usize,
+    },
+    /// A step was taken.
+    Stepped(Progress),
+    /// Training is over; what was learned is being measured.
+    Evaluating,
+}
+
+/// Where a run stands after a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Steps taken.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// The epoch of this step, counted from 1.
+    pub epoch: usize,
+    /// Whether this step ended its epoch.
+    pub epoch_ended: bool,
+    /// The batch's loss, in nats.
+    pub loss: f64,
+    /// The least a batch can reach.
+    pub floor: f64,
+    /// What a batch has where nothing is learned.
+    pub ceiling: f64,
+    /// Pairs trained on each second so far.
+    pub pairs_per_second: f64,
+    /// Seconds to go, at this speed.
+    pub seconds_left: f64,
+}
+
+/// A line of the metrics.
+#[derive(Serialize)]
+struct StepLine {
+    step: usize,
+    epoch: usize,
+    loss: f64,
+    learning_rate: f64,
+}
+
+/// The last line of the metrics.
+#[derive(Serialize)]
+struct EvaluationLine {
+    step: usize,
+    evaluation: Evaluation,
+}
+
+/// Trains an encoder as `settings` say, into the new folder `out`.
+///
+/// When `stop` becomes true the step that is under way is finished, and what there is is evaluated
+/// and saved.
+///
+/// # Errors
+/// When settings, data or folder cannot be used, when a file cannot be written, or when the loss is
+/// not finite any more; the last keeps the last good weights.
+pub fn train(
+    settings: Settings,
+    out: &Path,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, Error> {
+    settings.check()?;
+    if out.exists() {
+        return Err(Error::RunExists(out.to_path_buf()));
+    }
+    let images = Images::load(&settings)?;
+    let split = Split::new(&images);
+    let settings = settings.decided(split.train.len())?;
+    let folder = RunFolder::create(out, &settings)?;
+    Training::new(settings, images, split, folder)?.run(stop, tell)
+}
+
+struct Training {
+    settings: Settings,
+    images: Images,
+    split: Split,
+    folder: RunFolder,
+    loss: InfoNce,
+    batch: usize,
+    steps: usize,
+    device: Device,
+    optimizer: ModuleOptimizer,
+    /// The last weights whose loss was finite.
+    good: Option<Model>,
+}
+
+impl Training {
+    fn new(
+        settings: Settings,
+        images: Images,
+        split: Split,
+        folder: RunFolder,
+    ) -> Result<Self, Error> {
+        let batch = settings.batch.unwrap_or(split.train.len());
+        let loss = settings.info_nce()?;
+        let steps = settings.epochs * (split.train.len() / batch);
+        let optimizer = adamw(&settings.optimizer);
+        let device = Device::flex().autodiff();
+        Ok(Self {
+            settings,
+            images,
+            split,
+            folder,
+            loss,
+            batch,
+            steps,
+            device,
+            optimizer,
+            good: None,
+        })
+    }
+
+    fn run(mut self, stop: &AtomicBool, tell: &mut dyn FnMut(Event<'_>)) -> Result<Summary, Error> {
+        let (settings, images, split) = (&self.settings, &self.images, &self.split);
+        tell(Event::Started { settings, images, split, steps: self.steps });
+        let shape = self.settings.image_shape();
+        let random = Model::random(&self.settings.encoder, shape, self.settings.seed, &self.device);
+
+        let mut model = random.clone();
+        let (mut step, mut epochs) = (0, 0);
+        let (floor, ceiling) = (self.loss.floor(self.batch), self.loss.ceiling(self.batch));
+        let mut last_epoch = Vec::new();
+        let start = Instant::now();
+        for epoch in 0..self.settings.epochs {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            epochs += 1;
+            last_epoch.clear();
+            let batches = self.split.batches(self.batch, self.settings.seed, epoch);
+            for (i, rows) in batches.iter().enumerate() {
+                let loss;
+                (model, loss) = self.step(model, rows, epoch, step)?;
+                step += 1;
+                last_epoch.push(loss);
+                let seconds = start.elapsed().as_secs_f64();
+                tell(Event::Stepped(Progress {
+                    step,
+                    steps: self.steps,
+                    epoch: epoch + 1,
+                    epoch_ended: i + 1 == batches.len(),
+                    loss,
+                    floor,
+                    ceiling,
+                    pairs_per_second: (step * self.batch) as f64 / seconds,
+                    seconds_left: seconds / step as f64 * (self.steps - step) as f64,
+                }));
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+
+        tell(Event::Evaluating);
+        // From here on there are weights that took time to make.
+        self.folder.keep();
+        SavedModel::new(&self.settings).save(&model, &self.folder)?;
+        let plain = self.device.clone().inner();
+        let evaluation = Evaluation::new(&self.images, &self.split, &random, &model, &plain)?;
+        if let Some(evaluation) = evaluation {
+            self.folder.metric(&EvaluationLine { step, evaluation })?;
+        }
+        let summary = Summary {
+            data: self.settings.data.clone(),
+            pairs: self.split.train.len(),
+            epochs,
+            steps: step,
+            interrupted: step < self.steps,
+            seconds,
+            pairs_per_second: (step * self.batch) as f64 / seconds,
+            temperature: self.settings.loss.temperature,
+            loss: last_epoch.iter().sum::<f64>() / last_epoch.len().max(1) as f64,
+            loss_floor: floor,
+            loss_ceiling: ceiling,
+            peak_memory_bytes: peak_memory_bytes(),
+            evaluation,
+        };
+        self.folder.write_summary(&summary)?;
+        Ok(summary)
+    }
+
+    /// One step: views, encoder, loss, gradient, weights. Counted from 0.
+    fn step(
+        &mut self,
+        model: Model,
+        rows: &[usize],
+        epoch: usize,
+        step: usize,
+    ) -> Result<(Model, f64), Error> {
+        let Settings { view, seed, optimizer, .. } = &self.settings;
+        let views = views::pairs(&self.images, rows, view, *seed, epoch);
+        let rate = learning_rate(optimizer, step, self.steps);
+        let views = images_tensor(views, self.settings.image_shape(), &self.device);
+        let (loss, value) = match self.loss_of(&model, views) {
+            Ok(loss) => loss,
+            Err(reason) => return Err(self.not_finite(step, rate, &reason, &model)),
+        };
+        self.folder.metric(&StepLine {
+            step: step + 1,
+            epoch: epoch + 1,
+            loss: value,
+            learning_rate: rate,
+        })?;
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        // These weights gave a finite loss; the ones that follow from it may not.
+        self.good = Some(model.clone());
+        Ok((self.optimizer.step(rate, model, gradients), value))
+    }
+
+    /// Keeps the last weights whose loss was finite, and says so.
+    fn not_finite(&mut self, step: usize, rate: f64, reason: &Error, model: &Model) -> Error {
+        let good = self.good.take();
+        let weights = good.as_ref().unwrap_or(model).to_bytes();
+        match weights.and_then(|weights| self.folder.write_last_good(&weights)) {
+            Ok(kept) => Error::NotFinite {
+                step: step + 1,
+                reason: reason.to_string(),
+                learning_rate: rate,
+                kept,
+            },
+            Err(error) => error,
+        }
+    }
+
+    /// The loss of a batch, as a tensor and as a number; or why it is not finite.
+    fn loss_of(&self, model: &Model, views: Tensor<4>) -> Result<(Tensor<1>, f64), Error> {
+        let n = self.batch;
+        let projected = model.project(views);
+        let (queries, keys) = (projected.clone().narrow(0, 0, n), projected.narrow(0, n, n));
+        let loss = InfoNceLoss::new(self.loss).try_forward(queries, keys)?;
+        let value = f64::from(numbers(loss.clone())?[0]);
+        Ok((loss, value))
+    }
+}
