@@ -148,15 +148,17 @@ impl Training {
         let (settings, images, split) = (&self.settings, &self.images, &self.split);
         tell(Event::Started { settings, images, split, steps: self.steps });
         let shape = self.settings.image_shape();
-        let random = Model::random(&self.settings.encoder, shape, self.settings.seed, &self.device);
+        let mut model =
+            Model::random(&self.settings.encoder, shape, self.settings.seed, &self.device);
+        let random = model.snapshot();
 
-        let mut model = random.clone();
         let (mut step, mut epochs) = (0, 0);
         let (floor, ceiling) = (self.loss.floor(self.batch), self.loss.ceiling(self.batch));
         let mut last_epoch = Vec::new();
         let start = Instant::now();
         for epoch in 0..self.settings.epochs {
-            if stop.load(Ordering::Relaxed) {
+            // At least one step is taken, so that there is something to save.
+            if step > 0 && stop.load(Ordering::Relaxed) {
                 break;
             }
             epochs += 1;
@@ -226,9 +228,10 @@ impl Training {
         let views = views::pairs(&self.images, rows, view, *seed, epoch);
         let rate = learning_rate(optimizer, step, self.steps);
         let views = images_tensor(views, self.settings.image_shape(), &self.device);
+        let before = model.snapshot();
         let (loss, value) = match self.loss_of(&model, views) {
             Ok(loss) => loss,
-            Err(reason) => return Err(self.not_finite(step, rate, &reason, &model)),
+            Err(reason) => return Err(self.not_finite(step, rate, &reason, &before)),
         };
         self.folder.metric(&StepLine {
             step: step + 1,
@@ -238,7 +241,7 @@ impl Training {
         })?;
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         // These weights gave a finite loss; the ones that follow from it may not.
-        self.good = Some(model.clone());
+        self.good = Some(before);
         Ok((self.optimizer.step(rate, model, gradients), value))
     }
 

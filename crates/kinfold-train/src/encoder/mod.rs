@@ -34,10 +34,18 @@ impl Model {
         device: &Device,
     ) -> Self {
         device.seed(seed);
-        Self {
+        let model = Self {
             encoder: ConvNet::new(settings, size, channels, device),
             projector: LinearConfig::new(settings.embedding, settings.projection).init(device),
-        }
+        };
+        // Burn draws weights when they are first used; draw them now, while the seed is fresh.
+        model.materialize()
+    }
+
+    /// The model as it stands, for use without training. A plain clone would go on sharing batch
+    /// norm's running statistics with the model that is trained.
+    pub(crate) fn snapshot(&self) -> Self {
+        self.valid()
     }
 
     /// What the loss sees, `[n, projection]`.
@@ -47,7 +55,7 @@ impl Model {
 
     /// Embeddings of all images as one slice, `[n, embedding]`.
     pub(crate) fn embed(&self, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
-        let model = self.valid();
+        let model = self.snapshot();
         let mut out = Vec::new();
         for chunk in images.pixels.chunks(CHUNK * images.stride()) {
             let x = images_tensor(chunk.to_vec(), (images.size, images.channels), device);
@@ -64,7 +72,7 @@ impl Model {
             .with_predicate(|path, _| !path.ends_with(".training"))
             .clear_metadata()
             .metadata("format", "pt");
-        self.valid().save_into(&mut store).map_err(unsaved)?;
+        self.snapshot().save_into(&mut store).map_err(unsaved)?;
         store.get_bytes().map_err(unsaved)
     }
 

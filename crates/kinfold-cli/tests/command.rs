@@ -1,0 +1,421 @@
+//! The command as somebody uses it: what it leaves, what it prints, how it fails.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+fn kinfold(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kinfold")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Succeeds; what it printed.
+fn succeeds(arguments: &[&str]) -> String {
+    let output = kinfold(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Fails with this code; what it said of it.
+fn fails(code: i32, arguments: &[&str]) -> String {
+    let output = kinfold(arguments);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Twelve images each of bars that stand and bars that lie, in two sub-folders, one of them deeper.
+fn photos() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (label, lying) in [("lying", true), ("up/standing", false)] {
+        std::fs::create_dir_all(folder.path().join(label)).unwrap();
+        for i in 0..12 {
+            let image = image::GrayImage::from_fn(12, 12, |x, y| {
+                let across = if lying { y } else { x };
+                image::Luma([if across.abs_diff(i) < 2 { 255 } else { (x * y + i) as u8 }])
+            });
+            image.save(folder.path().join(label).join(format!("{i:02}.png"))).unwrap();
+        }
+    }
+    folder
+}
+
+/// A short run on `photos`, with flags of its own; where it is.
+fn small_run(photos: &TempDir, into: &TempDir, name: &str, flags: &[&str]) -> PathBuf {
+    let out = into.path().join(name);
+    let mut arguments = vec!["train", "--data", photos.path().to_str().unwrap()];
+    arguments.extend(["--out", out.to_str().unwrap()]);
+    arguments.extend(["--image-size", "8", "--channels", "1", "--batch", "8", "--epochs", "2"]);
+    arguments.extend(flags);
+    succeeds(&arguments);
+    out
+}
+
+#[test]
+fn the_main_job_learns_digits() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("digits");
+    let path = run.to_str().unwrap();
+    let printed = succeeds(&["train", "--out", path]);
+    // Plain lines, one an epoch, with all that a bar would show; and the table.
+    assert_eq!(printed.matches("pairs/s").count(), 30, "{printed}");
+    assert!(printed.contains("floor 4.866, ceiling 6.864") && printed.contains("s left"));
+    assert!(printed.contains("one labelled example per class"), "{printed}");
+
+    assert_eq!(
+        files(&run),
+        ["config.toml", "metrics.jsonl", "model.safetensors", "model.toml", "summary.json"]
+    );
+    let summary = json(&run.join("summary.json"));
+    assert_eq!(summary["data"], "digits");
+    assert_eq!((&summary["pairs"], &summary["steps"]), (&1437.into(), &90.into()));
+    for field in ["epochs", "seconds", "pairs_per_second", "temperature", "peak_memory_bytes"] {
+        assert!(summary[field].as_f64().unwrap() > 0.0, "{field}");
+    }
+    let nats = |field: &str| summary[field].as_f64().unwrap();
+    assert!(nats("loss_floor") < nats("loss") && nats("loss") < 5.5 && nats("loss_ceiling") > 6.86);
+    let one_shot = |of: &str| summary["evaluation"]["one_shot"][of].as_f64().unwrap();
+    assert!(one_shot("trained") >= 0.79, "{}", one_shot("trained"));
+    assert!(one_shot("raw") < 0.7 && one_shot("random_encoder") < 0.7);
+
+    // The saved model alone gives the same numbers.
+    let again: Value = serde_json::from_str(&succeeds(&["evaluate", path, "--json"])).unwrap();
+    assert_eq!(again, summary["evaluation"]);
+    let percent = format!("{:.1} %", 100.0 * one_shot("trained"));
+    assert!(succeeds(&["evaluate", path]).contains(&percent));
+
+    // Embedded digits by default.
+    let out = folder.path().join("digits.npy");
+    succeeds(&["embed", path, "--out", out.to_str().unwrap()]);
+    let vectors: ndarray::Array2<f32> = ndarray_npy::read_npy(&out).unwrap();
+    assert_eq!(vectors.dim(), (1797, 128));
+}
+
+#[test]
+fn a_run_repeats_to_the_same_bits() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let first = small_run(&photos, &folder, "first", &[]);
+    let config = first.join("config.toml");
+    let out = folder.path().join("second");
+    succeeds(&["train", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let other = small_run(&photos, &folder, "other", &["--seed", "1"]);
+    for file in ["config.toml", "metrics.jsonl", "model.safetensors", "model.toml"] {
+        let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
+        assert!(read(&first) == read(&out), "{file} differs");
+        assert!(read(&first) != read(&other), "{file} does not depend on the seed");
+    }
+    let evaluation = |run: &Path| json(&run.join("summary.json"))["evaluation"].clone();
+    assert_eq!(evaluation(&first), evaluation(&out));
+
+    // On one thread, too.
+    let out = folder.path().join("one-thread");
+    let status = Command::new(env!("CARGO_BIN_EXE_kinfold"))
+        .args(["train", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .env("RAYON_NUM_THREADS", "1")
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    let weights = |run: &Path| std::fs::read(run.join("model.safetensors")).unwrap();
+    assert!(weights(&first) == weights(&out), "one thread gives other bits");
+}
+
+#[test]
+fn embeddings_come_in_three_formats() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &folder, "run", &[]);
+    let data = photos.path().to_str().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for name in ["a.npy", "a.csv", "a.parquet"] {
+        let out = file(name);
+        let run = run.to_str().unwrap();
+        succeeds(&["embed", run, "--data", data, "--out", out.to_str().unwrap()]);
+    }
+    let vectors: ndarray::Array2<f32> = ndarray_npy::read_npy(file("a.npy")).unwrap();
+    assert_eq!(vectors.dim(), (24, 128));
+
+    let mut rows = csv::Reader::from_path(file("a.csv")).unwrap();
+    let header = rows.headers().unwrap().clone();
+    assert_eq!(
+        (&header[0], &header[1], &header[2], header.len()),
+        ("name", "label", "embedding_0", 130)
+    );
+    let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
+    assert_eq!((&rows[0][0], &rows[0][1]), ("lying/00.png", "lying"));
+    assert_eq!((&rows[12][0], &rows[12][1]), ("up/standing/00.png", "up/standing"));
+    for (row, vector) in rows.iter().zip(vectors.rows()) {
+        let numbers: Vec<f32> = row.iter().skip(2).map(|x| x.parse().unwrap()).collect();
+        assert_eq!(numbers, vector.to_vec());
+    }
+
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::RowAccessor;
+    let reader =
+        SerializedFileReader::new(std::fs::File::open(file("a.parquet")).unwrap()).unwrap();
+    let mut count = 0;
+    for (i, row) in reader.get_row_iter(None).unwrap().enumerate() {
+        let row = row.unwrap();
+        assert_eq!(row.get_string(0).unwrap(), &rows[i][0]);
+        assert_eq!(row.get_string(1).unwrap(), &rows[i][1]);
+        let list = row.get_list(2).unwrap();
+        use parquet::record::ListAccessor;
+        let numbers: Vec<f32> = (0..list.len()).map(|j| list.get_float(j).unwrap()).collect();
+        assert_eq!(numbers, vectors.row(i).to_vec());
+        count += 1;
+    }
+    assert_eq!(count, 24);
+
+    let out = file("a.txt");
+    let said = fails(2, &["embed", run.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(said.contains(".npy, .csv and .parquet"), "{said}");
+}
+
+#[test]
+fn usage_that_cannot_be_is_refused_with_code_2() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let data = photos.path().to_str().unwrap();
+    let out = folder.path().join("run");
+    let train = |flags: &[&str]| {
+        let mut arguments = vec!["train", "--data", data, "--out", out.to_str().unwrap()];
+        arguments.extend(flags);
+        let said = fails(2, &arguments);
+        assert!(!out.exists(), "{flags:?} leaves a folder behind");
+        said
+    };
+    assert!(train(&["--no-such-flag"]).contains("--no-such-flag"));
+    for (temperature, shown) in [("0", "0"), ("-0.1", "-0.1"), ("nan", "NaN"), ("inf", "inf")] {
+        let said = train(&["--temperature", temperature]);
+        assert!(said.contains(&format!("temperature is {shown},")), "{said}");
+    }
+    let said = train(&["--batch", "1"]);
+    assert!(said.contains("batch is 1 pairs, but at least 2"), "{said}");
+    let said = train(&["--batch", "20"]);
+    assert!(said.contains("batch is 20 pairs, but") && said.contains("--batch 19"), "{said}");
+    assert!(train(&["--epochs", "0"]).contains("epochs is 0"));
+    assert!(train(&["--learning-rate", "-1"]).contains("learning_rate is -1"));
+
+    let config = folder.path().join("run.toml");
+    for (wrong, named) in
+        [("epoch = 3", "epoch"), ("[loss]\ntau = 1.0", "tau"), ("seed = ", "seed")]
+    {
+        std::fs::write(&config, wrong).unwrap();
+        let said = train(&["--config", config.to_str().unwrap()]);
+        assert!(said.contains("run.toml") && said.contains(named), "{said}");
+    }
+    let said = fails(1, &["train", "--config", "no/such.toml", "--out", out.to_str().unwrap()]);
+    assert!(said.contains("cannot read no/such.toml"), "{said}");
+    let said = fails(2, &["train", "--out", folder.path().to_str().unwrap()]);
+    assert!(said.contains("exists already"), "{said}");
+}
+
+#[test]
+fn a_folder_without_images_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let out = folder.path().join("run");
+    let train =
+        || fails(1, &["train", "--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(train().contains("does not exist"));
+    std::fs::create_dir(&data).unwrap();
+    assert!(train().contains("has no images") && train().contains("it is empty"));
+    std::fs::write(data.join("notes.txt"), "no image").unwrap();
+    assert!(train().contains("1 other files"));
+    std::fs::write(data.join("foreign.png"), "no image").unwrap();
+    let said = train();
+    assert!(said.contains("none of the 1 images") && said.contains("foreign.png"), "{said}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn unreadable_images_are_named_counted_and_skipped() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let whole = std::fs::read(photos.path().join("lying/00.png")).unwrap();
+    std::fs::write(photos.path().join("lying/truncated.png"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(photos.path().join("lying/foreign.jpg"), "no image").unwrap();
+    std::fs::write(photos.path().join("lying/notes.txt"), "no image either").unwrap();
+    let out = folder.path().join("run");
+    let output = kinfold(&[
+        "train",
+        "--data",
+        photos.path().to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+        "--image-size",
+        "8",
+        "--batch",
+        "8",
+        "--epochs",
+        "1",
+    ]);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("skipped 2 files"), "{said}");
+    assert!(said.contains("truncated.png") && said.contains("foreign.jpg"), "{said}");
+    assert!(!said.contains("notes.txt"));
+}
+
+#[test]
+fn images_without_labels_train_without_accuracies() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    std::fs::remove_dir_all(photos.path().join("up")).unwrap();
+    let run = small_run(&photos, &folder, "run", &[]);
+    let summary = json(&run.join("summary.json"));
+    assert_eq!((&summary["pairs"], &summary["evaluation"]), (&12.into(), &Value::Null));
+    let said = fails(1, &["evaluate", run.to_str().unwrap()]);
+    assert!(said.contains("fewer than two labels"), "{said}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let out = folder.path().join("run");
+    let said = fails(
+        1,
+        &[
+            "train",
+            "--data",
+            photos.path().to_str().unwrap(),
+            "--out",
+            out.to_str().unwrap(),
+            "--image-size",
+            "8",
+            "--batch",
+            "8",
+            "--epochs",
+            "20",
+            "--learning-rate",
+            "1e38",
+        ],
+    );
+    assert!(said.contains("not finite at step") && said.contains("learning rate"), "{said}");
+    assert_eq!(files(&out), ["checkpoints", "config.toml", "metrics.jsonl"]);
+    let weights = std::fs::read(out.join("checkpoints/last-good.safetensors")).unwrap();
+    let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    for (name, tensor) in weights.tensors() {
+        let numbers = tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert!(numbers.into_iter().all(f32::is_finite), "{name}");
+    }
+    // Every line of the metrics is whole, and none is not finite.
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    for line in metrics.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["loss"].as_f64().unwrap().is_finite());
+    }
+}
+
+/// A limit on the size of files stands in for a full disk: writing beyond it is an error.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let limited = |blocks: u32, arguments: &[&str]| {
+        Command::new("sh")
+            .args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_kinfold"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let run = small_run(&photos, &folder, "run", &[]);
+    let data = photos.path().to_str().unwrap();
+    for name in ["a.npy", "a.csv", "a.parquet"] {
+        let out = folder.path().join(name);
+        std::fs::write(&out, "older").unwrap();
+        let (run, path) = (run.to_str().unwrap(), out.to_str().unwrap());
+        let output = limited(4, &["embed", run, "--data", data, "--out", path]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("cannot write {path}")), "{said}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "older");
+    }
+    // No room for the weights: what was written before them is whole.
+    let out = folder.path().join("full");
+    let output = limited(
+        16,
+        &[
+            "train",
+            "--data",
+            data,
+            "--out",
+            out.to_str().unwrap(),
+            "--image-size",
+            "8",
+            "--batch",
+            "8",
+            "--epochs",
+            "1",
+        ],
+    );
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write") && said.contains("model.safetensors"), "{said}");
+    assert_eq!(files(&out), ["config.toml", "metrics.jsonl", "model.toml"]);
+    // No room for anything: no folder.
+    let out = folder.path().join("none");
+    let output = limited(0, &["train", "--data", data, "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!out.exists());
+    assert!(!files(folder.path()).iter().any(|name| name.contains("partial")));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_and_saves() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kinfold"))
+        .args(["train", "--out", out.to_str().unwrap(), "--batch", "64", "--epochs", "500"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // An epoch is over: training is under way.
+    assert!(lines.any(|line| line.unwrap().starts_with("epoch 1,")));
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(rest.iter().any(|line| line.starts_with("stopped after")), "{rest:?}");
+    let summary = json(&out.join("summary.json"));
+    assert_eq!(summary["interrupted"], true);
+    assert!(summary["steps"].as_u64().unwrap() < 500 * 22);
+    succeeds(&["evaluate", out.to_str().unwrap()]);
+}
+
+#[test]
+fn what_is_no_run_is_refused() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let path = folder.path().to_str().unwrap();
+    assert!(fails(1, &["evaluate", path]).contains("is no run"));
+    let run = small_run(&photos, &folder, "run", &[]);
+    let weights = run.join("model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    for damaged in [&whole[..whole.len() / 2], b"no weights", b""] {
+        std::fs::write(&weights, damaged).unwrap();
+        let said = fails(1, &["evaluate", run.to_str().unwrap()]);
+        assert!(said.contains("model.safetensors is no run"), "{said}");
+    }
+    // Weights of another architecture.
+    std::fs::write(&weights, &whole).unwrap();
+    let toml = std::fs::read_to_string(run.join("model.toml")).unwrap();
+    std::fs::write(run.join("model.toml"), toml.replace("[48, 96, 192]", "[48, 96, 96]")).unwrap();
+    let said = fails(1, &["evaluate", run.to_str().unwrap()]);
+    assert!(said.contains("is no run"), "{said}");
+}
