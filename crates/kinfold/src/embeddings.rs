@@ -25,6 +25,7 @@ pub trait Real:
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
     + std::ops::AddAssign
+    + crate::engine::Arithmetic
 {
     /// Nearest number to `x`.
     fn from_f64(x: f64) -> Self;

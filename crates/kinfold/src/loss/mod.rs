@@ -16,7 +16,8 @@ pub mod reference;
 pub use presets::Preset;
 
 use crate::embeddings::{Element, Embeddings};
-use crate::{Error, diagnosis, engine};
+use crate::engine::{self, Instructions};
+use crate::{Error, diagnosis};
 
 /// The temperature τ that similarities are divided by: finite and above 0.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -87,6 +88,7 @@ pub struct InfoNce {
     pub(crate) offset: usize,
     pub(crate) threads: usize,
     pub(crate) memory_budget: usize,
+    pub(crate) instructions: Instructions,
 }
 
 impl InfoNce {
@@ -100,6 +102,7 @@ impl InfoNce {
             offset: 0,
             threads: 0,
             memory_budget: engine::DEFAULT_MEMORY_BUDGET,
+            instructions: Instructions::best(),
         }
     }
 
@@ -146,6 +149,13 @@ impl InfoNce {
     #[must_use]
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { memory_budget: bytes, ..self }
+    }
+
+    /// Other instructions than the best that this machine has; for tests and comparisons.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_instructions(self, instructions: Instructions) -> Self {
+        Self { instructions, ..self }
     }
 
     /// Who is a candidate for whom.
