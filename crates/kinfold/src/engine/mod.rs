@@ -53,6 +53,7 @@
 //! f32 and cosines, below τ ≈ 0.011 or so), the loss is computed anew with the largest negative of
 //! each row as that row's own reference, one way at a time. That is always safe.
 
+mod aligned;
 mod block;
 mod kernels;
 mod plan;
@@ -66,7 +67,7 @@ pub(crate) use kernels::Arithmetic;
 pub use kernels::Instructions;
 use plan::{Candidates, Plan};
 use rows::Rows;
-use strip::{Problem, Reference};
+use strip::{Problem, Reference, Side};
 
 /// Bytes within which exponentials are kept between passes.
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
@@ -210,11 +211,11 @@ impl<R: Real> Run<'_, '_, R> {
         ((bound - room).max(0.0), (count + digits - range).exp())
     }
 
-    /// Rows that choose among columns, each with the index of its first gradient.
+    /// Rows `a` choose among columns `b`.
     fn problem<'p, T: Element<Real = R>>(
         &self,
-        a: (&'p Rows<'p, T>, usize),
-        b: (&'p Rows<'p, T>, usize),
+        a: Side<'p, T>,
+        b: Side<'p, T>,
         candidates: Candidates,
         stored: bool,
     ) -> Problem<'p, T> {
@@ -223,7 +224,7 @@ impl<R: Real> Run<'_, '_, R> {
         let shape = (a.0.len(), b.0.len(), a.0.dim());
         let plan = Plan::new(kernels, shape, candidates, gradient || stored);
         let scale = self.loss.temperature().scale();
-        Problem::new(plan, kernels, self.threads, scale, (a, b), gradient)
+        Problem::new(plan, kernels, self.threads, scale, a, b, gradient)
     }
 
     /// Gradients by rows as they are compared become gradients by the rows themselves. Returns the

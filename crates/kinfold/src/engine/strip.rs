@@ -1,5 +1,6 @@
 //! The loops over strips, and phase B.
 
+use super::aligned::Aligned;
 use super::block::{Block, Choice, Factors, Pass, Scratch};
 use super::kernels::{Kernels, Left, Product};
 use super::plan::{Candidates, DEPTH, Plan};
@@ -16,6 +17,9 @@ pub(super) enum Reference {
     RowMaximum,
 }
 
+/// The rows of a matrix, and where among all gradients theirs begin.
+pub(super) type Side<'p, T> = (&'p Rows<'p, T>, usize);
+
 /// Rows that choose among columns, packed.
 pub(super) struct Problem<'p, T: Element> {
     pub(super) plan: Plan,
@@ -29,19 +33,19 @@ pub(super) struct Problem<'p, T: Element> {
     /// The logits of the rows' positives, in f64.
     pub(super) positives: Vec<f64>,
     /// The columns as the right operand of the logits, `[chunks, panels, dim, width]`.
-    pub(super) columns: Vec<T::Real>,
+    pub(super) columns: Aligned<T::Real>,
     /// The columns as the right operand of the rows' gradient,
     /// `[chunks, right features, columns, width]`; empty for the value alone.
-    pub(super) features: Vec<T::Real>,
+    pub(super) features: Aligned<T::Real>,
 }
 
 /// Memory for the blocks of a strip.
 struct Memory<R> {
-    left: Vec<R>,
-    gathered: Vec<R>,
-    features: Vec<R>,
-    lanes: Vec<R>,
-    references: Vec<R>,
+    left: Aligned<R>,
+    gathered: Aligned<R>,
+    features: Aligned<R>,
+    lanes: Aligned<R>,
+    references: Aligned<R>,
 }
 
 /// Sums over a problem's rows, and over columns for each block of a strip.
@@ -66,7 +70,7 @@ impl Sums {
 
 impl<R: Real> Memory<R> {
     fn new(plan: &Plan, gradient: bool) -> Self {
-        let zeros = |numbers: usize| vec![R::default(); numbers * plan.blocks];
+        let zeros = |numbers: usize| Aligned::zeros(numbers * plan.blocks);
         // Rows are read by way of `gathered`, so it holds one at least.
         Self {
             left: zeros(plan.left_len()),
@@ -110,10 +114,10 @@ impl<'p, T: Element> Problem<'p, T> {
         kernels: &'static Kernels<T::Real>,
         threads: usize,
         scale: f64,
-        ((a, of_a), (b, of_b)): ((&'p Rows<'p, T>, usize), (&'p Rows<'p, T>, usize)),
+        (a, of_a): Side<'p, T>,
+        (b, of_b): Side<'p, T>,
         gradient: bool,
     ) -> Self {
-        let zero = T::Real::default();
         let mut positives = vec![0.0; plan.rows];
         each(threads, positives.chunks_mut(64).enumerate(), |(chunk, positives)| {
             for (i, positive) in positives.iter_mut().enumerate() {
@@ -122,9 +126,9 @@ impl<'p, T: Element> Problem<'p, T> {
                 }
             }
         });
-        let mut columns = vec![zero; plan.chunks() * plan.chunk_columns_len()];
+        let mut columns = Aligned::zeros(plan.chunks() * plan.chunk_columns_len());
         let of_features = if gradient { plan.chunk_features_len() } else { 0 };
-        let mut features = vec![zero; plan.chunks() * of_features];
+        let mut features = Aligned::zeros(plan.chunks() * of_features);
         let packed = columns.chunks_mut(plan.chunk_columns_len());
         let packed = packed.zip(parts(&mut features, of_features)).enumerate();
         each(threads, packed, |(chunk, (columns, features))| {
@@ -254,7 +258,7 @@ impl<'p, T: Element> Problem<'p, T> {
         let gradient = !out.is_empty();
         let mut memory = Memory::new(plan, gradient);
         let mut sums = Sums::new(plan, 0);
-        let mut stored = vec![T::Real::default(); plan.stored_len(0)];
+        let mut stored = Aligned::<T::Real>::zeros(plan.stored_len(0));
         let mut scattered = self.scattered(gradient);
         let pass = Pass::Whole { reference, gradient };
         for s in 0..plan.strips() {
@@ -293,7 +297,7 @@ impl<'p, T: Element> Problem<'p, T> {
         let kept = if gradient { plan.kept::<T::Real>(budget) } else { 0 };
         // One buffer for each strip that is kept, and one for all others.
         let mut stored: Vec<_> = (0..plan.strips().min(kept + 1))
-            .map(|s| vec![T::Real::default(); plan.stored_len(s)])
+            .map(|s| Aligned::<T::Real>::zeros(plan.stored_len(s)))
             .collect();
 
         let mut sums = Sums::new(plan, plan.blocks);
@@ -322,9 +326,9 @@ impl<'p, T: Element> Problem<'p, T> {
     }
 
     /// Memory for the columns' gradient, `[panels, features, width]`.
-    fn scattered(&self, gradient: bool) -> Vec<T::Real> {
+    fn scattered(&self, gradient: bool) -> Aligned<T::Real> {
         let panels = if gradient { self.plan.panels } else { 0 };
-        vec![T::Real::default(); panels * self.plan.scattered_panel_len()]
+        Aligned::<T::Real>::zeros(panels * self.plan.scattered_panel_len())
     }
 
     /// From the sums of rows and columns, the mean loss and what exponentials are multiplied by.

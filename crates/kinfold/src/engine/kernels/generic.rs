@@ -81,7 +81,7 @@ impl Constants for f32 {
     const LOG2_E: Self = std::f32::consts::LOG2_E;
     const ROUND: Self = 12_582_912.0;
     const MINUS_ROUND: Self = -12_582_912.0;
-    const MINUS_LN2_HIGH: Self = -0.693_359_375;
+    const MINUS_LN2_HIGH: Self = -355.0 / 512.0;
     const MINUS_LN2_LOW: Self = 2.121_944_4e-4;
     const LEAST: Self = -87.336_54;
     // Relative error of exp(r) below 1.1e-8.
