@@ -63,6 +63,7 @@ mod threads;
 
 use crate::embeddings::{Element, Embeddings, Real};
 use crate::loss::{Form, GradientMut, InfoNce, Statistics, Value};
+pub use aligned::release_memory;
 pub(crate) use kernels::Arithmetic;
 pub use kernels::Instructions;
 use plan::{Candidates, Plan};

@@ -40,7 +40,7 @@ pub(super) struct Problem<'p, T: Element> {
 }
 
 /// Memory for the blocks of a strip.
-struct Memory<R> {
+struct Memory<R: Real> {
     left: Aligned<R>,
     gathered: Aligned<R>,
     features: Aligned<R>,
@@ -70,14 +70,14 @@ impl Sums {
 
 impl<R: Real> Memory<R> {
     fn new(plan: &Plan, gradient: bool) -> Self {
-        let zeros = |numbers: usize| Aligned::zeros(numbers * plan.blocks);
+        let any = |numbers: usize| Aligned::any(numbers * plan.blocks);
         // Rows are read by way of `gathered`, so it holds one at least.
         Self {
-            left: zeros(plan.left_len()),
-            gathered: zeros(if gradient { plan.gathered_len() } else { plan.dim }),
-            features: zeros(if gradient { plan.features_len() } else { 0 }),
-            lanes: zeros(plan.block * plan.lanes),
-            references: zeros(plan.block),
+            left: any(plan.left_len()),
+            gathered: any(if gradient { plan.gathered_len() } else { plan.dim }),
+            features: any(if gradient { plan.features_len() } else { 0 }),
+            lanes: any(plan.block * plan.lanes),
+            references: any(plan.block),
         }
     }
 
@@ -258,7 +258,7 @@ impl<'p, T: Element> Problem<'p, T> {
         let gradient = !out.is_empty();
         let mut memory = Memory::new(plan, gradient);
         let mut sums = Sums::new(plan, 0);
-        let mut stored = Aligned::<T::Real>::zeros(plan.stored_len(0));
+        let mut stored = Aligned::<T::Real>::any(plan.stored_len(0));
         let mut scattered = self.scattered(gradient);
         let pass = Pass::Whole { reference, gradient };
         for s in 0..plan.strips() {
@@ -297,7 +297,7 @@ impl<'p, T: Element> Problem<'p, T> {
         let kept = if gradient { plan.kept::<T::Real>(budget) } else { 0 };
         // One buffer for each strip that is kept, and one for all others.
         let mut stored: Vec<_> = (0..plan.strips().min(kept + 1))
-            .map(|s| Aligned::<T::Real>::zeros(plan.stored_len(s)))
+            .map(|s| Aligned::<T::Real>::any(plan.stored_len(s)))
             .collect();
 
         let mut sums = Sums::new(plan, plan.blocks);

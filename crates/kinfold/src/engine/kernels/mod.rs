@@ -32,6 +32,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+use super::aligned::Spare;
+
 /// Instruction sets that the engine is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,6 +79,9 @@ impl Instructions {
 
 /// A number that there are kernels for.
 pub trait Arithmetic: Copy + 'static {
+    /// Buffers of such numbers that are kept for the next call.
+    #[doc(hidden)]
+    fn spare() -> &'static Spare<Self>;
     /// The kernels of `instructions`, or of the best set there is where that cannot run here.
     #[doc(hidden)]
     fn kernels(instructions: Instructions) -> &'static Kernels<Self>;
@@ -85,6 +90,10 @@ pub trait Arithmetic: Copy + 'static {
 macro_rules! arithmetic {
     ($t:ty, $name:ident) => {
         impl Arithmetic for $t {
+            fn spare() -> &'static Spare<Self> {
+                static SPARE: Spare<$t> = Spare::new();
+                &SPARE
+            }
             fn kernels(instructions: Instructions) -> &'static Kernels<Self> {
                 let runs = instructions.is_available();
                 match if runs { instructions } else { Instructions::best() } {
@@ -335,3 +344,6 @@ macro_rules! kernels {
     };
 }
 use kernels;
+
+#[cfg(test)]
+mod tests;
