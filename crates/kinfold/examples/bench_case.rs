@@ -10,7 +10,8 @@
 
 use kinfold::{Embeddings, GradientMut, InfoNce, Temperature, Value};
 use std::error::Error;
-use std::io::{BufRead, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::time::Instant;
 
 struct Case {
@@ -36,18 +37,21 @@ impl Case {
         };
         let loss = loss.with_threads(threads.parse()?).with_memory_budget(budget.parse()?);
         let (n, dim) = (n.parse::<usize>()?, dim.parse::<usize>()?);
-        let bytes = std::fs::read(file)?;
-        let (numbers, _) = bytes.as_chunks::<4>();
-        let numbers: Vec<f32> = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
-        if numbers.len() != 2 * n * dim {
-            return Err(format!("{file} holds {} numbers, not 2·{n}·{dim}", numbers.len()).into());
-        }
-        let (queries, keys) = numbers.split_at(n * dim);
+        let mut file = BufReader::new(File::open(file)?);
+        let mut numbers = || -> std::io::Result<Vec<f32>> {
+            let mut numbers = vec![0.0; n * dim];
+            for x in &mut numbers {
+                let mut bytes = [0; 4];
+                file.read_exact(&mut bytes)?;
+                *x = f32::from_le_bytes(bytes);
+            }
+            Ok(numbers)
+        };
         Ok(Self {
             loss,
             dim,
-            queries: queries.to_vec(),
-            keys: keys.to_vec(),
+            queries: numbers()?,
+            keys: numbers()?,
             of_queries: vec![0.0; n * dim],
             of_keys: vec![0.0; n * dim],
         })
@@ -80,8 +84,11 @@ impl Case {
             }
             ["gradients", file] => {
                 self.run()?;
-                let both = self.of_queries.iter().chain(&self.of_keys);
-                std::fs::write(file, both.flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?;
+                let mut file = BufWriter::new(File::create(file)?);
+                for x in self.of_queries.iter().chain(&self.of_keys) {
+                    file.write_all(&x.to_le_bytes())?;
+                }
+                file.flush()?;
                 Ok("{}".to_owned())
             }
             _ => Err("open …, value, time or gradients FILE".into()),

@@ -42,6 +42,8 @@ pub(super) struct Block<'w, 'o, R> {
     pub(super) scratch: Scratch<'w, R>,
     /// Sums over negatives, `[rows]`.
     pub(super) sums: &'w mut [f64],
+    /// The logits of its rows' positives, `[rows]`.
+    pub(super) positives: &'w mut [f64],
     /// Its rows' losses, `[rows]`, one way.
     pub(super) losses: &'w mut [f64],
     /// Its share of the sums over columns, `[panels, width]`; empty one way.
@@ -62,6 +64,7 @@ pub(super) struct Scratch<'w, R> {
 
 impl<R: Real> Block<'_, '_, R> {
     /// Does what `pass` says.
+    #[inline(always)]
     pub(super) fn run<T: Element<Real = R>>(mut self, p: &Problem<'_, T>, pass: Pass<'_, R>) {
         let Plan { block, chunk, panels, .. } = p.plan;
         let first_panel = p.plan.first_panel(self.first);
@@ -69,6 +72,11 @@ impl<R: Real> Block<'_, '_, R> {
             .map(|c| (c, first_panel.max(c * chunk)..panels.min((c + 1) * chunk)));
         if !matches!(pass, Pass::Weighted { kept: true, .. }) {
             self.pack_rows(p);
+        }
+        if !matches!(pass, Pass::Weighted { .. }) {
+            for (i, positive) in self.positives.iter_mut().enumerate() {
+                *positive = p.positive_logit(self.first + i);
+            }
         }
         match pass {
             Pass::Whole { reference, gradient } => {
@@ -126,6 +134,7 @@ impl<R: Real> Block<'_, '_, R> {
     }
 
     /// Packs the block's rows as the left operand of the logits.
+    #[inline(always)]
     fn pack_rows<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>) {
         let Plan { dim, height, .. } = p.plan;
         // Any memory of a row's length will do to read it into.
@@ -281,13 +290,15 @@ impl<R: Real> Block<'_, '_, R> {
     }
 
     /// One way: a row's sum is complete, so its loss and the factor of its gradient are known.
+    #[inline(always)]
     fn finish_whole<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, gradient: bool) {
         let Plan { dim, width, .. } = p.plan;
         for i in 0..self.rows() {
             let row = self.first + i;
             let column = p.plan.positive(row).expect("one way, every row has a positive");
             let negatives = self.sums[i];
-            let chosen = Choice::new(negatives, self.scratch.references[i].f64(), p.positives[row]);
+            let chosen =
+                Choice::new(negatives, self.scratch.references[i].f64(), self.positives[i]);
             self.losses[i] = chosen.loss;
             if !gradient {
                 continue;
@@ -307,6 +318,7 @@ impl<R: Real> Block<'_, '_, R> {
         }
     }
 
+    #[inline(always)]
     fn finish_weighted<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>) {
         let Plan { dim, width, .. } = p.plan;
         for i in 0..self.rows() {
@@ -320,6 +332,7 @@ impl<R: Real> Block<'_, '_, R> {
     }
 
     /// Packs the block's row i, times `factor`, as the left operand of phase B.
+    #[inline(always)]
     fn pack_features<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, i: usize, factor: R) {
         let Plan { dim, height, block, .. } = p.plan;
         let (row, _) = self.scratch.left.split_at_mut(dim);

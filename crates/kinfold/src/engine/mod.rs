@@ -69,9 +69,13 @@ pub use kernels::Instructions;
 use plan::{Candidates, Plan};
 use rows::Rows;
 use strip::{Problem, Reference, Side};
+use threads::Team;
 
 /// Bytes within which exponentials are kept between passes.
-pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
+pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
+
+/// Waking a thread takes as long as so many terms of the dot products.
+const WORTH_THREADS: usize = 1 << 20;
 
 /// The loss, and where memory for it is given the gradients, of inputs that have been checked.
 pub(crate) fn run<T: Element>(
@@ -82,19 +86,20 @@ pub(crate) fn run<T: Element>(
 ) -> Value {
     let threads = if loss.threads == 0 { rayon::current_num_threads() } else { loss.threads };
     let (n, m, d) = (queries.rows(), keys.rows(), queries.dim());
+    let small = n.saturating_mul(m).saturating_mul(d) < WORTH_THREADS;
+    let team = Team { threads: if small { 1 } else { threads }, instructions: loss.instructions };
     let statistics = statistics::<T>(loss, n, m, d, gradient.is_some());
     let out = gradient.map_or_else(Vec::new, |gradient| {
         gradient.queries.chunks_mut(d).chain(gradient.keys.chunks_mut(d)).collect()
     });
-    let mut run = Run { loss, threads, out };
+    let mut run = Run { loss, team, out };
     run.clear();
-    let (mean, log_scale) = threads::inside(threads, || {
-        let rows = |first, second| Rows::new(first, second, loss.similarity(), threads);
+    let (mean, log_scale) = team.inside(|| {
         if loss.form() == Form::NtXent {
-            let views = rows(queries, Some(keys));
+            let views = Rows::stacked(queries, keys, loss.similarity(), team);
             (run.mean(&views, &views), run.through_comparison(&views, None))
         } else {
-            let (a, b) = (rows(queries, None), rows(keys, None));
+            let (a, b) = Rows::two(queries, keys, loss.similarity(), team);
             (run.mean(&a, &b), run.through_comparison(&a, Some(&b)))
         }
     });
@@ -143,7 +148,7 @@ fn statistics<T: Element>(
 /// One computation.
 struct Run<'l, 'o, R> {
     loss: &'l InfoNce,
-    threads: usize,
+    team: Team,
     /// The gradient of each query and then of each key; empty for the value alone.
     out: Vec<&'o mut [R]>,
 }
@@ -225,7 +230,7 @@ impl<R: Real> Run<'_, '_, R> {
         let shape = (a.0.len(), b.0.len(), a.0.dim());
         let plan = Plan::new(kernels, shape, candidates, gradient || stored);
         let scale = self.loss.temperature().scale();
-        Problem::new(plan, kernels, self.threads, scale, a, b, gradient)
+        Problem::new(plan, kernels, self.team, scale, a, b, gradient)
     }
 
     /// Gradients by rows as they are compared become gradients by the rows themselves. Returns the
@@ -240,27 +245,20 @@ impl<R: Real> Run<'_, '_, R> {
         }
         let chosen = if self.loss.form() == Form::BothWays { 2 * a.len() } else { a.len() };
         let factor = self.loss.temperature().scale() / chosen as f64;
+        const FEW: usize = 32;
         let (of_a, of_b) = self.out.split_at_mut(a.len());
-        let threads = self.threads;
-        let along = |rows: &Rows<'_, T>, out: &mut [&mut [R]]| {
-            const FEW: usize = 32;
-            let mut along = vec![0.0; out.len()];
-            let parts = out.chunks_mut(FEW).zip(along.chunks_mut(FEW)).enumerate();
-            threads::each(threads, parts, |(part, (out, along))| {
-                for (i, (g, along)) in out.iter_mut().zip(along).enumerate() {
-                    *along = rows.through_comparison(part * FEW + i, g, factor);
-                }
-            });
-            along.iter().sum::<f64>() * factor
-        };
-        let of_rows = along(a, of_a);
-        match b {
-            Some(b) => {
-                along(b, of_b);
-                of_rows
+        let mut along = vec![0.0; of_a.len() + of_b.len()];
+        let (along_a, along_b) = along.split_at_mut(a.len());
+        let parts_a = of_a.chunks_mut(FEW).zip(along_a.chunks_mut(FEW)).enumerate();
+        let parts_b = of_b.chunks_mut(FEW).zip(along_b.chunks_mut(FEW)).enumerate();
+        let parts = parts_a.map(|part| (a, part)).chain(parts_b.map(|part| (b.unwrap_or(a), part)));
+        self.team.each(parts, |(rows, (part, (out, along)))| {
+            for (i, (g, along)) in out.iter_mut().zip(along).enumerate() {
+                *along = rows.through_comparison(part * FEW + i, g, factor);
             }
-            // Every pair of rows has been counted from both sides.
-            None => 0.5 * of_rows,
-        }
+        });
+        let of_rows = along[..a.len()].iter().sum::<f64>() * factor;
+        // Stacked views have counted every pair of rows from both sides.
+        if b.is_some() { of_rows } else { 0.5 * of_rows }
     }
 }

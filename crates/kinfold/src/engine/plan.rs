@@ -11,6 +11,9 @@ pub(super) const DEPTH: usize = 256;
 const STRIP_BYTES: usize = 48 << 20;
 const LEAST_BLOCKS: usize = 8;
 
+/// At least one in so many strips must be kept, or none is.
+const WORTHWHILE: usize = 8;
+
 /// Which rows are compared with which columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Candidates {
@@ -76,7 +79,8 @@ impl Plan {
             block,
             blocks,
             panels,
-            chunk: (DEPTH / width).max(1).min(panels),
+            // Two chunks at least, so that two threads can pack them.
+            chunk: (DEPTH / width).max(1).min(panels.div_ceil(2)),
             left_features: dim.div_ceil(height),
             right_features: dim.div_ceil(width),
             stored,
@@ -132,7 +136,8 @@ impl Plan {
         self.blocks.min(rows.div_ceil(self.block)) * self.stored_block_len(strip)
     }
 
-    /// How many strips, from the first on, have exponentials that fit into `bytes` together.
+    /// How many strips, from the first on, have exponentials that fit into `bytes` together; none
+    /// where those would be so few that it is not worth their memory.
     pub(super) fn kept<R>(&self, bytes: usize) -> usize {
         let mut left = bytes / size_of::<R>();
         let fits = |&s: &usize| {
@@ -140,7 +145,8 @@ impl Plan {
             left -= if fits { self.stored_len(s) } else { 0 };
             fits
         };
-        (0..self.strips()).take_while(fits).count()
+        let kept = (0..self.strips()).take_while(fits).count();
+        if kept * WORTHWHILE < self.strips() { 0 } else { kept }
     }
 
     /// Numbers of a packed block of rows, `[block / height, dim, height]`.

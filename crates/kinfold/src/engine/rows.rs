@@ -1,8 +1,8 @@
 //! The rows of a matrix as they are compared: divided by their length for the cosine, read from the
 //! caller's memory whenever they are needed, never kept in a copy of the same shape.
 
-use super::threads::each;
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
+use super::threads::Team;
+use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm, sum_of};
 use crate::loss::Similarity;
 
 /// One matrix, or two stacked.
@@ -15,17 +15,32 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl<'a, T: Element> Rows<'a, T> {
-    pub(super) fn new(
+    /// Two matrices, each for itself.
+    pub(super) fn two(
         first: Embeddings<'a, T>,
-        second: Option<Embeddings<'a, T>>,
+        second: Embeddings<'a, T>,
         similarity: Similarity,
-        threads: usize,
+        team: Team,
+    ) -> (Self, Self) {
+        let mut both = Self::stacked(first, second, similarity, team);
+        let lengths = both.lengths.split_off(first.rows());
+        both.second = None;
+        (both, Self { first: second, second: None, similarity, lengths })
+    }
+
+    /// Two matrices, one below the other.
+    pub(super) fn stacked(
+        first: Embeddings<'a, T>,
+        second: Embeddings<'a, T>,
+        similarity: Similarity,
+        team: Team,
     ) -> Self {
-        let mut rows = Self { first, second, similarity, lengths: Vec::new() };
-        let mut lengths = vec![0.0; first.rows() + second.map_or(0, |second| second.rows())];
-        each(threads, lengths.chunks_mut(64).enumerate(), |(chunk, lengths)| {
+        const FEW: usize = 64;
+        let mut rows = Self { first, second: Some(second), similarity, lengths: Vec::new() };
+        let mut lengths = vec![0.0; first.rows() + second.rows()];
+        team.each(lengths.chunks_mut(FEW).enumerate(), |(part, lengths)| {
             for (i, length) in lengths.iter_mut().enumerate() {
-                *length = norm(rows.raw(chunk * 64 + i));
+                *length = norm(rows.raw(part * FEW + i));
             }
         });
         rows.lengths = lengths;
@@ -49,6 +64,7 @@ impl<'a, T: Element> Rows<'a, T> {
         }
     }
 
+    #[inline(always)]
     fn raw(&self, i: usize) -> &'a [T] {
         match &self.second {
             Some(second) if i >= self.first.rows() => second.row(i - self.first.rows()),
@@ -57,6 +73,7 @@ impl<'a, T: Element> Rows<'a, T> {
     }
 
     /// What row i is multiplied by before it is compared.
+    #[inline(always)]
     fn factor(&self, i: usize) -> f64 {
         match self.similarity {
             Similarity::Cosine => self.lengths[i].max(NORM_FLOOR).recip(),
@@ -65,6 +82,7 @@ impl<'a, T: Element> Rows<'a, T> {
     }
 
     /// Row i as it is compared, `[d]`.
+    #[inline(always)]
     pub(super) fn read(&self, i: usize, out: &mut [T::Real]) {
         let factor = self.factor(i);
         for (out, x) in out.iter_mut().zip(self.raw(i)) {
@@ -73,19 +91,21 @@ impl<'a, T: Element> Rows<'a, T> {
     }
 
     /// The similarity of row i and row j of `other`, in f64.
+    #[inline(always)]
     pub(super) fn similarity(&self, i: usize, other: &Self, j: usize) -> f64 {
         let (of_i, of_j) = (self.factor(i), other.factor(j));
-        let term = |(x, y): (&T, &T)| (x.real().f64() * of_i) * (y.real().f64() * of_j);
+        let term = |x: T, y: T| (x.real().f64() * of_i) * (y.real().f64() * of_j);
         sum_of(self.raw(i), other.raw(j), term)
     }
 
     /// From the gradient with respect to row i as it is compared to that with respect to the row
     /// itself, times `factor`: `∂L/∂x = (g − ⟨g, u⟩ u) / ‖x‖` for the cosine, where below the floor
     /// the divisor is a constant. Returns `⟨g, u⟩`.
+    #[inline(always)]
     pub(super) fn through_comparison(&self, i: usize, g: &mut [T::Real], factor: f64) -> f64 {
         let divide = self.factor(i);
         let x = self.raw(i);
-        let along = sum_of(g, x, |(g, x)| g.f64() * (x.real().f64() * divide));
+        let along = sum_of(g, x, |g, x| g.f64() * (x.real().f64() * divide));
         let normalised = self.similarity == Similarity::Cosine && self.lengths[i] > NORM_FLOOR;
         let back = if normalised { along * divide } else { 0.0 };
         let factor = factor * divide;
@@ -94,18 +114,4 @@ impl<'a, T: Element> Rows<'a, T> {
         }
         along
     }
-}
-
-/// `Σ term(a_l, b_l)`, in an order that vectors can follow.
-fn sum_of<A, B>(a: &[A], b: &[B], term: impl Fn((&A, &B)) -> f64) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0; LANES];
-    let whole = a.len() / LANES * LANES;
-    for (a, b) in a[..whole].chunks_exact(LANES).zip(b[..whole].chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            sums[lane] += term((&a[lane], &b[lane]));
-        }
-    }
-    let tail: f64 = a[whole..].iter().zip(&b[whole..]).map(&term).sum();
-    sums.iter().sum::<f64>() + tail
 }

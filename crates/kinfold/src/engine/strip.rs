@@ -5,7 +5,7 @@ use super::block::{Block, Choice, Factors, Pass, Scratch};
 use super::kernels::{Kernels, Left, Product};
 use super::plan::{Candidates, DEPTH, Plan};
 use super::rows::Rows;
-use super::threads::each;
+use super::threads::Team;
 use crate::embeddings::{Element, Real};
 
 /// What is subtracted from logits before they are exponentiated.
@@ -24,14 +24,14 @@ pub(super) type Side<'p, T> = (&'p Rows<'p, T>, usize);
 pub(super) struct Problem<'p, T: Element> {
     pub(super) plan: Plan,
     pub(super) kernels: &'static Kernels<T::Real>,
-    pub(super) threads: usize,
+    pub(super) team: Team,
     /// 1/τ.
     pub(super) scale: T::Real,
     pub(super) a: &'p Rows<'p, T>,
     /// Where among all gradients those of the rows begin, and those of the columns.
     first_out: (usize, usize),
-    /// The logits of the rows' positives, in f64.
-    pub(super) positives: Vec<f64>,
+    pub(super) b: &'p Rows<'p, T>,
+    inverse_temperature: f64,
     /// The columns as the right operand of the logits, `[chunks, panels, dim, width]`.
     pub(super) columns: Aligned<T::Real>,
     /// The columns as the right operand of the rows' gradient,
@@ -52,6 +52,8 @@ struct Memory<R: Real> {
 struct Sums {
     /// Of the rows' negatives, `[rows]`.
     rows: Vec<f64>,
+    /// The logits of the rows' positives, `[rows]`, in f64.
+    positives: Vec<f64>,
     /// The rows' losses, `[rows]`, one way.
     losses: Vec<f64>,
     /// `[blocks, panels, width]`; empty where nobody asks for them.
@@ -62,6 +64,7 @@ impl Sums {
     fn new(plan: &Plan, blocks: usize) -> Self {
         Self {
             rows: vec![0.0; plan.rows],
+            positives: vec![0.0; plan.rows],
             losses: vec![0.0; plan.rows],
             columns: vec![0.0; blocks * plan.panels * plan.width],
         }
@@ -112,31 +115,30 @@ impl<'p, T: Element> Problem<'p, T> {
     pub(super) fn new(
         plan: Plan,
         kernels: &'static Kernels<T::Real>,
-        threads: usize,
+        team: Team,
         scale: f64,
         (a, of_a): Side<'p, T>,
         (b, of_b): Side<'p, T>,
         gradient: bool,
     ) -> Self {
-        let mut positives = vec![0.0; plan.rows];
-        each(threads, positives.chunks_mut(64).enumerate(), |(chunk, positives)| {
-            for (i, positive) in positives.iter_mut().enumerate() {
-                if let Some(column) = plan.positive(chunk * 64 + i) {
-                    *positive = scale * a.similarity(chunk * 64 + i, b, column);
-                }
-            }
-        });
         let mut columns = Aligned::zeros(plan.chunks() * plan.chunk_columns_len());
         let of_features = if gradient { plan.chunk_features_len() } else { 0 };
         let mut features = Aligned::zeros(plan.chunks() * of_features);
         let packed = columns.chunks_mut(plan.chunk_columns_len());
         let packed = packed.zip(parts(&mut features, of_features)).enumerate();
-        each(threads, packed, |(chunk, (columns, features))| {
+        team.each(packed, |(chunk, (columns, features))| {
             pack_columns(&plan, b, chunk, columns, features);
         });
+        let (first_out, inverse_temperature) = ((of_a, of_b), scale);
         let scale = T::Real::from_f64(scale);
-        let first_out = (of_a, of_b);
-        Self { plan, kernels, threads, scale, a, first_out, positives, columns, features }
+        Self { plan, kernels, team, scale, a, b, inverse_temperature, first_out, columns, features }
+    }
+
+    /// The logit of row i's positive, in f64; 0 where it has none among its columns.
+    #[inline(always)]
+    pub(super) fn positive_logit(&self, i: usize) -> f64 {
+        let positive = self.plan.positive(i);
+        positive.map_or(0.0, |j| self.inverse_temperature * self.a.similarity(i, self.b, j))
     }
 
     /// `width` features, from panel `l`, of a column.
@@ -165,16 +167,28 @@ impl<'p, T: Element> Problem<'p, T> {
             .chunks_mut(block)
             .zip(stored.chunks_mut(plan.stored_block_len(s)))
             .zip(memory.blocks(plan))
+            .zip(sums.positives[rows.clone()].chunks_mut(block))
             .zip(sums.losses[rows].chunks_mut(block))
             .zip(parts(&mut sums.columns, plan.panels * plan.width))
             .zip(parts(&mut out[of_out], block))
             .enumerate();
-        let blocks =
-            blocks.map(|(i, (((((sums, stored), scratch), losses), column_sums), out))| {
+        let blocks = blocks.map(
+            |(i, ((((((sums, stored), scratch), positives), losses), column_sums), out))| {
                 let first = start + i * block;
-                Block { first, strip: start, stored, scratch, sums, losses, column_sums, out }
-            });
-        each(self.threads, blocks, |block| block.run(self, pass));
+                Block {
+                    first,
+                    strip: start,
+                    stored,
+                    scratch,
+                    sums,
+                    positives,
+                    losses,
+                    column_sums,
+                    out,
+                }
+            },
+        );
+        self.team.each(blocks, |block| block.run(self, pass));
     }
 
     /// Phase B over strip `s`: `scattered[panel] += (a[strip]ᵀ W)[:, panel]`.
@@ -194,7 +208,7 @@ impl<'p, T: Element> Problem<'p, T> {
         let together = (DEPTH / plan.block).max(1);
         let few = 4;
         let panels = scattered[base * panel_len..].chunks_mut(few * panel_len).enumerate();
-        each(self.threads, panels, |(i, panels)| {
+        self.team.each(panels, |(i, panels)| {
             for (j, out) in panels.chunks_mut(panel_len).enumerate() {
                 let j = base + i * few + j;
                 // In the triangle, blocks further down do not reach this panel.
@@ -237,7 +251,7 @@ impl<'p, T: Element> Problem<'p, T> {
         let panels = out[first..first + self.plan.columns]
             .chunks_mut(width)
             .zip(scattered.chunks(self.plan.scattered_panel_len()));
-        each(self.threads, panels, |(out, panel)| {
+        self.team.each(panels, |(out, panel)| {
             for (column, out) in out.iter_mut().enumerate() {
                 for (out, row) in out.iter_mut().zip(panel.chunks(width)) {
                     *out += row[column];
@@ -310,7 +324,7 @@ impl<'p, T: Element> Problem<'p, T> {
                 of_columns.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
             }
         }
-        let (mean, factors) = self.factors(&sums.rows, &of_columns, reference, least)?;
+        let (mean, factors) = self.factors(&sums, &of_columns, reference, least)?;
 
         if gradient {
             let mut scattered = self.scattered(true);
@@ -334,15 +348,20 @@ impl<'p, T: Element> Problem<'p, T> {
     /// From the sums of rows and columns, the mean loss and what exponentials are multiplied by.
     fn factors(
         &self,
-        rows: &[f64],
+        Sums { rows, positives, .. }: &Sums,
         columns: &[f64],
         reference: f64,
         least: f64,
     ) -> Option<(f64, Factors<T::Real>)> {
         let n = self.plan.rows;
+        // In the triangle half of the positives were found from the other side.
+        let pairs = match self.plan.candidates {
+            Candidates::Triangle { pairs } => pairs,
+            Candidates::Rectangle { .. } | Candidates::Square { .. } => n,
+        };
         let safe = |sums: &[f64]| sums.iter().all(|&sum| sum >= least);
         let choices = |sums: &[f64]| -> Vec<_> {
-            let choice = |(i, &sum)| Choice::new(sum, reference, self.positive_logit(i));
+            let choice = |(i, &sum)| Choice::new(sum, reference, positives[i % pairs]);
             sums.iter().enumerate().map(choice).collect()
         };
         let mean = |choices: &[Choice]| choices.iter().map(|c| c.loss).sum::<f64>() / n as f64;
@@ -388,17 +407,10 @@ impl<'p, T: Element> Problem<'p, T> {
         };
         Some((0.5 * (mean(&by_rows) + mean(&by_columns)), factors))
     }
-
-    /// The logit of row i's positive; in the triangle that may have been found from the other side.
-    fn positive_logit(&self, i: usize) -> f64 {
-        match self.plan.candidates {
-            Candidates::Triangle { pairs } => self.positives[i % pairs],
-            Candidates::Rectangle { .. } | Candidates::Square { .. } => self.positives[i],
-        }
-    }
 }
 
 /// Packs chunk `chunk` of the columns, as both right operands.
+#[inline(always)]
 fn pack_columns<T: Element>(
     plan: &Plan,
     b: &Rows<'_, T>,

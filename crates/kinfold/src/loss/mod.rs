@@ -144,8 +144,9 @@ impl InfoNce {
         Self { threads, ..self }
     }
 
-    /// Exponentials are kept between the passes when they fit into this many bytes, and computed
-    /// twice otherwise. The result differs by rounding only.
+    /// Exponentials are kept between the passes as far as this many bytes reach, and computed twice
+    /// otherwise; those of the first rows, unless that would be less than an eighth of them. 512 MiB
+    /// unless said otherwise. One way has one pass and keeps none.
     #[must_use]
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { memory_budget: bytes, ..self }
@@ -352,7 +353,7 @@ pub struct GradientMut<'a, R> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Exponentials were kept between passes, rather than computed again.
+    /// Exponentials were kept between passes, at least in part, rather than computed again.
     pub kept_exponentials: bool,
     /// Bytes allocated beyond inputs and outputs.
     pub scratch_bytes: usize,

@@ -62,6 +62,17 @@ impl Instructions {
         Self::available().next_back().unwrap_or(Self::Portable)
     }
 
+    /// Runs `work`; whatever of it is inlined here is compiled for these instructions.
+    #[inline(always)]
+    pub(super) fn run<O>(self, work: impl FnOnce() -> O) -> O {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the instructions have just been detected.
+            Self::Avx2 | Self::Avx512 if Self::Avx2.is_available() => unsafe { avx2::run(work) },
+            _ => work(),
+        }
+    }
+
     fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
