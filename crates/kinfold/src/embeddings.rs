@@ -25,6 +25,7 @@ pub trait Real:
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
     + std::ops::AddAssign
+    + crate::engine::Arithmetic
 {
     /// Nearest number to `x`.
     fn from_f64(x: f64) -> Self;
@@ -171,10 +172,10 @@ impl<'a, T: Element> Embeddings<'a, T> {
     /// Every number is finite, or an error that names `matrix`, row and column of the first that
     /// is not.
     pub(crate) fn check_finite(&self, matrix: &'static str) -> Result<(), Error> {
+        let zero = T::Real::default();
         for row in 0..self.rows {
-            let zero = T::Real::default();
             // A sum of `0 · x` is 0 for finite numbers and NaN otherwise: one pass without branches.
-            let poison = self.row(row).iter().fold(zero, |sum, x| sum + zero * x.real());
+            let poison = sum_of(self.row(row), self.row(row), |x, _| zero * x.real());
             if !poison.finite() {
                 for (column, x) in self.row(row).iter().enumerate() {
                     if !x.real().finite() {
@@ -200,9 +201,27 @@ impl<'a, T: Element> Embeddings<'a, T> {
 /// Cosine similarity divides by a norm no smaller than this.
 pub const NORM_FLOOR: f64 = 1e-12;
 
+/// `Σ term(a_l, b_l)`, in an order that vectors can follow.
+#[inline(always)]
+pub(crate) fn sum_of<A: Copy, B: Copy, R: Real>(a: &[A], b: &[B], term: impl Fn(A, B) -> R) -> R {
+    const LANES: usize = 16;
+    let mut sums = [R::default(); LANES];
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += term(a[lane], b[lane]);
+        }
+    }
+    for (sum, (&a, &b)) in sums.iter_mut().zip(a_tail.iter().zip(b_tail)) {
+        *sum += term(a, b);
+    }
+    sums.iter().fold(R::default(), |total, &sum| total + sum)
+}
+
 /// The Euclidean norm of a row, in f64, without overflow or underflow on the way.
+#[inline(always)]
 pub(crate) fn norm<T: Element>(row: &[T]) -> f64 {
-    let squares: f64 = row.iter().map(|x| x.real().f64().powi(2)).sum();
+    let squares = sum_of(row, row, |x, y| x.real().f64() * y.real().f64());
     if squares.is_normal() && squares < f64::MAX && squares > 1e-280 {
         return squares.sqrt();
     }

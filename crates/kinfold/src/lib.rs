@@ -31,6 +31,9 @@ pub mod loss;
 pub mod measures;
 
 pub use embeddings::{Element, Embeddings, NORM_FLOOR, Real, bf16, f16};
+#[doc(hidden)]
+pub use engine::Instructions;
+pub use engine::release_memory;
 pub use error::Error;
 pub use loss::{
     Form, GradientMut, InfoNce, Preset, Similarity, Statistics, Temperature, Value,

@@ -1,7 +1,7 @@
 //! The fast path against the oracle, over shapes, temperatures, threads, types and bad input.
 
 use kinfold::loss::reference::info_nce;
-use kinfold::{Element, Embeddings, Error, InfoNce, Real, Similarity, bf16, f16};
+use kinfold::{Element, Embeddings, Error, InfoNce, Instructions, Real, Similarity, bf16, f16};
 use proptest::prelude::*;
 
 mod common;
@@ -29,6 +29,10 @@ fn equals_oracle<T: Element>(loss: &InfoNce, q: Embeddings<T>, k: Embeddings<T>,
         let pull = expected.mean.clamp(0.0, 1.0) * loss_pull(loss, own, other);
         let error = relative_error(&wide(out), right) * size(right).max(1e-300);
         let error = if size(right) == 0.0 { size(&wide(out)) } else { error };
+        // Below the least normal number there are no digits to keep.
+        let least = if size_of::<T::Real>() == 4 { f64::from(f32::MIN_POSITIVE) } else { 1e-307 };
+        let lost = least * (right.len() as f64).sqrt() * loss.temperature().scale().max(1.0);
+        let error = (error - lost).max(0.0);
         small(what, error / size(right).max(pull).max(1e-290));
     };
     gradient("queries", &out.queries, &expected.queries, q, k);
@@ -83,6 +87,94 @@ proptest! {
         let loss = InfoNce::new(tau(0.2)).with_offset(offset);
         let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
         equals_oracle(&loss, q, k, 1e-12);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every instruction set, wide rows, kept and recomputed exponentials, f32.
+    #[test]
+    fn f32_equals_the_oracle(
+        n in 1usize..330, d in 1usize..600, log_t in -3.0f64..1.0, form in 0usize..3,
+        keep in any::<bool>(), threads in 1usize..9, seed in any::<u64>(),
+    ) {
+        let t = 10f64.powf(log_t);
+        let budget = if keep { usize::MAX } else { 0 };
+        let loss = forms(t)[form].with_threads(threads).with_memory_budget(budget);
+        let q: Vec<f32> = normal(seed, n * d).iter().map(|&x| x as f32).collect();
+        let k = normal(seed ^ 1, n * d);
+        let k: Vec<f32> = k.iter().zip(&q).map(|(a, b)| 0.3 * *a as f32 + b).collect();
+        let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
+        for set in Instructions::available() {
+            equals_oracle(&loss.with_instructions(set), q, k, 1e-6 * (2.0 + 1.0 / t));
+        }
+    }
+}
+
+/// Around every edge of tiles, panels, blocks and chunks.
+#[test]
+fn tails_equal_the_oracle() {
+    for (n, d) in [2, 5, 6, 7, 8, 15, 16, 17, 31, 33, 47, 48, 49, 95, 96, 97, 127, 129]
+        .into_iter()
+        .flat_map(|n| [1, 6, 7, 16, 17].map(|d| (n, d)))
+        .chain([(255, 3), (256, 2), (257, 1), (40, 255), (40, 256), (40, 257), (33, 513)])
+    {
+        let (q, k) = (normal(1, n * d), normal(2, n * d));
+        let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
+        for set in Instructions::available() {
+            for loss in forms(0.5) {
+                // The oracle adds up n² terms one after the other, which is its own rounding.
+                equals_oracle(&loss.with_instructions(set), q, k, 1e-13 * (10.0 + n as f64));
+            }
+        }
+    }
+}
+
+/// So many rows that there are several strips, and exponentials of none, some or all of them are
+/// kept: the oracle's numbers, and the same bits for every number of threads.
+#[test]
+fn several_strips_equal_the_oracle() {
+    let d = 3;
+    for (loss, n) in forms(0.5).into_iter().zip([3_000, 3_000, 1_500]) {
+        let (q, k) = (normal(31, n * d), normal(32, n * d));
+        let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
+        let expected = info_nce(&loss, q, k);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        for budget in [0, 60 << 20, 500 << 20] {
+            let loss = loss.with_memory_budget(budget);
+            let out = loss.with_threads(1).value_and_gradient(q, k).unwrap();
+            assert!((out.mean / expected.mean - 1.0).abs() < 1e-13);
+            assert!((out.log_scale / expected.log_scale - 1.0).abs() < 1e-10);
+            assert!(relative_error(&out.queries, &expected.queries) < 1e-11);
+            assert!(relative_error(&out.keys, &expected.keys) < 1e-11);
+            let again = pool.install(|| loss.with_threads(3).value_and_gradient(q, k).unwrap());
+            assert_eq!(out, again, "{budget}");
+        }
+    }
+}
+
+/// Temperatures on both sides of where one reference for all exponentials stops being safe, and
+/// rows whose every negative lies far below it.
+#[test]
+fn every_reference_equals_the_oracle() {
+    let (n, d) = (60, 4);
+    let q: Vec<f32> = normal(41, n * d).iter().map(|&x| x as f32).collect();
+    let mut k: Vec<f32> = normal(42, n * d).iter().map(|&x| x as f32).collect();
+    for t in [0.1, 0.03, 0.02, 0.015, 0.012, 0.01, 0.008, 0.005, 0.002, 0.001, 1e-4] {
+        let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
+        for loss in forms(t) {
+            equals_oracle(&loss, q, k, 1e-6 * (1.0 + 1.0 / t));
+        }
+    }
+    // All keys point one way and the queries the other.
+    k.chunks_mut(d).for_each(|row| row[0] = 40.0);
+    let against: Vec<f32> = k.iter().map(|x| -x).collect();
+    for t in [1.0, 0.1, 0.02, 0.01] {
+        let (q, k) = (Embeddings::new(&against, d).unwrap(), Embeddings::new(&k, d).unwrap());
+        for loss in forms(t) {
+            equals_oracle(&loss, q, k, 1e-6 * (1.0 + 1.0 / t));
+        }
     }
 }
 

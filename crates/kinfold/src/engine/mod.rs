@@ -3,34 +3,79 @@
 //! Comes in: checked embeddings and a loss. Goes out: its value and gradients. It never fails and
 //! never sees a loss's name beyond its [`Form`].
 //!
+//! # The sums
+//!
+//! Rows a_i choose among columns b_j by their logits `s_ij = ⟨a_i, b_j⟩ / τ`. With the positive p(i)
+//! kept out of the sum that it is compared with,
+//!
 //! ```text
-//! for each strip of m rows of a:
-//!     A  threads own rows:     S = a[strip] bᵀ / τ          a small GEMM per block of rows
-//!                              W = weights of S             in place, row sums in f64
-//!                              da[strip] = W b
-//!     B  threads own columns:  db[block] += W[:, block]ᵀ a[strip]
+//! E_ij  = exp(s_ij − c)                       0 where j is no negative of i
+//! neg_i = Σ_j E_ij
+//! L_i   = ln(1 + neg_i / exp(s_ip − c))
+//! u_i   = 1 / (neg_i + exp(s_ip − c))
+//!
+//! ∂L_i/∂s_ij = W_ij = u_i E_ij   for negatives,   W_ip = −u_i neg_i   for the positive
+//! ∂L/∂a = W b / τ                ∂L/∂b = Wᵀ a / τ                ∂L/∂ln(1/τ) = Σ_i ⟨a_i, ∂L/∂a_i⟩
 //! ```
 //!
-//! Each output row is written by one thread in one fixed order, so the result has the same bits for
-//! every number of threads. Memory beyond inputs and outputs: one strip of m·n weights and the
-//! compared (normalised) copies of the inputs.
+//! so that neither a loss of 1e-12 nor its gradient drowns in rounding. Where columns choose among
+//! rows too (both ways, NT-Xent), they do so by the same exponentials: `W_ij = E_ij (u_i + v_j)`,
+//! with v_j from the sum over column j.
 //!
-//! One way is one such loop. Both ways are two, queries → keys and keys → queries. NT-Xent is one
-//! over the stacked views against themselves, each row leaving itself out.
+//! # The loop
+//!
+//! Queries are gone through in strips of m rows, [strip] has the loop:
+//!
+//! ```text
+//! phase A, threads own blocks of rows        (block.rs)
+//!     for each chunk of columns:
+//!         E  = exp(a bᵀ / τ − c)             while it lies in the second cache: sums of rows, columns
+//!         ∂a += W b                          where W is known
+//! phase B, threads own panels of columns
+//!         ∂bᵀ += aᵀ W
+//! ```
+//!
+//! One way, a row's weights are known with its sum: one pass, three products of n × n × d. Where
+//! columns choose too, sums must be complete before there are weights: a first pass finds them, and
+//! a second computes the exponentials again (four products), or finds them where the first has left
+//! them, as far as the memory budget reaches (three). For NT-Xent the matrix of logits is symmetric,
+//! and only its upper triangle is visited (two products, or one and a half).
+//!
+//! Each number is written by one thread in one fixed order, so the result has the same bits for
+//! every number of threads. Products and exponentials are in the type itself, sums of exponentials
+//! across chunks, the positives and everything that happens to a row once in f64.
+//!
+//! # The reference c
+//!
+//! One c for all exponentials is what lets rows and columns share them. Lengths bound the logits:
+//! `|s_ij| ≤ max‖a‖ max‖b‖ / τ`. c is chosen such that nothing can overflow by that bound, 0 where
+//! possible; whether too much has underflowed is seen in the sums, afterwards. Where it has (with
+//! f32 and cosines, below τ ≈ 0.011 or so), the loss is computed anew with the largest negative of
+//! each row as that row's own reference, one way at a time. That is always safe.
 
-mod products;
+mod aligned;
+mod block;
+mod kernels;
+mod plan;
+mod rows;
+mod strip;
+mod threads;
 
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
-use crate::loss::{Form, GradientMut, InfoNce, Similarity, Statistics, Value};
-use products::{add_product, in_blocks, product};
+use crate::embeddings::{Element, Embeddings, Real};
+use crate::loss::{Form, GradientMut, InfoNce, Statistics, Value};
+pub use aligned::release_memory;
+pub(crate) use kernels::Arithmetic;
+pub use kernels::Instructions;
+use plan::{Candidates, Plan};
+use rows::Rows;
+use strip::{Problem, Reference, Side};
+use threads::Team;
 
 /// Bytes within which exponentials are kept between passes.
-pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
+pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
 
-/// Rows in a strip, and rows or columns that a thread takes at a time. They do not depend on the
-/// number of threads, so neither do the bits of the result.
-const STRIP: usize = 256;
-const BLOCK: usize = 64;
+/// Waking a thread takes as long as so many terms of the dot products.
+const WORTH_THREADS: usize = 1 << 20;
 
 /// The loss, and where memory for it is given the gradients, of inputs that have been checked.
 pub(crate) fn run<T: Element>(
@@ -39,52 +84,25 @@ pub(crate) fn run<T: Element>(
     keys: Embeddings<'_, T>,
     gradient: Option<GradientMut<'_, T::Real>>,
 ) -> Value {
-    let InfoNce { offset, threads, .. } = *loss;
-    let similarity = loss.similarity();
-    let (n, d) = (queries.rows(), queries.dim());
-    let threads = if threads == 0 { rayon::current_num_threads() } else { threads };
-    let (q, k) = (Compared::new(&queries, similarity), Compared::new(&keys, similarity));
-    let mut sides = match gradient {
-        None => (None, None),
-        Some(gradient) => {
-            gradient.queries.fill(T::Real::default());
-            gradient.keys.fill(T::Real::default());
-            (Some(gradient.queries), Some(gradient.keys))
+    let threads = if loss.threads == 0 { rayon::current_num_threads() } else { loss.threads };
+    let (n, m, d) = (queries.rows(), keys.rows(), queries.dim());
+    let small = n.saturating_mul(m).saturating_mul(d) < WORTH_THREADS;
+    let team = Team { threads: if small { 1 } else { threads }, instructions: loss.instructions };
+    let statistics = statistics::<T>(loss, n, m, d, gradient.is_some());
+    let out = gradient.map_or_else(Vec::new, |gradient| {
+        gradient.queries.chunks_mut(d).chain(gradient.keys.chunks_mut(d)).collect()
+    });
+    let mut run = Run { loss, team, out };
+    run.clear();
+    let (mean, log_scale) = team.inside(|| {
+        if loss.form() == Form::NtXent {
+            let views = Rows::stacked(queries, keys, loss.similarity(), team);
+            (run.mean(&views, &views), run.through_comparison(&views, None))
+        } else {
+            let (a, b) = Rows::two(queries, keys, loss.similarity(), team);
+            (run.mean(&a, &b), run.through_comparison(&a, Some(&b)))
         }
-    };
-    let choice =
-        Choice { scale: loss.temperature().scale(), d, offset, pairs: None, weight: 1.0, threads };
-    let (mean, log_scale) = match loss.form() {
-        Form::OneWay => choice.run(&q.rows, &k.rows, &mut sides.0, &mut sides.1),
-        Form::BothWays => {
-            let half = Choice { weight: 0.5, ..choice };
-            let there = half.run(&q.rows, &k.rows, &mut sides.0, &mut sides.1);
-            let back = half.run(&k.rows, &q.rows, &mut sides.1, &mut sides.0);
-            (there.0 + back.0, there.1 + back.1)
-        }
-        Form::NtXent => {
-            let z = [q.rows.as_slice(), &k.rows].concat();
-            let mut rows = sides.0.is_some().then(|| vec![T::Real::default(); z.len()]);
-            let mut columns = rows.clone();
-            let stacked = Choice { pairs: Some(n), ..choice };
-            let sums = stacked.run(&z, &z, &mut rows.as_deref_mut(), &mut columns.as_deref_mut());
-            if let (Some(rows), Some(columns), (Some(dq), Some(dk))) = (rows, columns, &mut sides) {
-                let both = dq.iter_mut().chain(dk.iter_mut());
-                for (g, (a, b)) in both.zip(rows.iter().zip(&columns)) {
-                    *g = *a + *b;
-                }
-            }
-            sums
-        }
-    };
-    if let (Some(dq), Some(dk)) = sides {
-        q.back(dq, d);
-        k.back(dk, d);
-    }
-    let statistics = Statistics {
-        kept_exponentials: false,
-        scratch_bytes: scratch_bytes::<T>(loss, n, keys.rows(), d),
-    };
+    });
     Value { mean, log_scale, statistics }
 }
 
@@ -95,160 +113,152 @@ pub(crate) fn scratch_bytes<T: Element>(
     keys: usize,
     dim: usize,
 ) -> usize {
-    let (rows, columns, copies) = match loss.form() {
-        Form::OneWay | Form::BothWays => (queries, queries.max(keys), 1),
-        Form::NtXent => (queries + keys, queries + keys, 4),
+    statistics::<T>(loss, queries, keys, dim, true).scratch_bytes
+}
+
+/// How `loss` will be computed, unless its reference turns out not to be safe.
+fn statistics<T: Element>(
+    loss: &InfoNce,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+    gradient: bool,
+) -> Statistics {
+    let kernels = T::Real::kernels(loss.instructions);
+    let (shape, candidates) = match loss.form() {
+        Form::OneWay | Form::BothWays => {
+            ((queries, keys, dim), Candidates::Rectangle { offset: loss.offset })
+        }
+        Form::NtXent => {
+            let all = queries + keys;
+            ((all, all, dim), Candidates::Triangle { pairs: queries })
+        }
     };
-    let numbers = STRIP.min(rows) * columns + copies * (queries + keys) * dim;
-    numbers * size_of::<T::Real>() + (queries + keys) * size_of::<f64>()
+    let plan = Plan::new(kernels, shape, candidates, gradient);
+    let kept = match loss.form() {
+        Form::OneWay => 0,
+        Form::BothWays | Form::NtXent => plan.kept::<T::Real>(loss.memory_budget),
+    };
+    Statistics {
+        kept_exponentials: gradient && kept > 0,
+        scratch_bytes: plan.bytes::<T::Real>(kept),
+    }
 }
 
-/// Embeddings as they are compared, and what it takes to get gradients back through that.
-struct Compared<R> {
-    /// `[n, d]`, without gaps.
-    rows: Vec<R>,
-    /// The lengths that rows were divided by; empty for dot products.
-    lengths: Vec<f64>,
+/// One computation.
+struct Run<'l, 'o, R> {
+    loss: &'l InfoNce,
+    team: Team,
+    /// The gradient of each query and then of each key; empty for the value alone.
+    out: Vec<&'o mut [R]>,
 }
 
-impl<R: Real> Compared<R> {
-    fn new<T: Element<Real = R>>(x: &Embeddings<'_, T>, similarity: Similarity) -> Self {
-        let mut rows = Vec::with_capacity(x.rows() * x.dim());
-        let mut lengths = Vec::new();
-        for i in 0..x.rows() {
-            let row = x.row(i);
-            match similarity {
-                Similarity::Dot => rows.extend(row.iter().map(|v| v.real())),
-                Similarity::Cosine => {
-                    let length = norm(row);
-                    let divisor = length.max(NORM_FLOOR);
-                    rows.extend(row.iter().map(|v| R::from_f64(v.real().f64() / divisor)));
-                    lengths.push(length);
-                }
-            }
-        }
-        Self { rows, lengths }
+impl<R: Real> Run<'_, '_, R> {
+    fn clear(&mut self) {
+        self.out.iter_mut().for_each(|row| row.fill(R::default()));
     }
 
-    /// `∂L/∂x = (g − ⟨g, u⟩ u) / ‖x‖`, in place; below the floor the divisor is a constant.
-    fn back(&self, gradient: &mut [R], d: usize) {
-        for (i, &length) in self.lengths.iter().enumerate() {
-            let (g, u) = (&mut gradient[i * d..(i + 1) * d], &self.rows[i * d..(i + 1) * d]);
-            let along = if length > NORM_FLOOR {
-                g.iter().zip(u).map(|(g, u)| g.f64() * u.f64()).sum()
-            } else {
-                0.0
+    /// The loss of rows `a` and columns `b`, which for NT-Xent are the same stacked views. The
+    /// gradients that are left in `out` are those by the rows as they are compared, and lack the
+    /// factor 1/τ and the mean's.
+    fn mean<T: Element<Real = R>>(&mut self, a: &Rows<'_, T>, b: &Rows<'_, T>) -> f64 {
+        let loss = self.loss;
+        let n = a.len();
+        if loss.candidates(b.len()) <= 1 || (loss.form() == Form::NtXent && n == 2) {
+            return 0.0; // No negatives.
+        }
+        let (c, least) = self.reference(a, b);
+        let fast = match loss.form() {
+            Form::OneWay => {
+                let candidates = Candidates::Rectangle { offset: loss.offset };
+                let problem = self.problem((a, 0), (b, n), candidates, false);
+                problem.one_way(Reference::Common(c), least, &mut self.out)
+            }
+            Form::BothWays => {
+                let candidates = Candidates::Rectangle { offset: 0 };
+                let problem = self.problem((a, 0), (b, n), candidates, false);
+                problem.shared(c, least, loss.memory_budget, &mut self.out)
+            }
+            Form::NtXent => {
+                let problem =
+                    self.problem((a, 0), (a, 0), Candidates::Triangle { pairs: n / 2 }, false);
+                problem.shared(c, least, loss.memory_budget, &mut self.out)
+            }
+        };
+        fast.unwrap_or_else(|| {
+            self.clear();
+            let mut one_way = |a, b, candidates| {
+                let problem = self.problem(a, b, candidates, true);
+                problem.one_way(Reference::RowMaximum, 0.0, &mut self.out).unwrap_or(f64::NAN)
             };
-            let divisor = length.max(NORM_FLOOR);
-            for (g, u) in g.iter_mut().zip(u) {
-                *g = R::from_f64((g.f64() - along * u.f64()) / divisor);
+            match loss.form() {
+                Form::OneWay => {
+                    one_way((a, 0), (b, n), Candidates::Rectangle { offset: loss.offset })
+                }
+                Form::BothWays => {
+                    let candidates = Candidates::Rectangle { offset: 0 };
+                    let there = one_way((a, 0), (b, n), candidates);
+                    0.5 * (there + one_way((b, n), (a, 0), candidates))
+                }
+                Form::NtXent => one_way((a, 0), (a, 0), Candidates::Square { pairs: n / 2 }),
             }
-        }
+        })
     }
-}
 
-/// Rows of `a` choose among rows of `b`.
-#[derive(Clone, Copy)]
-struct Choice {
-    /// 1/τ.
-    scale: f64,
-    d: usize,
-    offset: usize,
-    /// For stacked views: the number of pairs. A row's positive is then the other view, and it
-    /// leaves itself out.
-    pairs: Option<usize>,
-    /// What the mean counts for.
-    weight: f64,
-    threads: usize,
-}
+    /// A reference for all exponentials with which none can overflow, nor their sums and products;
+    /// and the least sum of them that has not lost too much to underflow.
+    fn reference<T: Element<Real = R>>(&self, a: &Rows<'_, T>, b: &Rows<'_, T>) -> (f64, f64) {
+        // Exponents that numbers of this type have, and digits, in units of ln.
+        let (range, digits) = if size_of::<R>() == 4 { (87.0, 18.0) } else { (708.0, 38.0) };
+        let count = (a.len().max(b.len()) as f64).ln();
+        let (of_a, of_b) = (a.longest(), b.longest());
+        let bound = self.loss.temperature().scale() * of_a * of_b;
+        let room = range - 8.0 - count - of_a.max(of_b).max(1.0).ln();
+        ((bound - room).max(0.0), (count + digits - range).exp())
+    }
 
-impl Choice {
-    /// The weighted mean and its derivative with respect to log(1/τ); gradients are added up.
-    fn run<R: Real>(
+    /// Rows `a` choose among columns `b`.
+    fn problem<'p, T: Element<Real = R>>(
         &self,
-        a: &[R],
-        b: &[R],
-        da: &mut Option<&mut [R]>,
-        db: &mut Option<&mut [R]>,
-    ) -> (f64, f64) {
-        let Self { d, threads, .. } = *self;
-        let (n, columns) = (a.len() / d, b.len() / d);
-        let mut strip = vec![R::default(); STRIP.min(n) * columns];
-        let mut sums = vec![(0.0, 0.0); n];
-        for start in (0..n).step_by(STRIP) {
-            let rows = STRIP.min(n - start);
-            let a = &a[start * d..(start + rows) * d];
-            let w = &mut strip[..rows * columns];
-
-            // Phase A: threads own rows.
-            let strip_sums = &mut sums[start..start + rows];
-            let blocks = w
-                .chunks_mut(BLOCK * columns)
-                .zip(a.chunks(BLOCK * d))
-                .zip(strip_sums.chunks_mut(BLOCK))
-                .enumerate();
-            in_blocks(threads, blocks, |(block, ((w, a), sums))| {
-                product(w, a, b, d, R::from_f64(self.scale));
-                for (i, (w, sum)) in w.chunks_mut(columns).zip(sums).enumerate() {
-                    *sum = self.weights(w, start + block * BLOCK + i, n);
-                }
-            });
-            if let Some(da) = da {
-                let da = &mut da[start * d..(start + rows) * d];
-                let blocks = da.chunks_mut(BLOCK * d).zip(w.chunks(BLOCK * columns));
-                in_blocks(threads, blocks, |(da, w)| {
-                    add_product(da, w, (columns, 1), b, d);
-                });
-            }
-            // Phase B: threads own columns.
-            if let Some(db) = db {
-                let w = &*w;
-                let blocks = db.chunks_mut(BLOCK * d).enumerate();
-                in_blocks(threads, blocks, |(block, db)| {
-                    add_product(db, &w[block * BLOCK..], (1, columns), a, d);
-                });
-            }
-        }
-        sums.iter().fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1))
+        a: Side<'p, T>,
+        b: Side<'p, T>,
+        candidates: Candidates,
+        stored: bool,
+    ) -> Problem<'p, T> {
+        let gradient = !self.out.is_empty();
+        let kernels = R::kernels(self.loss.instructions);
+        let shape = (a.0.len(), b.0.len(), a.0.dim());
+        let plan = Plan::new(kernels, shape, candidates, gradient || stored);
+        let scale = self.loss.temperature().scale();
+        Problem::new(plan, kernels, self.team, scale, a, b, gradient)
     }
 
-    /// Row `i`'s logits become the weights of its gradient, `scale · ∂L/∂s`; its share of the loss
-    /// and of the derivative with respect to log(1/τ) are returned.
-    ///
-    /// The positive is kept out of the sum it is compared with: `L = ln(1 + neg/pos)`, and its own
-    /// weight is `−neg/(neg + pos)`, so that neither drowns in rounding when L is small.
-    fn weights<R: Real>(&self, s: &mut [R], i: usize, n: usize) -> (f64, f64) {
-        let (positive, own) = match self.pairs {
-            None => (i + self.offset, None),
-            Some(pairs) => ((i + pairs) % (2 * pairs), Some(i)),
-        };
-        let at = s[positive].f64();
-        let is_negative = |j: usize| j != positive && Some(j) != own;
-        let largest = (0..s.len()).filter(|&j| is_negative(j)).map(|j| s[j].f64());
-        let c = largest.fold(at, f64::max);
-        let (mut neg, mut moment) = (0.0, 0.0);
-        for (j, s) in s.iter().enumerate().filter(|&(j, _)| is_negative(j)) {
-            debug_assert!(j != positive);
-            let e = (s.f64() - c).exp();
-            neg += e;
-            moment += e * (s.f64() - at);
+    /// Gradients by rows as they are compared become gradients by the rows themselves. Returns the
+    /// derivative by log(1/τ).
+    fn through_comparison<T: Element<Real = R>>(
+        &mut self,
+        a: &Rows<'_, T>,
+        b: Option<&Rows<'_, T>>,
+    ) -> f64 {
+        if self.out.is_empty() {
+            return 0.0;
         }
-        let pos = (at - c).exp();
-        let weight = self.weight / n as f64;
-        let factor = weight * self.scale / (neg + pos);
-        for j in 0..s.len() {
-            s[j] = if is_negative(j) {
-                R::from_f64((s[j].f64() - c).exp() * factor)
-            } else {
-                R::default()
-            };
-        }
-        s[positive] = R::from_f64(-neg * factor);
-        let loss = if neg <= pos {
-            (neg / pos).ln_1p()
-        } else {
-            neg.ln() - (at - c) + (pos / neg).ln_1p()
-        };
-        (weight * loss, weight * moment / (neg + pos))
+        let chosen = if self.loss.form() == Form::BothWays { 2 * a.len() } else { a.len() };
+        let factor = self.loss.temperature().scale() / chosen as f64;
+        const FEW: usize = 32;
+        let (of_a, of_b) = self.out.split_at_mut(a.len());
+        let mut along = vec![0.0; of_a.len() + of_b.len()];
+        let (along_a, along_b) = along.split_at_mut(a.len());
+        let parts_a = of_a.chunks_mut(FEW).zip(along_a.chunks_mut(FEW)).enumerate();
+        let parts_b = of_b.chunks_mut(FEW).zip(along_b.chunks_mut(FEW)).enumerate();
+        let parts = parts_a.map(|part| (a, part)).chain(parts_b.map(|part| (b.unwrap_or(a), part)));
+        self.team.each(parts, |(rows, (part, (out, along)))| {
+            for (i, (g, along)) in out.iter_mut().zip(along).enumerate() {
+                *along = rows.through_comparison(part * FEW + i, g, factor);
+            }
+        });
+        let of_rows = along[..a.len()].iter().sum::<f64>() * factor;
+        // Stacked views have counted every pair of rows from both sides.
+        if b.is_some() { of_rows } else { 0.5 * of_rows }
     }
 }

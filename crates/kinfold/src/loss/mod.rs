@@ -16,7 +16,8 @@ pub mod reference;
 pub use presets::Preset;
 
 use crate::embeddings::{Element, Embeddings};
-use crate::{Error, diagnosis, engine};
+use crate::engine::{self, Instructions};
+use crate::{Error, diagnosis};
 
 /// The temperature τ that similarities are divided by: finite and above 0.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -91,6 +92,7 @@ pub struct InfoNce {
     pub(crate) offset: usize,
     pub(crate) threads: usize,
     pub(crate) memory_budget: usize,
+    pub(crate) instructions: Instructions,
 }
 
 impl InfoNce {
@@ -104,6 +106,7 @@ impl InfoNce {
             offset: 0,
             threads: 0,
             memory_budget: engine::DEFAULT_MEMORY_BUDGET,
+            instructions: Instructions::best(),
         }
     }
 
@@ -145,11 +148,19 @@ impl InfoNce {
         Self { threads, ..self }
     }
 
-    /// Exponentials are kept between the passes when they fit into this many bytes, and computed
-    /// twice otherwise. The result differs by rounding only.
+    /// Exponentials are kept between the passes as far as this many bytes reach, and computed twice
+    /// otherwise; those of the first rows, unless that would be less than an eighth of them. 512 MiB
+    /// unless said otherwise. One way has one pass and keeps none.
     #[must_use]
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { memory_budget: bytes, ..self }
+    }
+
+    /// Other instructions than the best that this machine has; for tests and comparisons.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_instructions(self, instructions: Instructions) -> Self {
+        Self { instructions, ..self }
     }
 
     /// Who is a candidate for whom.
@@ -346,7 +357,7 @@ pub struct GradientMut<'a, R> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Exponentials were kept between passes, rather than computed again.
+    /// Exponentials were kept between passes, at least in part, rather than computed again.
     pub kept_exponentials: bool,
     /// Bytes allocated beyond inputs and outputs.
     pub scratch_bytes: usize,

@@ -1,0 +1,116 @@
+//! Our side of the benchmarks: answers requests, one a line, until the input ends.
+//!
+//! ```text
+//! open one-way|both|nt-xent N D TAU THREADS BUDGET FILE   reads 2·N·D f32 from FILE, queries first
+//! value                                                   {"value": …, "log_scale": …, "flops": …}
+//! time                                                    {"seconds": …}: value and all gradients
+//! gradients FILE                                          writes them there, 2·N·D f32
+//! ```
+#![allow(clippy::print_stdout, reason = "its answers are its output")]
+
+use kinfold::{Embeddings, GradientMut, InfoNce, Temperature, Value};
+use std::error::Error;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::time::Instant;
+
+struct Case {
+    loss: InfoNce,
+    dim: usize,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    of_queries: Vec<f32>,
+    of_keys: Vec<f32>,
+}
+
+impl Case {
+    fn open(words: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let &[form, n, dim, tau, threads, budget, file] = words else {
+            return Err("open one-way|both|nt-xent N D TAU THREADS BUDGET FILE".into());
+        };
+        let tau = Temperature::new(tau.parse()?)?;
+        let loss = match form {
+            "one-way" => InfoNce::new(tau),
+            "both" => InfoNce::new(tau).symmetric(),
+            "nt-xent" => InfoNce::nt_xent(tau),
+            other => return Err(format!("no loss is called {other}").into()),
+        };
+        let loss = loss.with_threads(threads.parse()?).with_memory_budget(budget.parse()?);
+        let (n, dim) = (n.parse::<usize>()?, dim.parse::<usize>()?);
+        let mut file = BufReader::new(File::open(file)?);
+        let mut numbers = || -> std::io::Result<Vec<f32>> {
+            let mut numbers = vec![0.0; n * dim];
+            for x in &mut numbers {
+                let mut bytes = [0; 4];
+                file.read_exact(&mut bytes)?;
+                *x = f32::from_le_bytes(bytes);
+            }
+            Ok(numbers)
+        };
+        Ok(Self {
+            loss,
+            dim,
+            queries: numbers()?,
+            keys: numbers()?,
+            of_queries: vec![0.0; n * dim],
+            of_keys: vec![0.0; n * dim],
+        })
+    }
+
+    fn run(&mut self) -> Result<Value, kinfold::Error> {
+        self.loss.value_and_gradient_into(
+            Embeddings::new(&self.queries, self.dim)?,
+            Embeddings::new(&self.keys, self.dim)?,
+            GradientMut { queries: &mut self.of_queries, keys: &mut self.of_keys },
+        )
+    }
+
+    fn answer(&mut self, words: &[&str]) -> Result<String, Box<dyn Error>> {
+        match words {
+            ["value"] => {
+                let value = self.run()?;
+                Ok(format!(
+                    "{{\"value\": {:e}, \"log_scale\": {:e}, \"kept\": {}, \"scratch_bytes\": {}}}",
+                    value.mean,
+                    value.log_scale,
+                    value.statistics.kept_exponentials,
+                    value.statistics.scratch_bytes,
+                ))
+            }
+            ["time"] => {
+                let start = Instant::now();
+                self.run()?;
+                Ok(format!("{{\"seconds\": {:e}}}", start.elapsed().as_secs_f64()))
+            }
+            ["gradients", file] => {
+                self.run()?;
+                let mut file = BufWriter::new(File::create(file)?);
+                for x in self.of_queries.iter().chain(&self.of_keys) {
+                    file.write_all(&x.to_le_bytes())?;
+                }
+                file.flush()?;
+                Ok("{}".to_owned())
+            }
+            _ => Err("open …, value, time or gradients FILE".into()),
+        }
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut case: Option<Case> = None;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match (words.as_slice(), &mut case) {
+            (["open", rest @ ..], _) => {
+                case = Some(Case::open(rest)?);
+                "{}".to_owned()
+            }
+            (words, Some(case)) => case.answer(words)?,
+            (_, None) => return Err("open a case first".into()),
+        };
+        println!("{answer}");
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! How a problem is cut up, and how long every buffer is. Nothing here depends on the number of
+//! threads, and so neither do the bits of a result.
+
+use super::kernels::Kernels;
+
+/// Rows of a block, as near as tiles allow.
+const BLOCK: usize = 48;
+/// Inner indices of a product at a time: what keeps a panel in the first cache.
+pub(super) const DEPTH: usize = 256;
+/// A strip has as many blocks as fit into so many bytes, within these bounds.
+const STRIP_BYTES: usize = 48 << 20;
+const LEAST_BLOCKS: usize = 8;
+
+/// At least one in so many strips must be kept, or none is.
+const WORTHWHILE: usize = 8;
+
+/// Which rows are compared with which columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Candidates {
+    /// All rows with all columns; row i's positive is column i + `offset`.
+    Rectangle { offset: usize },
+    /// Two stacked views against themselves, every pair of rows once: row i with the columns above
+    /// i; the positive of row i is column i + `pairs`, where there is one.
+    Triangle { pairs: usize },
+    /// Two stacked views against themselves, row i with all columns but i; its positive is the other
+    /// view of the same thing.
+    Square { pairs: usize },
+}
+
+/// How a problem is cut up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) dim: usize,
+    pub(super) candidates: Candidates,
+    /// Rows and columns of a tile, and numbers in a vector.
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) lanes: usize,
+    /// Rows of a block: what a thread takes in phase A. A multiple of a tile's height and width.
+    pub(super) block: usize,
+    /// Blocks of a strip.
+    pub(super) blocks: usize,
+    /// Panels of columns, and how many of them make a chunk: what phase A goes through at a time.
+    pub(super) panels: usize,
+    pub(super) chunk: usize,
+    /// Panels of features, as the left and as the right operand of a product.
+    pub(super) left_features: usize,
+    pub(super) right_features: usize,
+    /// Whole strips are stored; otherwise, for the value alone, one chunk of them at a time.
+    pub(super) stored: bool,
+}
+
+impl Plan {
+    pub(super) fn new<R>(
+        kernels: &Kernels<R>,
+        (rows, columns, dim): (usize, usize, usize),
+        candidates: Candidates,
+        stored: bool,
+    ) -> Self {
+        let Kernels { height, width, lanes, .. } = *kernels;
+        let unit = height * width / gcd(height, width);
+        let block = unit * (BLOCK / unit).max(1);
+        let panels = columns.div_ceil(width);
+        let all = rows.div_ceil(block);
+        let fit = STRIP_BYTES / (block * panels * width * size_of::<R>());
+        let strips = all.div_ceil(fit.max(LEAST_BLOCKS));
+        // Strips of one size, a multiple of four so that threads find equal shares.
+        let blocks = if strips == 1 { all } else { all.div_ceil(strips).next_multiple_of(4) };
+        Self {
+            rows,
+            columns,
+            dim,
+            candidates,
+            height,
+            width,
+            lanes,
+            block,
+            blocks,
+            panels,
+            // Two chunks at least, so that two threads can pack them.
+            chunk: (DEPTH / width).max(1).min(panels.div_ceil(2)),
+            left_features: dim.div_ceil(height),
+            right_features: dim.div_ceil(width),
+            stored,
+        }
+    }
+
+    /// Rows of a strip.
+    pub(super) fn strip(&self) -> usize {
+        self.block * self.blocks
+    }
+
+    pub(super) fn strips(&self) -> usize {
+        self.rows.div_ceil(self.strip())
+    }
+
+    /// The first panel of columns that rows from `row` on are compared with. `row` is the first of a
+    /// block.
+    pub(super) fn first_panel(&self, row: usize) -> usize {
+        match self.candidates {
+            Candidates::Triangle { .. } => row / self.width,
+            Candidates::Rectangle { .. } | Candidates::Square { .. } => 0,
+        }
+    }
+
+    /// The positive of row i, where it is among the columns that i is compared with.
+    pub(super) fn positive(&self, i: usize) -> Option<usize> {
+        let column = match self.candidates {
+            Candidates::Rectangle { offset } => i + offset,
+            Candidates::Triangle { pairs } => i + pairs,
+            Candidates::Square { pairs } => (i + pairs) % (2 * pairs),
+        };
+        (column < self.columns).then_some(column)
+    }
+
+    /// Numbers of one panel of a block.
+    pub(super) fn panel_len(&self) -> usize {
+        self.block * self.width
+    }
+
+    /// Numbers that one block of strip `strip` stores: `[panels, block, width]`.
+    pub(super) fn stored_block_len(&self, strip: usize) -> usize {
+        let panels = if self.stored {
+            self.panels - self.first_panel(strip * self.strip())
+        } else {
+            self.chunk
+        };
+        panels * self.panel_len()
+    }
+
+    /// Numbers that strip `strip` stores: `[blocks, panels, block, width]`.
+    pub(super) fn stored_len(&self, strip: usize) -> usize {
+        let rows = self.rows - strip * self.strip();
+        self.blocks.min(rows.div_ceil(self.block)) * self.stored_block_len(strip)
+    }
+
+    /// How many strips, from the first on, have exponentials that fit into `bytes` together; none
+    /// where those would be so few that it is not worth their memory.
+    pub(super) fn kept<R>(&self, bytes: usize) -> usize {
+        let mut left = bytes / size_of::<R>();
+        let fits = |&s: &usize| {
+            let fits = self.stored_len(s) <= left;
+            left -= if fits { self.stored_len(s) } else { 0 };
+            fits
+        };
+        let kept = (0..self.strips()).take_while(fits).count();
+        if kept * WORTHWHILE < self.strips() { 0 } else { kept }
+    }
+
+    /// Numbers of a packed block of rows, `[block / height, dim, height]`.
+    pub(super) fn left_len(&self) -> usize {
+        self.block * self.dim
+    }
+
+    /// Numbers of a block's gathered columns, `[right features, block, width]`.
+    pub(super) fn gathered_len(&self) -> usize {
+        self.right_features * self.panel_len()
+    }
+
+    /// Numbers of a block's features, `[left features, block, height]`.
+    pub(super) fn features_len(&self) -> usize {
+        self.left_features * self.block * self.height
+    }
+
+    /// Numbers of a chunk of columns as the right operand of the logits, `[panels, dim, width]`.
+    pub(super) fn chunk_columns_len(&self) -> usize {
+        self.chunk * self.dim * self.width
+    }
+
+    /// Numbers of a chunk of columns as the right operand of the rows' gradient,
+    /// `[right features, chunk columns, width]`.
+    pub(super) fn chunk_features_len(&self) -> usize {
+        self.right_features * self.chunk * self.width * self.width
+    }
+
+    pub(super) fn chunks(&self) -> usize {
+        self.panels.div_ceil(self.chunk)
+    }
+
+    /// Numbers of one panel of the columns' gradient, `[features, width]`.
+    pub(super) fn scattered_panel_len(&self) -> usize {
+        self.left_features * self.height * self.width
+    }
+
+    /// Bytes of every buffer together, where the exponentials of `kept` strips are kept.
+    pub(super) fn bytes<R>(&self, kept: usize) -> usize {
+        let stored: usize = (0..self.strips().min(kept + 1)).map(|s| self.stored_len(s)).sum();
+        let of_block = self.left_len()
+            + self.gathered_len().max(self.dim)
+            + self.features_len()
+            + self.block * (self.lanes + 1);
+        let packed = self.chunks() * (self.chunk_columns_len() + self.chunk_features_len())
+            + self.panels * self.scattered_panel_len();
+        let sums_of_columns = (self.blocks + 1) * self.panels * self.width;
+        // Lengths, sums, losses, factors, a pointer to each row, and what threads keep.
+        let change = 160 * (self.rows + self.columns) + (1 << 16);
+        (stored + self.blocks * of_block + packed) * size_of::<R>()
+            + sums_of_columns * size_of::<f64>()
+            + change
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

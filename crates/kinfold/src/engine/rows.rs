@@ -1,0 +1,117 @@
+//! The rows of a matrix as they are compared: divided by their length for the cosine, read from the
+//! caller's memory whenever they are needed, never kept in a copy of the same shape.
+
+use super::threads::Team;
+use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm, sum_of};
+use crate::loss::Similarity;
+
+/// One matrix, or two stacked.
+pub(super) struct Rows<'a, T> {
+    first: Embeddings<'a, T>,
+    second: Option<Embeddings<'a, T>>,
+    similarity: Similarity,
+    /// The rows' lengths, whatever the similarity.
+    lengths: Vec<f64>,
+}
+
+impl<'a, T: Element> Rows<'a, T> {
+    /// Two matrices, each for itself.
+    pub(super) fn two(
+        first: Embeddings<'a, T>,
+        second: Embeddings<'a, T>,
+        similarity: Similarity,
+        team: Team,
+    ) -> (Self, Self) {
+        let mut both = Self::stacked(first, second, similarity, team);
+        let lengths = both.lengths.split_off(first.rows());
+        both.second = None;
+        (both, Self { first: second, second: None, similarity, lengths })
+    }
+
+    /// Two matrices, one below the other.
+    pub(super) fn stacked(
+        first: Embeddings<'a, T>,
+        second: Embeddings<'a, T>,
+        similarity: Similarity,
+        team: Team,
+    ) -> Self {
+        const FEW: usize = 64;
+        let mut rows = Self { first, second: Some(second), similarity, lengths: Vec::new() };
+        let mut lengths = vec![0.0; first.rows() + second.rows()];
+        team.each(lengths.chunks_mut(FEW).enumerate(), |(part, lengths)| {
+            for (i, length) in lengths.iter_mut().enumerate() {
+                *length = norm(rows.raw(part * FEW + i));
+            }
+        });
+        rows.lengths = lengths;
+        rows
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    pub(super) fn dim(&self) -> usize {
+        self.first.dim()
+    }
+
+    /// The longest row as it is compared.
+    pub(super) fn longest(&self) -> f64 {
+        let longest = self.lengths.iter().fold(0.0f64, |longest, &length| longest.max(length));
+        match self.similarity {
+            Similarity::Cosine => longest.min(1.0),
+            Similarity::Dot => longest,
+        }
+    }
+
+    #[inline(always)]
+    fn raw(&self, i: usize) -> &'a [T] {
+        match &self.second {
+            Some(second) if i >= self.first.rows() => second.row(i - self.first.rows()),
+            _ => self.first.row(i),
+        }
+    }
+
+    /// What row i is multiplied by before it is compared.
+    #[inline(always)]
+    fn factor(&self, i: usize) -> f64 {
+        match self.similarity {
+            Similarity::Cosine => self.lengths[i].max(NORM_FLOOR).recip(),
+            Similarity::Dot => 1.0,
+        }
+    }
+
+    /// Row i as it is compared, `[d]`.
+    #[inline(always)]
+    pub(super) fn read(&self, i: usize, out: &mut [T::Real]) {
+        let factor = self.factor(i);
+        for (out, x) in out.iter_mut().zip(self.raw(i)) {
+            *out = T::Real::from_f64(x.real().f64() * factor);
+        }
+    }
+
+    /// The similarity of row i and row j of `other`, in f64.
+    #[inline(always)]
+    pub(super) fn similarity(&self, i: usize, other: &Self, j: usize) -> f64 {
+        let (of_i, of_j) = (self.factor(i), other.factor(j));
+        let term = |x: T, y: T| (x.real().f64() * of_i) * (y.real().f64() * of_j);
+        sum_of(self.raw(i), other.raw(j), term)
+    }
+
+    /// From the gradient with respect to row i as it is compared to that with respect to the row
+    /// itself, times `factor`: `∂L/∂x = (g − ⟨g, u⟩ u) / ‖x‖` for the cosine, where below the floor
+    /// the divisor is a constant. Returns `⟨g, u⟩`.
+    #[inline(always)]
+    pub(super) fn through_comparison(&self, i: usize, g: &mut [T::Real], factor: f64) -> f64 {
+        let divide = self.factor(i);
+        let x = self.raw(i);
+        let along = sum_of(g, x, |g, x| g.f64() * (x.real().f64() * divide));
+        let normalised = self.similarity == Similarity::Cosine && self.lengths[i] > NORM_FLOOR;
+        let back = if normalised { along * divide } else { 0.0 };
+        let factor = factor * divide;
+        for (g, x) in g.iter_mut().zip(x) {
+            *g = T::Real::from_f64((g.f64() - back * x.real().f64()) * factor);
+        }
+        along
+    }
+}
