@@ -1,7 +1,7 @@
 //! The command line, and the settings that it asks for.
 
-use clap::{Args, Parser, Subcommand};
-use kinfold_train::{Error, Settings};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kinfold_train::{Case, Error, Form, Settings};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Embed(EmbedArguments),
     /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training
     Evaluate(EvaluateArguments),
+    /// Time the loss on this machine, beside the code that builds the n × n matrix
+    Bench(BenchArguments),
 }
 
 #[derive(Debug, Args)]
@@ -117,4 +119,45 @@ pub(crate) struct EvaluateArguments {
     /// Print the measures as JSON, as summary.json has them
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// The loss
+    #[arg(long, value_enum, default_value = "one-way")]
+    loss: Loss,
+    /// Pairs: rows of the queries, and of the keys
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    rows: usize,
+    /// Dimension of the embeddings
+    #[arg(long, value_name = "D", default_value_t = 256)]
+    dim: usize,
+    /// The temperature that similarities are divided by
+    #[arg(long, value_name = "T", default_value_t = 0.1, allow_negative_numbers = true)]
+    temperature: f64,
+    /// Threads; 0 for as many as the machine has
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    threads: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Loss {
+    OneWay,
+    Both,
+    NtXent,
+}
+
+impl BenchArguments {
+    pub(crate) fn case(&self) -> Case {
+        let form = match self.loss {
+            Loss::OneWay => Form::OneWay,
+            Loss::Both => Form::BothWays,
+            Loss::NtXent => Form::NtXent,
+        };
+        let Self { rows, dim, temperature, threads, .. } = *self;
+        Case { form, rows, dim, temperature, threads }
+    }
 }

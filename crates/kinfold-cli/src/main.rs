@@ -6,7 +6,9 @@
 mod arguments;
 mod show;
 
-use arguments::{Arguments, Command, EmbedArguments, EvaluateArguments, TrainArguments};
+use arguments::{
+    Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, TrainArguments,
+};
 use clap::Parser;
 use kinfold_train::{Error, Format};
 use std::process::ExitCode;
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train(&arguments),
         Command::Embed(arguments) => embed(&arguments),
         Command::Evaluate(arguments) => evaluate(&arguments),
+        Command::Bench(arguments) => bench(&arguments),
     };
     match done {
         Ok(code) => code,
@@ -69,6 +72,16 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
     } else {
         show::judged_by(&evaluated.images, &evaluated.split);
         show::table(&evaluated.evaluation);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(arguments: &BenchArguments) -> Result<ExitCode, Error> {
+    let record = kinfold_train::bench(arguments.case())?;
+    if arguments.json {
+        show::json(&record);
+    } else {
+        show::record(&record);
     }
     Ok(ExitCode::SUCCESS)
 }

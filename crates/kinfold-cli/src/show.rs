@@ -4,7 +4,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_train::evaluation::{Evaluation, Measured};
 use kinfold_train::pairs::{Images, Split};
-use kinfold_train::{Error, Event, Progress, Summary};
+use kinfold_train::{Error, Event, Progress, Record, Seconds, Summary};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -25,8 +25,8 @@ pub(crate) fn stopping() {
     eprintln!("\nfinishing this step, then saving; Ctrl-C again ends at once");
 }
 
-pub(crate) fn json(evaluation: &Evaluation) {
-    match serde_json::to_string_pretty(evaluation) {
+pub(crate) fn json(result: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(result) {
         Ok(text) => line(&text),
         Err(e) => note(&format!("error: {e}")),
     }
@@ -162,4 +162,37 @@ pub(crate) fn table(evaluation: &Evaluation) {
             percent(trained)
         ));
     }
+}
+
+/// What a bench found.
+pub(crate) fn record(record: &Record) {
+    let Record { loss, rows, dim, temperature, threads, .. } = record;
+    line(&format!(
+        "{loss}, {rows} pairs of dimension {dim}, τ = {temperature}, {threads} threads: value and all \
+         gradients, f32"
+    ));
+    line("");
+    line("                        median s      min s      max s   peak memory   loss");
+    let row = |name: &str, seconds: &Seconds, peak: Option<u64>, value: f64| {
+        let Seconds { median, min, max } = seconds;
+        let peak = peak.map_or("?".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
+        line(&format!("{name:<20}{median:>12.5}{min:>11.5}{max:>11.5}{peak:>14}   {value:.6}"));
+    };
+    row("kinfold", &record.seconds, record.peak_memory_bytes, record.value);
+    match &record.dense {
+        Some(dense) => {
+            row("with the matrix", &dense.seconds, dense.peak_memory_bytes, dense.value);
+            line("");
+            let times = dense.seconds.median / record.seconds.median;
+            line(&format!(
+                "{times:.2} times as fast as the tensor operations that build the matrix"
+            ));
+        }
+        None => line("with the matrix: it does not fit into half of the memory that is free\n"),
+    }
+    line(&format!(
+        "{:.1} GFLOP/s in products, {:.0} % of this machine's best large product",
+        record.gflops,
+        100.0 * record.gemm_share
+    ));
 }

@@ -419,3 +419,26 @@ fn what_is_no_run_is_refused() {
     let said = fails(1, &["evaluate", run.to_str().unwrap()]);
     assert!(said.contains("is no run"), "{said}");
 }
+
+#[test]
+fn bench_agrees_with_the_dense_computation() {
+    for loss in ["one-way", "both", "nt-xent"] {
+        let printed =
+            succeeds(&["bench", "--loss", loss, "--rows", "100", "--dim", "24", "--json"]);
+        let record: Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!((&record["loss"], &record["rows"]), (&loss.into(), &100.into()));
+        let number = |of: &Value| of.as_f64().unwrap();
+        let (ours, dense) = (number(&record["value"]), number(&record["dense"]["value"]));
+        assert!((ours - dense).abs() < 1e-5 * dense, "{loss}: {ours} {dense}");
+        let seconds = &record["seconds"];
+        assert!(number(&seconds["min"]) <= number(&seconds["median"]));
+        assert!(number(&seconds["median"]) <= number(&seconds["max"]));
+        for field in ["gflops", "gemm_share", "peak_memory_bytes", "dim", "temperature", "threads"]
+        {
+            assert!(number(&record[field]) > 0.0, "{field}");
+        }
+    }
+    assert!(succeeds(&["bench", "--rows", "64"]).contains("times as fast"));
+    assert!(fails(2, &["bench", "--rows", "0"]).contains("rows is 0"));
+    assert!(fails(2, &["bench", "--temperature", "0"]).contains("temperature is 0"));
+}

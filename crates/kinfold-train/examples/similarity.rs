@@ -46,7 +46,8 @@ fn matrix(embeddings: &[f32], dim: usize, rows: &[usize]) -> GrayImage {
             row.iter().map(|x| x / length).collect()
         })
         .collect();
-    let cosine = |i: usize, j: usize| -> f32 { unit[i].iter().zip(&unit[j]).map(|(a, b)| a * b).sum() };
+    let cosine =
+        |i: usize, j: usize| -> f32 { unit[i].iter().zip(&unit[j]).map(|(a, b)| a * b).sum() };
     let lowest = (0..rows.len())
         .flat_map(|i| (0..rows.len()).map(move |j| (i, j)))
         .fold(1.0f32, |lowest, (i, j)| lowest.min(cosine(i, j)));

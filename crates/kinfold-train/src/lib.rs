@@ -6,6 +6,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod bench;
 mod embed;
 mod encoder;
 mod error;
@@ -18,9 +19,11 @@ pub mod settings;
 mod training;
 mod views;
 
+pub use bench::{Case, Dense, Record, Seconds, bench};
 pub use embed::{Embedded, Format, embed};
 pub use error::Error;
 pub use evaluation::evaluate;
+pub use kinfold::Form;
 pub use run::Summary;
 pub use settings::Settings;
 pub use training::{Event, Progress, train};
