@@ -317,13 +317,13 @@ def main():
         record["cases"].append(measured)
         medians = {name: f"{r['median'] * 1e3:.2f}" for name, r in measured["results"].items()}
         print(name_of(case), f"GEMM {measured['gemm_gflops']:.0f}", medians, flush=True)
-    record["load_after"] = os.getloadavg()
+        record["load_after"] = os.getloadavg()
+        # After each case, so that an interruption costs no more than one.
+        if not options.no_record:
+            path = HERE / "records" / f"{record['date']}-{options.machine}"
+            path.with_suffix(".md").write_text(table(record))
+            path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))
-    if not options.no_record:
-        path = HERE / "records" / f"{record['date']}-{options.machine}"
-        path.with_suffix(".md").write_text(table(record))
-        path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        print(path.with_suffix(".md"))
 
 
 if __name__ == "__main__":

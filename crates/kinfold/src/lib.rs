@@ -23,6 +23,7 @@
 // A panic is a bug: say why it cannot happen (`expect`), or return an error.
 #![warn(clippy::unwrap_used)]
 
+pub mod cost;
 pub mod diagnosis;
 mod embeddings;
 mod engine;
@@ -33,7 +34,7 @@ pub mod measures;
 pub use embeddings::{Element, Embeddings, NORM_FLOOR, Real, bf16, f16};
 #[doc(hidden)]
 pub use engine::Instructions;
-pub use engine::release_memory;
+pub use engine::{Gemm, release_memory};
 pub use error::Error;
 pub use loss::{
     Form, GradientMut, InfoNce, Preset, Similarity, Statistics, Temperature, Value,

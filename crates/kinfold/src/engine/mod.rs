@@ -55,6 +55,7 @@
 
 mod aligned;
 mod block;
+mod gemm;
 mod kernels;
 mod plan;
 mod rows;
@@ -64,6 +65,7 @@ mod threads;
 use crate::embeddings::{Element, Embeddings, Real};
 use crate::loss::{Form, GradientMut, InfoNce, Statistics, Value};
 pub use aligned::release_memory;
+pub use gemm::Gemm;
 pub(crate) use kernels::Arithmetic;
 pub use kernels::Instructions;
 use plan::{Candidates, Plan};
@@ -116,6 +118,18 @@ pub(crate) fn scratch_bytes<T: Element>(
     statistics::<T>(loss, queries, keys, dim, true).scratch_bytes
 }
 
+/// See [`cost::products`](crate::cost::products).
+pub(crate) fn products<T: Element>(loss: &InfoNce, queries: usize, keys: usize, dim: usize) -> f64 {
+    let (plan, kept) = planned::<T>(loss, queries, keys, dim, true);
+    let stored = |strips| (0..strips).map(|s| plan.stored_len(s) as f64).sum::<f64>();
+    let again = 1.0 - stored(kept) / stored(plan.strips());
+    match loss.form() {
+        Form::OneWay => 3.0,
+        Form::BothWays => 3.0 + again,
+        Form::NtXent => (3.0 + again) / 2.0,
+    }
+}
+
 /// How `loss` will be computed, unless its reference turns out not to be safe.
 fn statistics<T: Element>(
     loss: &InfoNce,
@@ -124,25 +138,35 @@ fn statistics<T: Element>(
     dim: usize,
     gradient: bool,
 ) -> Statistics {
+    let (plan, kept) = planned::<T>(loss, queries, keys, dim, gradient);
+    Statistics {
+        kept_exponentials: gradient && kept > 0,
+        scratch_bytes: plan.bytes::<T::Real>(kept),
+    }
+}
+
+/// How `loss` will be cut up, and how many strips of exponentials will be kept.
+fn planned<T: Element>(
+    loss: &InfoNce,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+    gradient: bool,
+) -> (Plan, usize) {
     let kernels = T::Real::kernels(loss.instructions);
+    let all = queries + keys;
     let (shape, candidates) = match loss.form() {
         Form::OneWay | Form::BothWays => {
             ((queries, keys, dim), Candidates::Rectangle { offset: loss.offset })
         }
-        Form::NtXent => {
-            let all = queries + keys;
-            ((all, all, dim), Candidates::Triangle { pairs: queries })
-        }
+        Form::NtXent => ((all, all, dim), Candidates::Triangle { pairs: queries }),
     };
     let plan = Plan::new(kernels, shape, candidates, gradient);
     let kept = match loss.form() {
         Form::OneWay => 0,
         Form::BothWays | Form::NtXent => plan.kept::<T::Real>(loss.memory_budget),
     };
-    Statistics {
-        kept_exponentials: gradient && kept > 0,
-        scratch_bytes: plan.bytes::<T::Real>(kept),
-    }
+    (plan, kept)
 }
 
 /// One computation.

@@ -24,16 +24,21 @@ fn exponentials<R: Arithmetic + Default>(kernels: &Kernels<R>, x: &[R], one: R) 
     out
 }
 
+/// An interpreter that looks for undefined behaviour need not see every number.
+const EVERY: usize = if cfg!(miri) { 50_000 } else { 1 };
+
 #[test]
 fn exp_is_within_two_ulp() {
     for set in Instructions::available() {
-        let x: Vec<f32> = (0..2_000_000).map(|i| -87.3 + i as f32 * 8.8e-5).collect();
+        let x: Vec<f32> =
+            (0..2_000_000).step_by(EVERY).map(|i| -87.3 + i as f32 * 8.8e-5).collect();
         for (&x, e) in x.iter().zip(exponentials(f32::kernels(set), &x, 1.0)) {
             let right = f64::from(x).exp();
             let ulp = f64::from((right as f32).next_up()) - f64::from(right as f32);
             assert!((f64::from(e) - right).abs() <= 2.0 * ulp, "{set:?}: exp({x}) = {e}");
         }
-        let x: Vec<f64> = (0..1_000_000).map(|i| -708.0 + f64::from(i) * 1.4e-3).collect();
+        let x: Vec<f64> =
+            (0..1_000_000u32).step_by(EVERY).map(|i| -708.0 + f64::from(i) * 1.4e-3).collect();
         for (&x, e) in x.iter().zip(exponentials(f64::kernels(set), &x, 1.0)) {
             let right = x.exp();
             assert!(

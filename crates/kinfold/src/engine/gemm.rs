@@ -1,0 +1,90 @@
+//! A plain matrix product with the engine's kernels: what this machine can do at best, to hold
+//! losses against.
+
+use super::aligned::Aligned;
+use super::kernels::{Arithmetic, Instructions, Left, Product};
+use super::plan::DEPTH;
+use super::threads::Team;
+
+/// Rows that a thread takes at a time; every tile's height divides it.
+const BLOCK: usize = 96;
+
+/// The product of two n × n matrices of f32, already packed. The clock is the caller's.
+///
+/// ```
+/// let mut gemm = kinfold::Gemm::new(192);
+/// let start = std::time::Instant::now();
+/// gemm.run(2); // two threads
+/// let speed = gemm.flops() / start.elapsed().as_secs_f64();
+/// # assert!(speed > 0.0);
+/// ```
+pub struct Gemm {
+    n: usize,
+    left: Aligned<f32>,
+    right: Aligned<f32>,
+    out: Aligned<f32>,
+}
+
+impl std::fmt::Debug for Gemm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gemm").field("n", &self.n).finish_non_exhaustive()
+    }
+}
+
+impl Gemm {
+    /// Matrices of at least n rows and columns, filled up to whole blocks; see [`rows`](Self::rows).
+    pub fn new(n: usize) -> Self {
+        let n = n.max(1).next_multiple_of(BLOCK);
+        let mut gemm = Self {
+            n,
+            left: Aligned::zeros(n * n),
+            right: Aligned::zeros(n * n),
+            out: Aligned::zeros(n * n),
+        };
+        // Any numbers that are neither zero nor subnormal will do.
+        for matrix in [&mut gemm.left, &mut gemm.right] {
+            matrix.iter_mut().enumerate().for_each(|(i, x)| *x = 0.5 + (i % 61) as f32 / 61.0);
+        }
+        gemm
+    }
+
+    /// n, after filling up.
+    pub fn rows(&self) -> usize {
+        self.n
+    }
+
+    /// Additions and multiplications of one product: 2n³.
+    pub fn flops(&self) -> f64 {
+        2.0 * (self.n as f64).powi(3)
+    }
+
+    /// Computes the product once, on at most `threads` threads (0: all) of the current rayon pool.
+    pub fn run(&mut self, threads: usize) {
+        let threads = if threads == 0 { rayon::current_num_threads() } else { threads };
+        let instructions = Instructions::best();
+        let kernels = f32::kernels(instructions);
+        let (n, height, width) = (self.n, kernels.height, kernels.width);
+        let (right, team) = (&self.right, Team { threads, instructions });
+        let blocks = self.out.chunks_mut(BLOCK * n).zip(self.left.chunks(BLOCK * n));
+        team.each(blocks, |(out, left)| {
+            for from in (0..n).step_by(DEPTH) {
+                let depth = DEPTH.min(n - from);
+                let product = Product {
+                    kind: Left::Packed,
+                    left: &left[from * BLOCK..],
+                    left_panels: BLOCK / height,
+                    left_panel: depth * height,
+                    left_segment: 0,
+                    right: &right[from * width..],
+                    right_panels: n / width,
+                    right_panel: n * width,
+                    right_segment: 0,
+                    segments: 1,
+                    depth,
+                    add: from > 0,
+                };
+                kernels.product(&product, out, BLOCK * width);
+            }
+        });
+    }
+}
