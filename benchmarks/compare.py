@@ -32,7 +32,7 @@ ROOT = HERE.parent
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--python", help="an interpreter with torch and numpy")
-    parser.add_argument("--only", help="the cases whose names begin so")
+    parser.add_argument("--only", help="the cases whose names begin so, or so, with commas")
     parser.add_argument("--rounds", type=float, default=1.0, help="times the rounds of the cases")
     parser.add_argument("--machine", default=platform.node() or "machine", help="name in the record")
     parser.add_argument("--no-record", action="store_true")
@@ -250,6 +250,12 @@ def measure(binary, case, options, tau, threads):
             "gemm_gflops_best": best_speed / 1e9, "results": results}
 
 
+def shown(options):
+    """The options that change what is measured."""
+    only = ["--only", options.only] if options.only else []
+    return only + (["--rounds", str(options.rounds)] if options.rounds != 1 else [])
+
+
 def name_of(case):
     return f"{case['loss']}-{case['pairs']}-{case['dim']}"
 
@@ -308,10 +314,10 @@ def main():
         "note": "Times are of a shared machine: compare within a case.",
         "versions": {"kinfold": commit, "rustc": rustc[1], "torch": torch.__version__,
                      "python": platform.python_version(), "linux": platform.release()},
-        "command": "python3 benchmarks/compare.py", "cases": [],
+        "command": " ".join(["python3 benchmarks/compare.py", *shown(options)]), "cases": [],
     }
     for case in declared["case"]:
-        if options.only and not name_of(case).startswith(options.only):
+        if options.only and not name_of(case).startswith(tuple(options.only.split(","))):
             continue
         measured = measure(binary, case, options, tau, threads)
         record["cases"].append(measured)
