@@ -61,7 +61,7 @@ impl Training {
     pub(crate) fn new() -> Self {
         let bar = std::io::stdout().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}");
+            let style = ProgressStyle::with_template("{bar:10} {pos}/{len} {wide_msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         Self { bar }
@@ -114,7 +114,7 @@ impl Training {
 fn standing(progress: &Progress) -> String {
     let Progress { loss, floor, ceiling, pairs_per_second, seconds_left, .. } = progress;
     format!(
-        "loss {loss:.3} (floor {floor:.3}, ceiling {ceiling:.3})  {pairs_per_second:.0} pairs/s  \
+        "loss {loss:.3} (floor {floor:.3}, ceiling {ceiling:.3}) {pairs_per_second:.0} pairs/s, \
          {seconds_left:.0} s left"
     )
 }

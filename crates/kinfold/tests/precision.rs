@@ -172,7 +172,13 @@ fn never_worse_than_dense_f32() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    // A statistical comparison of two roundings: the same draws each time, so that its answer is too.
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(0),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn never_worse_than_dense_f32_wherever(

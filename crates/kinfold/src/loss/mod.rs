@@ -4,7 +4,7 @@
 //! number, and its gradients with respect to both matrices and to log(1/τ). Settings are validated
 //! when they are made, shapes when a loss is called; behind that the [engine](crate::engine)
 //! computes and cannot fail. The n × n matrix of similarities is never built, except in
-//! [`reference`], the oracle that everything here is tested against.
+//! [`mod@reference`], the oracle that everything here is tested against.
 //!
 //! Notation, as in the papers: `s_ij = ⟨q_i, k_j⟩ / τ` are the logits, `n` the number of pairs, `d`
 //! the dimension. With cosine similarity rows are divided by `max(‖x‖, 1e-12)` first, and the
