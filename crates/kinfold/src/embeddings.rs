@@ -7,7 +7,7 @@
 use crate::Error;
 pub use half::{bf16, f16};
 
-/// A number that embeddings can be made of: `f32`, `f64`, [`f16`] or [`bf16`].
+/// A number that embeddings can be made of: `f32`, `f64`, [`struct@f16`] or [`bf16`].
 pub trait Element: Copy + Send + Sync + sealed::Sealed + 'static {
     /// What it is computed in, and what gradients come out in: `f64` for `f64`, else `f32`.
     type Real: Real;

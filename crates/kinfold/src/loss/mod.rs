@@ -2,7 +2,7 @@
 //!
 //! Comes in: two [`Embeddings`], queries and keys, whose rows correspond. Goes out: the loss as a
 //! number, and its gradients with respect to both matrices and to log(1/τ). Settings are validated
-//! when they are made, shapes when a loss is called; behind that the [engine](crate::engine)
+//! when they are made, shapes when a loss is called; behind that the engine
 //! computes and cannot fail. The n × n matrix of similarities is never built, except in
 //! [`mod@reference`], the oracle that everything here is tested against.
 //!
