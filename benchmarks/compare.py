@@ -25,9 +25,8 @@ import tempfile
 import time
 import tomllib
 
-# Seconds between two contestants, and the number of rounds above which calls are so short that who
-# ran before matters.
-PAUSE, FEW = 0.02, 7
+# Seconds between two contestants, and of matrix products before each.
+PAUSE, BUSY = 0.02, 0.05
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -92,8 +91,11 @@ class Kinfold:
             self.statistics = self.ask("value")
             return self.statistics["value"], numpy.fromfile(file.name, dtype=numpy.float32)
 
-    def seconds(self):
-        return self.ask("time")["seconds"]
+    def seconds(self, calls):
+        return self.ask(f"time {calls}")["seconds"]
+
+    def busy(self, seconds):
+        self.ask(f"busy {seconds}")
 
     def close(self):
         self.process.stdin.close()
@@ -118,10 +120,19 @@ class Torch:
         value = self.run().item()
         return value, numpy.concatenate([self.q.grad.numpy().ravel(), self.k.grad.numpy().ravel()])
 
-    def seconds(self):
-        start = time.perf_counter()
-        self.run()
-        return time.perf_counter() - start
+    def seconds(self, calls):
+        seconds = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            self.run()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def busy(self, seconds):
+        import torch
+        x, start = torch.ones(768, 768), time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            x @ x
 
     def close(self):
         pass
@@ -223,12 +234,13 @@ def measure(binary, case, options, tau, threads):
     of_gemm = []
     for number in range(rounds):
         for contestant in everyone:
-            # Threads that the one before has left spinning would take a core from this one. After
-            # a pause they sleep; a first call wakes everyone's own threads, and the second counts.
+            # Threads that the one before has left spinning would take a core from this one; after a
+            # pause they sleep. Then a contestant's own threads get to work, as an encoder's pass
+            # would have them at work in training: which core a sleeping thread wakes on is the
+            # system's affair, and for what takes less than a millisecond it would be all there is.
             time.sleep(PAUSE)
-            if rounds > FEW:
-                contestant.seconds()
-            times[contestant.name].append(contestant.seconds())
+            contestant.busy(BUSY)
+            times[contestant.name] += contestant.seconds(case.get("calls", 1))
         if number < 7:
             of_gemm.append(gemm())
     for contestant in everyone:

@@ -13,9 +13,9 @@ const CHECKS: [(&str, &[&str]); 5] = [
         "clippy",
         &["clippy", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"],
     ),
+    ("docs", &["doc", "--release", "--workspace", "--no-deps"]),
     ("tests", &["test", "--release", "--workspace", "--all-targets", "--no-fail-fast"]),
     ("doc tests", &["test", "--release", "--workspace", "--doc"]),
-    ("docs", &["doc", "--release", "--workspace", "--no-deps"]),
 ];
 
 fn main() -> ExitCode {

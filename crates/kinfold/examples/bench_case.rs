@@ -3,12 +3,13 @@
 //! ```text
 //! open one-way|both|nt-xent N D TAU THREADS BUDGET FILE   reads 2·N·D f32 from FILE, queries first
 //! value                                                   {"value": …, "log_scale": …, "flops": …}
-//! time                                                    {"seconds": …}: value and all gradients
+//! time COUNT                                              {"seconds": […]}: value and all gradients
+//! busy SECONDS                                            keeps all threads at matrix products
 //! gradients FILE                                          writes them there, 2·N·D f32
 //! ```
 #![allow(clippy::print_stdout, reason = "its answers are its output")]
 
-use kinfold::{Embeddings, GradientMut, InfoNce, Temperature, Value};
+use kinfold::{Embeddings, Gemm, GradientMut, InfoNce, Temperature, Value};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 struct Case {
     loss: InfoNce,
+    threads: usize,
     dim: usize,
     queries: Vec<f32>,
     keys: Vec<f32>,
@@ -35,7 +37,8 @@ impl Case {
             "nt-xent" => InfoNce::nt_xent(tau),
             other => return Err(format!("no loss is called {other}").into()),
         };
-        let loss = loss.with_threads(threads.parse()?).with_memory_budget(budget.parse()?);
+        let threads = threads.parse()?;
+        let loss = loss.with_threads(threads).with_memory_budget(budget.parse()?);
         let (n, dim) = (n.parse::<usize>()?, dim.parse::<usize>()?);
         let mut file = BufReader::new(File::open(file)?);
         let mut numbers = || -> std::io::Result<Vec<f32>> {
@@ -49,6 +52,7 @@ impl Case {
         };
         Ok(Self {
             loss,
+            threads,
             dim,
             queries: numbers()?,
             keys: numbers()?,
@@ -77,10 +81,22 @@ impl Case {
                     value.statistics.scratch_bytes,
                 ))
             }
-            ["time"] => {
-                let start = Instant::now();
-                self.run()?;
-                Ok(format!("{{\"seconds\": {:e}}}", start.elapsed().as_secs_f64()))
+            ["time", count] => {
+                let mut seconds = Vec::new();
+                for _ in 0..count.parse()? {
+                    let start = Instant::now();
+                    self.run()?;
+                    seconds.push(start.elapsed().as_secs_f64());
+                }
+                Ok(format!("{{\"seconds\": {seconds:?}}}"))
+            }
+            ["busy", seconds] => {
+                let (seconds, start) = (seconds.parse::<f64>()?, Instant::now());
+                let mut gemm = Gemm::new(768);
+                while start.elapsed().as_secs_f64() < seconds {
+                    gemm.run(self.threads);
+                }
+                Ok("{}".to_owned())
             }
             ["gradients", file] => {
                 self.run()?;
@@ -91,7 +107,7 @@ impl Case {
                 file.flush()?;
                 Ok("{}".to_owned())
             }
-            _ => Err("open …, value, time or gradients FILE".into()),
+            _ => Err("open …, value, time COUNT or gradients FILE".into()),
         }
     }
 }

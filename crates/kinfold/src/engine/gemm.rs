@@ -64,7 +64,7 @@ impl Gemm {
         let instructions = Instructions::best();
         let kernels = f32::kernels(instructions);
         let (n, height, width) = (self.n, kernels.height, kernels.width);
-        let (right, team) = (&self.right, Team { threads, instructions });
+        let (right, team) = (&self.right, Team::new(threads, instructions));
         let blocks = self.out.chunks_mut(BLOCK * n).zip(self.left.chunks(BLOCK * n));
         team.each(blocks, |(out, left)| {
             for from in (0..n).step_by(DEPTH) {

@@ -89,22 +89,20 @@ pub(crate) fn run<T: Element>(
     let threads = if loss.threads == 0 { rayon::current_num_threads() } else { loss.threads };
     let (n, m, d) = (queries.rows(), keys.rows(), queries.dim());
     let small = n.saturating_mul(m).saturating_mul(d) < WORTH_THREADS;
-    let team = Team { threads: if small { 1 } else { threads }, instructions: loss.instructions };
+    let team = Team::new(if small { 1 } else { threads }, loss.instructions);
     let statistics = statistics::<T>(loss, n, m, d, gradient.is_some());
     let out = gradient.map_or_else(Vec::new, |gradient| {
         gradient.queries.chunks_mut(d).chain(gradient.keys.chunks_mut(d)).collect()
     });
-    let mut run = Run { loss, team, out };
+    let mut run = Run { loss, team: &team, out };
     run.clear();
-    let (mean, log_scale) = team.inside(|| {
-        if loss.form() == Form::NtXent {
-            let views = Rows::stacked(queries, keys, loss.similarity(), team);
-            (run.mean(&views, &views), run.through_comparison(&views, None))
-        } else {
-            let (a, b) = Rows::two(queries, keys, loss.similarity(), team);
-            (run.mean(&a, &b), run.through_comparison(&a, Some(&b)))
-        }
-    });
+    let (mean, log_scale) = if loss.form() == Form::NtXent {
+        let views = Rows::stacked(queries, keys, loss.similarity(), &team);
+        (run.mean(&views, &views), run.through_comparison(&views, None))
+    } else {
+        let (a, b) = Rows::two(queries, keys, loss.similarity(), &team);
+        (run.mean(&a, &b), run.through_comparison(&a, Some(&b)))
+    };
     Value { mean, log_scale, statistics }
 }
 
@@ -172,12 +170,12 @@ fn planned<T: Element>(
 /// One computation.
 struct Run<'l, 'o, R> {
     loss: &'l InfoNce,
-    team: Team,
+    team: &'l Team,
     /// The gradient of each query and then of each key; empty for the value alone.
     out: Vec<&'o mut [R]>,
 }
 
-impl<R: Real> Run<'_, '_, R> {
+impl<'l, R: Real> Run<'l, '_, R> {
     fn clear(&mut self) {
         self.out.iter_mut().for_each(|row| row.fill(R::default()));
     }
@@ -248,7 +246,10 @@ impl<R: Real> Run<'_, '_, R> {
         b: Side<'p, T>,
         candidates: Candidates,
         stored: bool,
-    ) -> Problem<'p, T> {
+    ) -> Problem<'p, T>
+    where
+        'l: 'p,
+    {
         let gradient = !self.out.is_empty();
         let kernels = R::kernels(self.loss.instructions);
         let shape = (a.0.len(), b.0.len(), a.0.dim());

@@ -20,7 +20,7 @@ impl<'a, T: Element> Rows<'a, T> {
         first: Embeddings<'a, T>,
         second: Embeddings<'a, T>,
         similarity: Similarity,
-        team: Team,
+        team: &Team,
     ) -> (Self, Self) {
         let mut both = Self::stacked(first, second, similarity, team);
         let lengths = both.lengths.split_off(first.rows());
@@ -33,7 +33,7 @@ impl<'a, T: Element> Rows<'a, T> {
         first: Embeddings<'a, T>,
         second: Embeddings<'a, T>,
         similarity: Similarity,
-        team: Team,
+        team: &Team,
     ) -> Self {
         const FEW: usize = 64;
         let mut rows = Self { first, second: Some(second), similarity, lengths: Vec::new() };

@@ -24,7 +24,7 @@ pub(super) type Side<'p, T> = (&'p Rows<'p, T>, usize);
 pub(super) struct Problem<'p, T: Element> {
     pub(super) plan: Plan,
     pub(super) kernels: &'static Kernels<T::Real>,
-    pub(super) team: Team,
+    pub(super) team: &'p Team,
     /// 1/τ.
     pub(super) scale: T::Real,
     pub(super) a: &'p Rows<'p, T>,
@@ -115,7 +115,7 @@ impl<'p, T: Element> Problem<'p, T> {
     pub(super) fn new(
         plan: Plan,
         kernels: &'static Kernels<T::Real>,
-        team: Team,
+        team: &'p Team,
         scale: f64,
         (a, of_a): Side<'p, T>,
         (b, of_b): Side<'p, T>,
