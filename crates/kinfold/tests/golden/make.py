@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes the golden data: what each library answers for the preset that bears its name.
 
-    python3 crates/kinfold/tests/golden/make.py                  installs the libraries in .venv beside this file
-    python3 crates/kinfold/tests/golden/make.py --python PATH    takes an interpreter that has them
-    python3 crates/kinfold/tests/golden/make.py --check          writes nothing; says whether the files would change
+    python3 crates/kinfold/tests/golden/make.py                 installs the libraries in .venv beside this file
+    python3 crates/kinfold/tests/golden/make.py --python PATH   takes an interpreter that has them
+    python3 crates/kinfold/tests/golden/make.py --check         writes nothing; says whether the files would change
 
 One file for each preset. The numbers are the library's own, in float64 unless a case says otherwise.
 Beside each call stands the same formula in plain NumPy, written from its description in "what", and
@@ -152,7 +152,7 @@ def call(loss, inputs, dtype=torch.float64, **settings):
     """The loss of the inputs and its gradient by each trained matrix. `settings` go to the loss."""
     tensors = {}
     for name, x in inputs.items():
-        kind = torch.long if name in ("labels", "ids") else dtype
+        kind = torch.long if name == "labels" else dtype
         tensors[name] = torch.tensor(x, dtype=kind, requires_grad=name in TRAINED)
     value = loss(tensors, **settings)
     value.backward()
@@ -310,13 +310,10 @@ APART = {
 }
 
 
-def at_right_angles(n, rng=None):
+def at_right_angles(n):
     """n queries at right angles, each key a little off its query."""
     queries = np.eye(n)
-    noise = (
-        0.0625 * np.roll(np.eye(n), 1, axis=1) if rng is None else grid(rng.standard_normal((n, n)) / 32)
-    )
-    return {"queries": queries, "keys": queries + noise}
+    return {"queries": queries, "keys": queries + 0.0625 * np.roll(queries, 1, axis=1)}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -324,7 +321,8 @@ def at_right_angles(n, rng=None):
 # ---------------------------------------------------------------------------------------------
 
 VERSION = {name: importlib.metadata.version(name) for name in PINS}
-
+# What the re-derived losses were computed with.
+DERIVED = f"torch {VERSION['torch']}"
 
 SHAPES, SMALL = ((3, 3), (7, 5), (16, 8)), ((3, 3), (7, 5))
 LARGE = SHAPES + ((33, 6),)
@@ -340,6 +338,11 @@ def usual(file, shapes=SHAPES, near=SMALL, unit_rows=False, extra=None, **given)
             if extra:
                 inputs |= extra(rng, n, d)
             file.add(name, inputs, **given)
+
+
+def one(file, name, n, d, near, unit_rows=False, **given):
+    """One more case of plain pairs, usually with other settings."""
+    file.add(name, pairs(generator(file.preset, name), n, d, near, unit_rows), **given)
 
 
 def zero_row(file, **given):
@@ -385,8 +388,7 @@ def info_nce_pytorch():
         {"temperature": 0.1},
     )
     usual(file, LARGE, near=((7, 5), (16, 8)), mode="in-batch")
-    rng = generator(file.preset, "far-7x5-temperature")
-    file.add("far-7x5-temperature", pairs(rng, 7, 5, False), mode="in-batch", temperature=0.5)
+    one(file, "far-7x5-temperature", 7, 5, False, mode="in-batch", temperature=0.5)
     zero_row(file, mode="in-batch")
     for n, d, m, near in ((7, 5, 4, False), (7, 5, 9, True)):
         name = f"unpaired-{'near' if near else 'far'}-{n}x{d}"
@@ -442,11 +444,7 @@ def lightly_ntxent():
         {"temperature": 0.5},
     )
     usual(file, LARGE, near=((7, 5), (16, 8)))
-    file.add(
-        "near-7x5-temperature",
-        pairs(generator(file.preset, "near-7x5-temperature"), 7, 5, True),
-        temperature=0.1,
-    )
+    one(file, "near-7x5-temperature", 7, 5, True, temperature=0.1)
     zero_row(file)
     file.went_wrong(
         "zero-f32",
@@ -490,7 +488,7 @@ def simclr_tf():
     file = File(
         "simclr-tf",
         "re-derived: google-research/simclr, tf2/objective.py, add_contrastive_loss",
-        "re-derived",
+        DERIVED,
         "loss_a + loss_b with hidden_norm and temperature=0.1 (the default of tf2/run.py; the function's "
         "own is 1.0): rows are multiplied by 1/sqrt(max(Σx², 1e-12)), so the norm's floor is 1e-6; "
         "loss_a is the mean over the n queries of the cross-entropy against all n keys and the n − 1 "
@@ -501,11 +499,7 @@ def simclr_tf():
         {"temperature": 0.1},
     )
     usual(file)
-    file.add(
-        "far-7x5-temperature",
-        pairs(generator(file.preset, "far-7x5-temperature"), 7, 5, False),
-        temperature=0.5,
-    )
+    one(file, "far-7x5-temperature", 7, 5, False, temperature=0.5)
     zero_row(file)
     short = pairs(generator(file.preset, "short-row-3x3"), 3, 3, False)
     # Between F.normalize's floor (1e-12) and this one's (1e-6): here the two differ.
@@ -564,7 +558,7 @@ def pml_ntxent():
     crossed = {"queries": APART["queries"], "keys": -APART["keys"]}
     file.went_wrong(
         "capped-f32",
-        "The denominator's share e^{-100} underflows and the added tiny caps the loss at −ln(1.18e-38) = "
+        "The positive's share e^{-100} underflows and the added tiny caps the loss at −ln(1.18e-38) = "
         "87.34, where next to nothing is left of the gradient.",
         crossed,
         "f32",
@@ -621,7 +615,7 @@ def supcon():
         "supcon",
         "re-derived: HobbitLong/SupContrast, losses.py, SupConLoss (the version that guards rows without "
         "a positive)",
-        "re-derived",
+        DERIVED,
         "SupConLoss(temperature=0.07, base_temperature=0.07) with one view for each row: no "
         "normalisation inside; L = (τ/0.07) · mean over all n rows of [log Σ_{c≠i} exp(z_i·z_c/τ) − "
         "mean_{p: same label, p≠i} z_i·z_p/τ]; a row without a positive gives 0 and still counts in the "
@@ -707,13 +701,11 @@ def open_clip_preset():
         {"log_scale": math.log(1 / 0.07)},
     )
     usual(file, LARGE, near=((7, 5), (16, 8)), unit_rows=True)
-    rng = generator(file.preset, "far-7x5-clamped-scale")
-    file.add("far-7x5-clamped-scale", pairs(rng, 7, 5, False, True), log_scale=math.log(100))
-    rng = generator(file.preset, "far-7x5-not-unit-rows")
-    file.add("far-7x5-not-unit-rows", pairs(rng, 7, 5, False))
+    one(file, "far-7x5-clamped-scale", 7, 5, False, True, log_scale=math.log(100))
+    one(file, "far-7x5-not-unit-rows", 7, 5, False)
 
     def exact(x, log_scale):
-        s = torch.as_tensor(log_scale).double().exp() * x["queries"] @ x["keys"].T
+        s = math.exp(log_scale) * x["queries"] @ x["keys"].T
         return (exact_one_way(s) + exact_one_way(s.T)) / 2
 
     file.went_wrong(
@@ -759,10 +751,8 @@ def siglip():
         {"log_scale": math.log(10), "bias": -10.0},
     )
     usual(file, unit_rows=True)
-    rng = generator(file.preset, "near-7x5-other-scale")
-    file.add("near-7x5-other-scale", pairs(rng, 7, 5, True, True), log_scale=3.5, bias=-16.5)
-    rng = generator(file.preset, "far-7x5-not-unit-rows")
-    file.add("far-7x5-not-unit-rows", pairs(rng, 7, 5, False))
+    one(file, "near-7x5-other-scale", 7, 5, True, True, log_scale=3.5, bias=-16.5)
+    one(file, "far-7x5-not-unit-rows", 7, 5, False)
     return file
 
 
@@ -840,17 +830,13 @@ def sentence_transformers_mnrl():
     # Eight rows whose cosines with one another are 0.205: each row's loss is 9e-7.
     leaning = np.eye(8) + 0.09375
     inputs = {"queries": leaning, "keys": leaning + 0.015625 * np.roll(np.eye(8), 1, axis=1)}
-    scores = (
-        20
-        * F.normalize(torch.tensor(inputs["queries"]).float())
-        @ F.normalize(torch.tensor(inputs["keys"]).float()).T
-    )
-    kept = F.cross_entropy(scores, torch.arange(8)).item()
+    q, k = (F.normalize(torch.tensor(x, dtype=torch.float32)) for x in inputs.values())
+    by_cross_entropy = F.cross_entropy(20 * q @ k.T, torch.arange(8)).item()
     file.went_wrong(
         "rounded-away-f32",
         "logsumexp is rounded to f32 near 20, where the spacing is 1.9e-6, before the positive is "
-        "subtracted: a loss below 9.5e-7 is 0. "
-        f"F.cross_entropy in f32, which version 5.1 used, says {kept:.3g} here.",
+        "subtracted: a loss below 9.5e-7 is 0. F.cross_entropy, which version 5.1 used, says "
+        f"{by_cross_entropy:.3g} here in f32.",
         inputs,
         "f32",
         exact,
@@ -875,15 +861,12 @@ def sentence_transformers_gist():
 
     def kept(x):
         """Row i's candidates: for each block which columns stay. Also the closest call of a guide."""
-        guide = {
-            name: normalized(x[f"guide_{name}"], 1e-8)
-            for name in ("queries", "keys", "negatives")
-            if name in x
-        }
+        names = [name for name in ("queries", "keys", "negatives") if name in x]
+        guide = {name: normalized(x[f"guide_{name}"], 1e-8) for name in names}
         limit = (guide["queries"] * guide["keys"]).sum(1)
         out, closest = {}, math.inf
         for rows, cols in blocks:
-            if cols not in x:
+            if cols not in names:
                 continue
             similarity = guide[rows] @ guide[cols].T
             keep = similarity <= limit[:, None]
@@ -902,10 +885,10 @@ def sentence_transformers_gist():
         for i in range(n):
             others = []
             for (a, b), stays in keep.items():
-                columns_left = [
-                    c for c in np.flatnonzero(stays[i]) if (a, b) != ("queries", "keys") or c != i
-                ]
-                others.extend(own[a][i] @ own[b][c] / temperature for c in columns_left)
+                left = stays[i].copy()
+                if (a, b) == ("queries", "keys"):
+                    left[i] = False  # the positive
+                others.extend(own[b][left] @ own[a][i] / temperature)
             rows.append(row(own["queries"][i] @ own["keys"][i] / temperature, others))
         return float(np.mean(rows))
 
@@ -996,19 +979,18 @@ def sentence_transformers_gist():
 
 def moco():
     def loss(x, temperature):
-        criterion = NTXentLoss(temperature=temperature, memory_bank_size=tuple(x["queue"].shape)).to(
-            x["queue"].dtype
-        )
-        # A batch as long as the queue fills it, normalised by the loss itself. Only a query with a gradient enqueues.
+        criterion = NTXentLoss(temperature, memory_bank_size=tuple(x["queue"].shape))
+        criterion = criterion.to(x["queue"].dtype)
+        # A batch as long as the queue fills it, normalised by the loss itself. It enqueues only where
+        # the query asks for a gradient.
         criterion(torch.ones_like(x["queue"]).requires_grad_(), x["queue"])
         assert torch.equal(criterion.memory_bank.bank, F.normalize(x["queue"]))
         return criterion(x["queries"], x["keys"])
 
     def formula(x, temperature):
         q, k, queue = normalized(x["queries"]), normalized(x["keys"]), normalized(x["queue"])
-        return float(
-            np.mean([row(q[i] @ k[i] / temperature, queue @ q[i] / temperature) for i in range(len(q))])
-        )
+        rows = [row(q[i] @ k[i] / temperature, queue @ q[i] / temperature) for i in range(len(q))]
+        return float(np.mean(rows))
 
     file = File(
         "moco",
@@ -1026,9 +1008,11 @@ def moco():
         {"temperature": 0.07},
     )
     lengths = {3: 4, 7: 12, 16: 32, 33: 20}
-    usual(
-        file, LARGE, near=((7, 5), (16, 8)), extra=lambda rng, n, d: {"queue": normal(rng, lengths[n], d)}
-    )
+
+    def queue(rng, n, d):
+        return {"queue": normal(rng, lengths[n], d)}
+
+    usual(file, LARGE, near=((7, 5), (16, 8)), extra=queue)
     rng = generator(file.preset, "near-7x5-temperature")
     file.add("near-7x5-temperature", pairs(rng, 7, 5, True) | {"queue": normal(rng, 9, 5)}, temperature=0.2)
 
@@ -1083,15 +1067,15 @@ def exact_decoupled(weighted):
         total = 0
         for a, b in ((q, k), (k, q)):
             rest = torch.cat([(a @ a.T)[off].view(n, -1), (a @ b.T)[off].view(n, -1)], 1)
-            # The best positive is inside the exponent, so that nothing large is left to cancel.
+            # The positive goes into the exponent before the division by τ, while it is of order 1.
             total = total + torch.logsumexp((rest - (w * positive)[:, None]) / temperature, 1).mean()
         return total / 2
 
     return exact
 
 
-def near_zero(loss, exact, temperature):
-    """Random pairs for which the decoupled loss, a difference of large numbers, is close to 0."""
+def near_zero(exact, temperature):
+    """Random pairs for which the decoupled loss, a difference of large numbers, is small."""
     best = None
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -1115,14 +1099,13 @@ def dcl():
         "negative.",
     )
     usual(file)
-    rng = generator(file.preset, "far-7x5-temperature")
-    file.add("far-7x5-temperature", pairs(rng, 7, 5, False), temperature=0.5)
+    one(file, "far-7x5-temperature", 7, 5, False, temperature=0.5)
     exact = exact_decoupled(False)
     file.went_wrong(
         "cancelled-f32",
         "The two terms are divided by τ = 0.001 and are about 1000, whose f32 spacing is 6e-5; their sum "
         "is small and keeps that error.",
-        near_zero(file.loss, exact, 0.001),
+        near_zero(exact, 0.001),
         "f32",
         exact,
         temperature=0.001,
@@ -1164,7 +1147,7 @@ def dclw():
         "cancelled-f32",
         "As for dcl: at τ = 0.001 the two terms are about 1000 and their sum keeps the f32 spacing of "
         "6e-5.",
-        near_zero(file.loss, exact, 0.001),
+        near_zero(exact, 0.001),
         "f32",
         exact,
         temperature=0.001,
@@ -1204,11 +1187,10 @@ def reweighted(preset, library, hard, what, defaults):
             yield s[i, other], estimate, count * math.exp(-1 / temperature)
 
     def formula(x, **settings):
-        return float(
-            np.mean([math.log1p(max(e, least) / math.exp(p)) for p, e, least in parts(x, **settings)])
-        )
+        rows = [math.log1p(max(e, least) / math.exp(p)) for p, e, least in parts(x, **settings)]
+        return float(np.mean(rows))
 
-    file = File(preset, library, "re-derived", what, loss, formula, defaults)
+    file = File(preset, library, DERIVED, what, loss, formula, defaults)
 
     def add(name, inputs, **changed):
         rows = list(parts(inputs, **{**defaults, **changed}))
@@ -1219,11 +1201,8 @@ def reweighted(preset, library, hard, what, defaults):
 
     file.add = add
     usual(file, near=((7, 5), (16, 8)))
-    add(
-        "far-7x5-temperature", pairs(generator(preset, "far-7x5-temperature"), 7, 5, False), temperature=0.1
-    )
-    changed = {"tau_plus": 0.25} | ({"beta": 0.5} if hard else {})
-    add("near-7x5-settings", pairs(generator(preset, "near-7x5-settings"), 7, 5, True), **changed)
+    one(file, "far-7x5-temperature", 7, 5, False, temperature=0.1)
+    one(file, "near-7x5-settings", 7, 5, True, tau_plus=0.25, **({"beta": 0.5} if hard else {}))
 
     def exact(x, temperature, tau_plus, beta=0.0):
         q, k = F.normalize(x["queries"]), F.normalize(x["keys"])
@@ -1294,9 +1273,8 @@ def hcl():
     what = (
         "criterion(out_1, out_2, tau_plus=0.1, beta=1.0, estimator='hard'), temperature 0.5: "
         + REWEIGHTED
-        + "R = Σ(imp·neg)/mean(imp) "
-        "= N·Σ exp((1+β)s)/Σ exp(βs), imp = exp(β·s) = exp(β·log neg), over the row's N negatives; imp has a gradient."
-        + CLAMPED
+        + "R = Σ(imp·neg)/mean(imp) = N·Σ exp((1+β)s)/Σ exp(βs), imp = exp(β·s) = exp(β·log neg), over "
+        "the row's N negatives; imp has a gradient." + CLAMPED
     )
     defaults = {"temperature": 0.5, "tau_plus": 0.1, "beta": 1.0}
     return reweighted("hcl", "re-derived: joshr17/HCL, image/main.py, criterion", True, what, defaults)
@@ -1387,9 +1365,8 @@ def main():
         changed |= not same
         if not OPTIONS.check:
             path.write_text(content)
-        print(
-            f"{path.name}: {len(file.cases)} cases, {len(file.wrong)} wrong, {len(content) / 1024:.0f} KiB{'' if same else ', changed'}"
-        )
+        counts = f"{len(file.cases)} cases, {len(file.wrong)} wrong, {len(content) / 1024:.0f} KiB"
+        print(f"{path.name}: {counts}{'' if same else ', changed'}")
     if OPTIONS.check and changed:
         sys.exit("the files are not what this interpreter makes")
 
