@@ -126,7 +126,7 @@ fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     let (queries, keys) = pairs(rows, dim);
     let (mut of_queries, mut of_keys) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);
     let mut ours = || -> Result<f64, Error> {
-        let gradient = GradientMut { queries: &mut of_queries, keys: &mut of_keys };
+        let gradient = GradientMut::new(&mut of_queries, &mut of_keys);
         let (q, k) = (Embeddings::new(&queries, dim)?, Embeddings::new(&keys, dim)?);
         Ok(loss.value_and_gradient_into(q, k, gradient)?.mean)
     };

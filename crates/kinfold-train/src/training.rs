@@ -153,7 +153,8 @@ impl Training {
         let random = model.snapshot();
 
         let (mut step, mut epochs) = (0, 0);
-        let (floor, ceiling) = (self.loss.floor(self.batch), self.loss.ceiling(self.batch));
+        let ceiling = self.loss.ceiling(self.batch);
+        let floor = self.loss.floor(self.batch).unwrap_or(0.0);
         let mut last_epoch = Vec::new();
         let start = Instant::now();
         for epoch in 0..self.settings.epochs {

@@ -65,7 +65,7 @@ impl Case {
         self.loss.value_and_gradient_into(
             Embeddings::new(&self.queries, self.dim)?,
             Embeddings::new(&self.keys, self.dim)?,
-            GradientMut { queries: &mut self.of_queries, keys: &mut self.of_keys },
+            GradientMut::new(&mut self.of_queries, &mut self.of_keys),
         )
     }
 

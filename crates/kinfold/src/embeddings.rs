@@ -117,6 +117,11 @@ impl<'a, T: Element> Embeddings<'a, T> {
         Ok(Self { data, rows: data.len() / dim, dim, stride: dim })
     }
 
+    /// [`new`](Self::new) where there can be nothing wrong with the shape.
+    pub(crate) fn unchecked(data: &'a [T], dim: usize) -> Self {
+        Self { data, rows: data.len() / dim, dim, stride: dim }
+    }
+
     /// `rows` rows of `dim` numbers whose starts lie `stride` numbers apart.
     ///
     /// # Errors

@@ -98,6 +98,35 @@ pub enum Error {
         keys: usize,
     },
 
+    /// A setting outside of its range.
+    #[error("{name} is {given}, but it must be {needed}")]
+    Setting {
+        /// Which setting.
+        name: &'static str,
+        /// The value that was given.
+        given: f64,
+        /// What it must be.
+        needed: &'static str,
+    },
+
+    /// A row weight that is negative or not finite.
+    #[error("the weight of row {row} is {given}, but it must be a finite number of at least 0")]
+    RowWeight {
+        /// Which row.
+        row: usize,
+        /// Its weight.
+        given: f64,
+    },
+
+    /// Negatives per query that do not divide among the queries.
+    #[error("{negatives} negatives do not divide among {queries} queries")]
+    PerQuery {
+        /// Rows of the negatives.
+        negatives: usize,
+        /// Rows of the queries.
+        queries: usize,
+    },
+
     /// A setting that has no meaning for this loss.
     #[error("{0}")]
     Meaningless(&'static str),

@@ -37,6 +37,6 @@ pub use engine::Instructions;
 pub use engine::{Gemm, release_memory};
 pub use error::Error;
 pub use loss::{
-    Form, GradientMut, InfoNce, Preset, Similarity, Statistics, Temperature, Value,
-    ValueAndGradient,
+    Batch, Form, GradientMut, InfoNce, Objective, Preset, Reduction, Similarity, Statistics,
+    Temperature, Value, ValueAndGradient,
 };

@@ -63,7 +63,7 @@ fn peak(loss: &InfoNce, n: usize, d: usize, gradient: bool) -> usize {
     PEAK.store(before, Ordering::SeqCst);
     if gradient {
         let [queries, keys] = &mut out;
-        loss.value_and_gradient_into(q, k, GradientMut { queries, keys }).unwrap();
+        loss.value_and_gradient_into(q, k, GradientMut::new(queries, keys)).unwrap();
     } else {
         loss.value(q, k).unwrap();
     }

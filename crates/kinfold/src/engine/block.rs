@@ -5,7 +5,8 @@
 //! While a chunk of columns is worked on, everything it takes lies in the second cache.
 
 use super::kernels::{Left, Product};
-use super::plan::{Candidates, DEPTH, Plan};
+use super::plan::{Candidates, DEPTH, Partner, Plan};
+use super::rule::{Chosen, Sums, Terms};
 use super::strip::{Problem, Reference};
 use crate::embeddings::{Element, Real};
 use std::ops::Range;
@@ -13,20 +14,22 @@ use std::ops::Range;
 /// What phase A is to do.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pass<'p, R> {
-    /// Sums, and because a row's weights are known with its sum, the gradient: one way.
-    Whole { reference: Reference, gradient: bool },
+    /// One way: sums, what each row's choice comes to and, as its weights are known with that, the
+    /// gradient.
+    Rows { reference: Reference, gradient: bool },
     /// Sums alone, of rows and columns.
-    Sums { reference: R, stored: bool },
+    Sums { reference: f64, stored: bool },
     /// The gradient, with weights `E_ij · (of_rows_i + of_columns_j)`.
-    Weighted { reference: R, kept: bool, factors: &'p Factors<R> },
+    Weighted { reference: f64, kept: bool, factors: &'p Factors<R> },
 }
 
-/// What exponentials are multiplied by where both their row and their column choose.
+/// What terms are multiplied by where both their row and their column choose. The second ones are
+/// for the second terms, and 0 where there are none.
 #[derive(Debug)]
 pub(super) struct Factors<R> {
-    pub(super) of_rows: Vec<R>,
-    /// As long as all panels.
-    pub(super) of_columns: Vec<R>,
+    /// As long as all panels, as those of columns are.
+    pub(super) of_rows: [Vec<R>; 2],
+    pub(super) of_columns: [Vec<R>; 2],
     /// The weight of each row's positive.
     pub(super) of_positives: Vec<R>,
 }
@@ -40,14 +43,14 @@ pub(super) struct Block<'w, 'o, R> {
     /// The strip's numbers: `[panels, block, width]`.
     pub(super) stored: &'w mut [R],
     pub(super) scratch: Scratch<'w, R>,
-    /// Sums over negatives, `[rows]`.
-    pub(super) sums: &'w mut [f64],
+    /// Sums over negatives, `[rows]`; the second ones are empty where there is one sum alone.
+    pub(super) sums: [&'w mut [f64]; 2],
     /// The logits of its rows' positives, `[rows]`.
     pub(super) positives: &'w mut [f64],
-    /// Its rows' losses, `[rows]`, one way.
-    pub(super) losses: &'w mut [f64],
+    /// What its rows' choices come to, `[rows]`, one way.
+    pub(super) chosen: &'w mut [Chosen],
     /// Its share of the sums over columns, `[panels, width]`; empty one way.
-    pub(super) column_sums: &'w mut [f64],
+    pub(super) column_sums: [&'w mut [f64]; 2],
     /// Its rows' gradient, to be added to; empty for the value alone.
     pub(super) out: &'w mut [&'o mut [R]],
 }
@@ -59,14 +62,21 @@ pub(super) struct Scratch<'w, R> {
     pub(super) features: &'w mut [R],
     /// A vector for each row, for sums and maxima.
     pub(super) lanes: &'w mut [R],
+    /// A copy of a panel.
+    pub(super) spare: &'w mut [R],
+    /// The guide's rows, packed.
+    pub(super) guide: &'w mut [R],
+    /// Of each row; then what the two powers make of it, or that of the row's own label.
     pub(super) references: &'w mut [R],
+    /// What each row's terms are multiplied by, and its second terms.
+    pub(super) factors: &'w mut [R],
 }
 
 impl<R: Real> Block<'_, '_, R> {
     /// Does what `pass` says.
     #[inline(always)]
     pub(super) fn run<T: Element<Real = R>>(mut self, p: &Problem<'_, T>, pass: Pass<'_, R>) {
-        let Plan { block, chunk, panels, .. } = p.plan;
+        let Plan { chunk, panels, .. } = p.plan;
         let first_panel = p.plan.first_panel(self.first);
         let chunks = (first_panel / chunk..p.plan.chunks())
             .map(|c| (c, first_panel.max(c * chunk)..panels.min((c + 1) * chunk)));
@@ -79,36 +89,46 @@ impl<R: Real> Block<'_, '_, R> {
             }
         }
         match pass {
-            Pass::Whole { reference, gradient } => {
+            Pass::Rows { reference, gradient } => {
                 match reference {
-                    Reference::Common(c) => {
-                        self.scratch.references.fill(R::from_f64(c));
-                    }
-                    Reference::RowMaximum => {
-                        self.references(p, first_panel..panels);
-                    }
+                    Reference::Common(c) => self.refer(p, c),
+                    Reference::RowMaximum => self.references(p, first_panel..panels),
                 }
                 let ready = reference == Reference::RowMaximum;
-                for (c, range) in chunks {
-                    self.exponentials(p, range.clone(), p.plan.stored, ready);
-                    if gradient {
+                let at_once = gradient && p.plan.terms.single_pass();
+                for (c, range) in chunks.clone() {
+                    self.terms(p, range.clone(), p.plan.stored, ready);
+                    if at_once {
                         self.gather(p, c, range, c > 0);
                     }
                 }
-                self.finish_whole(p, gradient);
+                self.choose(p);
+                if at_once {
+                    self.finish_at_once(p);
+                } else if gradient {
+                    for (i, chosen) in self.chosen.iter().enumerate() {
+                        self.scratch.factors[i] = R::from_f64(chosen.first);
+                        self.scratch.factors[p.plan.block + i] = R::from_f64(chosen.second);
+                    }
+                    for (c, range) in chunks {
+                        self.weigh_rows(p, range.clone());
+                        self.gather(p, c, range, c > 0);
+                    }
+                    self.finish_weighted(p);
+                }
             }
             Pass::Sums { reference, stored } => {
-                self.scratch.references.fill(reference);
+                self.refer(p, reference);
                 for (_, range) in chunks {
-                    self.exponentials(p, range, stored, false);
+                    self.terms(p, range, stored, false);
                 }
             }
             Pass::Weighted { reference, kept, factors } => {
-                self.scratch.references.fill(reference);
+                self.refer(p, reference);
                 let start = first_panel / chunk;
                 for (c, range) in chunks {
                     if !kept {
-                        self.exponentials(p, range.clone(), true, false);
+                        self.terms(p, range.clone(), true, false);
                     }
                     self.weigh(p, range.clone(), factors);
                     self.gather(p, c, range, c > start);
@@ -116,11 +136,10 @@ impl<R: Real> Block<'_, '_, R> {
                 self.finish_weighted(p);
             }
         }
-        debug_assert!(self.sums.len() <= block);
     }
 
     fn rows(&self) -> usize {
-        self.sums.len()
+        self.positives.len()
     }
 
     /// Where panel `j` lies in what is stored; `base` is the first panel that is.
@@ -136,101 +155,228 @@ impl<R: Real> Block<'_, '_, R> {
     /// Packs the block's rows as the left operand of the logits.
     #[inline(always)]
     fn pack_rows<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>) {
-        let Plan { dim, height, .. } = p.plan;
         // Any memory of a row's length will do to read it into.
-        let (row, _) = self.scratch.gathered.split_at_mut(dim);
-        self.scratch.left.fill(R::default());
-        for i in 0..self.sums.len() {
-            p.a.read(self.first + i, row);
-            let panel = &mut self.scratch.left[i / height * height * dim..][..height * dim];
-            for (to, x) in panel[i % height..].iter_mut().step_by(height).zip(&*row) {
-                *to = *x;
-            }
+        let rows = self.first..self.first + self.rows();
+        pack(p.plan.height, p.a, rows.clone(), self.scratch.gathered, self.scratch.left);
+        if let Some(guide) = &p.beside.guide {
+            pack(p.plan.height, guide.rows, rows, self.scratch.gathered, self.scratch.guide);
+        }
+    }
+
+    /// One reference for all rows.
+    fn refer<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, reference: f64) {
+        self.scratch.references.fill(R::from_f64(reference));
+        match p.plan.terms {
+            // What is subtracted from the sigmoid's logit makes it larger by the bias.
+            Terms::Sigmoid(bias) => self.scratch.references.fill(R::from_f64(-bias)),
+            Terms::Powers(_) => self.raise_references(p),
+            Terms::One | Terms::ByLabel => {}
+        }
+    }
+
+    /// What the two powers make of the rows' references.
+    fn raise_references<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>) {
+        let (first, second) = p.plan.terms.powers();
+        let (references, powers) = self.scratch.references.split_at_mut(p.plan.block);
+        let (firsts, seconds) = powers.split_at_mut(p.plan.block);
+        for (&reference, (a, b)) in references.iter().zip(firsts.iter_mut().zip(seconds)) {
+            *a = R::from_f64(first * reference.f64());
+            *b = R::from_f64(second * reference.f64());
         }
     }
 
     /// The dot products with panel `j`, minus infinity where the column is no negative of the row.
     fn products<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, j: usize, base: usize) {
-        let Plan { dim, height, width, .. } = p.plan;
-        let left_panels = self.rows().div_ceil(height);
         let at = (j - base) * p.plan.panel_len();
         let out = &mut self.stored[at..at + p.plan.panel_len()];
-        for from in (0..dim).step_by(DEPTH) {
-            let product = Product {
-                kind: Left::Packed,
-                left: &self.scratch.left[from * height..],
-                left_panels,
-                left_panel: dim * height,
-                left_segment: 0,
-                right: &p.columns[(j * dim + from) * width..],
-                right_panels: 1,
-                right_panel: 0,
-                right_segment: 0,
-                segments: 1,
-                depth: DEPTH.min(dim - from),
-                add: from > 0,
-            };
-            p.kernels.product(&product, out, p.plan.panel_len());
+        let rows = self.positives.len();
+        panel_product(p, (self.scratch.left, p.plan.dim), &p.columns, j, rows, out);
+        let panel = &mut out[..rows * p.plan.width];
+        hide(p, panel, self.first, j);
+        if let Some(guide) = &p.beside.guide {
+            let spare = &mut *self.scratch.spare;
+            panel_product(p, (self.scratch.guide, p.plan.guide), &guide.columns, j, rows, spare);
+            let found = spare.chunks(p.plan.width).zip(&guide.thresholds[self.first..]);
+            for (row, (found, &threshold)) in panel.chunks_mut(p.plan.width).zip(found) {
+                for (x, &found) in row.iter_mut().zip(found) {
+                    *x = if found > threshold { R::from_f64(f64::NEG_INFINITY) } else { *x };
+                }
+            }
         }
-        let at = self.panel(&p.plan, j, base);
-        hide(&p.plan, &mut self.stored[at], self.first, j);
     }
 
-    /// Each row's largest logit among its negatives becomes its reference.
+    /// Each row's largest logit among its negatives becomes its reference; by label, also that among
+    /// its own label.
     fn references<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, panels: Range<usize>) {
-        let lanes = p.plan.lanes;
-        let base = self.base(&p.plan);
+        let Plan { lanes, width, block, .. } = p.plan;
+        let (base, rows) = (self.base(&p.plan), self.rows());
+        let by_label = p.plan.terms == Terms::ByLabel;
+        let lanes = if by_label { width } else { lanes };
         self.scratch.lanes.fill(R::from_f64(f64::NEG_INFINITY));
         for j in panels {
             self.products(p, j, base);
-            let at = self.panel(&p.plan, j, base);
-            p.kernels.maxima(&self.stored[at], &mut self.scratch.lanes[..self.sums.len() * lanes]);
+            let panel = &self.stored[self.panel(&p.plan, j, base)];
+            let (first, second) = self.scratch.lanes.split_at_mut(block * lanes);
+            if by_label {
+                let larger = |x: R, y: R| if x > y { x } else { y };
+                self_and_others(p, self.first, j, panel, |at, x, own| {
+                    let maxima = if own { &mut *second } else { &mut *first };
+                    maxima[at] = larger(x, maxima[at]);
+                });
+            } else {
+                p.kernels.maxima(panel, &mut first[..rows * lanes]);
+            }
         }
-        for i in 0..self.sums.len() {
-            let lanes = &self.scratch.lanes[i * lanes..(i + 1) * lanes];
-            let largest = lanes.iter().fold(lanes[0], |m, &x| if x > m { x } else { m });
-            self.scratch.references[i] = p.scale * largest;
+        let largest = |x: &[R]| x.iter().fold(x[0], |m, &x| if x > m { x } else { m });
+        for i in 0..rows {
+            let choosing = p.beside.choosing;
+            let own = choosing.own.get(self.first + i).map_or(f64::NEG_INFINITY, |own| own.largest);
+            // Without negatives, whatever number; there is nothing to exponentiate.
+            let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
+            let found = largest(&self.scratch.lanes[i * lanes..(i + 1) * lanes]);
+            let found = finite((p.scale * found).f64().max(own));
+            self.scratch.references[i] = R::from_f64(found);
+            if by_label {
+                let second = &self.scratch.lanes[(block + i) * lanes..][..lanes];
+                let found = finite((p.scale * largest(second)).f64());
+                self.scratch.references[block + i] = R::from_f64(found);
+            }
+        }
+        if matches!(p.plan.terms, Terms::Powers(_)) {
+            self.raise_references(p);
         }
     }
 
-    /// Turns a chunk's dot products, computed here unless they are `ready`, into exponentials, and
-    /// adds up their sums: a vector of R for each row within the chunk, f64 across chunks.
-    fn exponentials<T: Element<Real = R>>(
+    /// Turns a chunk's dot products, computed here unless they are `ready`, into terms, and adds up
+    /// their sums: a vector of R for each row within the chunk, f64 across chunks. Where there are
+    /// two powers the dot products stay, and terms are made anew when they are weighed.
+    fn terms<T: Element<Real = R>>(
         &mut self,
         p: &Problem<'_, T>,
         panels: Range<usize>,
         stored: bool,
         ready: bool,
     ) {
-        let Plan { width, lanes, .. } = p.plan;
+        let Plan { width, block, lanes, .. } = p.plan;
         let rows = self.rows();
         let base = if stored { self.base(&p.plan) } else { panels.start };
         self.scratch.lanes.fill(R::default());
         // One way nobody asks for sums over columns.
-        let mut unasked = [0.0; MOST_WIDTH];
+        let mut unasked = [[0.0; MOST_WIDTH]; 2];
         for j in panels {
             if !ready {
                 self.products(p, j, base);
             }
             let at = self.panel(&p.plan, j, base);
-            let column_sums = match &mut *self.column_sums {
-                [] => &mut unasked[..width],
-                sums => &mut sums[j * width..(j + 1) * width],
-            };
-            p.kernels.exponentials(
-                &mut self.stored[at],
-                p.scale,
-                &self.scratch.references[..rows],
-                &mut self.scratch.lanes[..rows * lanes],
-                column_sums,
-            );
+            let panel = &mut self.stored[at];
+            let [first_unasked, second_unasked] = &mut unasked;
+            let [first_columns, second_columns] = &mut self.column_sums;
+            let first_columns = asked(first_columns, first_unasked, j, width);
+            let second_columns = asked(second_columns, second_unasked, j, width);
+            let references = &self.scratch.references[..rows];
+            match p.plan.terms {
+                Terms::One => {
+                    let lanes = &mut self.scratch.lanes[..rows * lanes];
+                    p.kernels.exponentials(panel, p.scale, references, lanes, first_columns);
+                }
+                Terms::Sigmoid(_) => {
+                    let (losses, weights) = self.scratch.lanes.split_at_mut(block * lanes);
+                    let (losses, weights) =
+                        (&mut losses[..rows * lanes], &mut weights[..rows * lanes]);
+                    p.kernels.sigmoids(panel, p.scale, references, losses, weights);
+                }
+                Terms::Powers(_) => {
+                    let (first, second) = p.plan.terms.powers();
+                    let (firsts, seconds) = self.scratch.lanes.split_at_mut(block * lanes);
+                    let powers =
+                        [(1, first, firsts, first_columns), (2, second, seconds, second_columns)];
+                    for (which, power, sums, columns) in powers {
+                        let spare = &mut self.scratch.spare[..panel.len()];
+                        spare.copy_from_slice(panel);
+                        let references = &self.scratch.references[which * block..][..rows];
+                        let scale = R::from_f64(power * p.beside.choosing.scale);
+                        let sums = &mut sums[..rows * lanes];
+                        p.kernels.exponentials(spare, scale, references, sums, columns);
+                    }
+                }
+                Terms::ByLabel => {
+                    // The row's own label has a reference of its own.
+                    let own = &self.scratch.references[block..];
+                    let shift = R::from_f64(p.beside.choosing.scale.recip());
+                    each_own(p, self.first, j, panel, |row, x| {
+                        *x += shift * (references[row] - own[row]);
+                    });
+                    // Sums of both together are of no use here, but that is what the kernel adds up.
+                    let mut both = ([R::default(); 16], [0.0; MOST_WIDTH]);
+                    for (row, x) in panel.chunks_mut(width).enumerate() {
+                        let reference = &references[row..=row];
+                        let both = (&mut both.0[..lanes], &mut both.1[..width]);
+                        p.kernels.exponentials(x, p.scale, reference, both.0, both.1);
+                    }
+                    let (firsts, seconds) = self.scratch.lanes.split_at_mut(block * width);
+                    let zero = R::default();
+                    self_and_others(p, self.first, j, panel, |at, x, own| {
+                        let (first, second) = if own { (zero, x) } else { (x, zero) };
+                        firsts[at] += first;
+                        seconds[at] += second;
+                        first_columns[at % width] += first.f64();
+                        second_columns[at % width] += second.f64();
+                    });
+                }
+            }
         }
-        for (sum, lanes) in self.sums.iter_mut().zip(self.scratch.lanes.chunks(lanes)) {
-            *sum += lanes.iter().map(|x| x.f64()).sum::<f64>();
+        let lanes = if p.plan.terms == Terms::ByLabel { width } else { lanes };
+        let (firsts, seconds) = self.scratch.lanes.split_at(block * lanes);
+        let [first, second] = &mut self.sums;
+        for (sums, lanes_of) in [(first, firsts), (second, seconds)] {
+            for (sum, lanes) in sums.iter_mut().zip(lanes_of.chunks(lanes)) {
+                *sum += lanes.iter().map(|x| x.f64()).sum::<f64>();
+            }
         }
     }
 
-    /// Turns a chunk's exponentials into weights.
+    /// One way: the rows' sums are complete, and so is what their choices come to.
+    fn choose<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>) {
+        let by_label = p.plan.terms == Terms::ByLabel;
+        for i in 0..self.rows() {
+            let reference = self.scratch.references[i].f64();
+            let sums = Sums {
+                reference,
+                first: self.sums[0][i],
+                other: if by_label {
+                    self.scratch.references[p.plan.block + i].f64()
+                } else {
+                    reference
+                },
+                second: self.sums[1].get(i).copied().unwrap_or(0.0),
+            };
+            let row = self.first + i;
+            let positive = p.has_positive(row).then_some(self.positives[i]);
+            self.chosen[i] = p.beside.choosing.choose(row, sums, positive);
+        }
+    }
+
+    /// Turns a chunk's terms into weights, one way.
+    fn weigh_rows<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, panels: Range<usize>) {
+        let base = self.base(&p.plan);
+        let none = [R::default(); MOST_WIDTH];
+        for j in panels.clone() {
+            let at = self.panel(&p.plan, j, base);
+            let (of_rows, more) = self.scratch.factors.split_at(p.plan.block);
+            let rows = [&of_rows[..self.positives.len()], &more[..self.positives.len()]];
+            let columns = [&none[..p.plan.width]; 2];
+            let scratch = (&*self.scratch.references, &mut *self.scratch.spare);
+            weigh_panel(p, self.first, j, &mut self.stored[at], scratch, rows, columns);
+        }
+        for i in 0..self.rows() {
+            let positive = p.positive(self.first + i);
+            if let Some(column) = positive.filter(|c| panels.contains(&(c / p.plan.width))) {
+                self.set(&p.plan, i, column, R::from_f64(self.chosen[i].positive));
+            }
+        }
+    }
+
+    /// Turns a chunk's terms into weights, where columns choose, too.
     fn weigh<T: Element<Real = R>>(
         &mut self,
         p: &Problem<'_, T>,
@@ -242,14 +388,15 @@ impl<R: Real> Block<'_, '_, R> {
         let rows = self.first..self.first + self.rows();
         for j in panels.clone() {
             let at = self.panel(&p.plan, j, base);
-            p.kernels.weights(
-                &mut self.stored[at],
-                &factors.of_rows[rows.clone()],
-                &factors.of_columns[j * width..(j + 1) * width],
-            );
+            let of_rows = [&factors.of_rows[0][rows.clone()], &factors.of_rows[1][rows.clone()]];
+            let columns = j * width..(j + 1) * width;
+            let of_columns =
+                [&factors.of_columns[0][columns.clone()], &factors.of_columns[1][columns]];
+            let scratch = (&*self.scratch.references, &mut *self.scratch.spare);
+            weigh_panel(p, self.first, j, &mut self.stored[at], scratch, of_rows, of_columns);
         }
         for i in 0..self.rows() {
-            let positive = p.plan.positive(self.first + i);
+            let positive = p.positive(self.first + i);
             if let Some(column) = positive.filter(|column| panels.contains(&(column / width))) {
                 self.set(&p.plan, i, column, factors.of_positives[self.first + i]);
             }
@@ -289,32 +436,51 @@ impl<R: Real> Block<'_, '_, R> {
         p.kernels.product(&product, self.scratch.gathered, p.plan.panel_len());
     }
 
-    /// One way: a row's sum is complete, so its loss and the factor of its gradient are known.
+    /// One way, with terms that were gathered before their factor was known.
     #[inline(always)]
-    fn finish_whole<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, gradient: bool) {
+    fn finish_at_once<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>) {
         let Plan { dim, width, .. } = p.plan;
         for i in 0..self.rows() {
-            let row = self.first + i;
-            let column = p.plan.positive(row).expect("one way, every row has a positive");
-            let negatives = self.sums[i];
-            let chosen =
-                Choice::new(negatives, self.scratch.references[i].f64(), self.positives[i]);
-            self.losses[i] = chosen.loss;
-            if !gradient {
-                continue;
+            let Chosen { first, positive, .. } = self.chosen[i];
+            // W_ip = factor · of_positive, like all other weights.
+            let (factor, of_positive) =
+                if first == 0.0 { (0.0, positive) } else { (first, positive / first) };
+            let (mut factor, of_positive) = (R::from_f64(factor), R::from_f64(of_positive));
+            if factor == R::default() {
+                // No negative has a weight; the positive may have one all the same.
+                self.clear(&p.plan, i);
+                let gathered = self.scratch.gathered.chunks_mut(p.plan.panel_len());
+                gathered.for_each(|panel| panel[i * width..(i + 1) * width].fill(R::default()));
+                factor = R::from_f64(if first == 0.0 { 1.0 } else { 0.0 });
             }
-            let (factor, negatives) = (R::from_f64(chosen.factor), R::from_f64(-negatives));
-            self.set(&p.plan, i, column, negatives);
-            // out += factor · (Σ_negatives E b − negatives · b_positive)
+            let column = p.positive(self.first + i);
+            if let Some(column) = column {
+                self.set(&p.plan, i, column, of_positive);
+            }
+            // out += factor · (Σ_negatives E b + of_positive · b_positive)
             for l in (0..dim).step_by(width) {
                 let gathered = &self.scratch.gathered[l / width * p.plan.panel_len() + i * width..];
-                let positive = &p.features_of(column, l / width)[..width];
                 let out = &mut self.out[i][l..dim.min(l + width)];
-                for ((out, &sum), &b) in out.iter_mut().zip(gathered).zip(positive) {
-                    *out += factor * (sum + negatives * b);
+                match column {
+                    Some(column) => {
+                        let positive = &p.features_of(column, l / width)[..width];
+                        for ((out, &sum), &b) in out.iter_mut().zip(gathered).zip(positive) {
+                            *out += factor * (sum + of_positive * b);
+                        }
+                    }
+                    None => {
+                        out.iter_mut().zip(gathered).for_each(|(out, &sum)| *out += factor * sum);
+                    }
                 }
             }
             self.pack_features(p, i, factor);
+        }
+    }
+
+    /// Takes away all weights of the block's row i.
+    fn clear(&mut self, p: &Plan, i: usize) {
+        for panel in self.stored.chunks_mut(p.panel_len()) {
+            panel[i * p.width..(i + 1) * p.width].fill(R::default());
         }
     }
 
@@ -349,16 +515,173 @@ impl<R: Real> Block<'_, '_, R> {
 /// No tile is wider.
 const MOST_WIDTH: usize = 32;
 
+/// The sums over columns of panel `j`, or memory that nobody looks at.
+fn asked<'s>(
+    sums: &'s mut [f64],
+    unasked: &'s mut [f64; MOST_WIDTH],
+    j: usize,
+    width: usize,
+) -> &'s mut [f64] {
+    if sums.is_empty() { &mut unasked[..width] } else { &mut sums[j * width..(j + 1) * width] }
+}
+
+/// Packs rows as the left operand of a product, `[rows / height, dim, height]`, by way of `row`.
+#[inline(always)]
+fn pack<T: Element>(
+    height: usize,
+    rows: &super::rows::Rows<'_, T>,
+    which: Range<usize>,
+    row: &mut [T::Real],
+    packed: &mut [T::Real],
+) {
+    let dim = rows.dim();
+    let (row, _) = row.split_at_mut(dim);
+    packed.fill(T::Real::default());
+    for (i, which) in which.enumerate() {
+        rows.read(which, row);
+        let panel = &mut packed[i / height * height * dim..][..height * dim];
+        for (to, x) in panel[i % height..].iter_mut().step_by(height).zip(&*row) {
+            *to = *x;
+        }
+    }
+}
+
+/// The dot products of packed rows with panel `j` of packed columns.
+fn panel_product<T: Element>(
+    p: &Problem<'_, T>,
+    (left, dim): (&[T::Real], usize),
+    columns: &[T::Real],
+    j: usize,
+    rows: usize,
+    out: &mut [T::Real],
+) {
+    let Plan { height, width, .. } = p.plan;
+    for from in (0..dim).step_by(DEPTH) {
+        let product = Product {
+            kind: Left::Packed,
+            left: &left[from * height..],
+            left_panels: rows.div_ceil(height),
+            left_panel: dim * height,
+            left_segment: 0,
+            right: &columns[(j * dim + from) * width..],
+            right_panels: 1,
+            right_panel: 0,
+            right_segment: 0,
+            segments: 1,
+            depth: DEPTH.min(dim - from),
+            add: from > 0,
+        };
+        p.kernels.product(&product, out, p.plan.panel_len());
+    }
+}
+
+/// Calls `each` with every number of a panel, where it is, and whether its column has the row's mark.
+#[inline(always)]
+fn self_and_others<T: Element>(
+    p: &Problem<'_, T>,
+    first: usize,
+    j: usize,
+    panel: &[T::Real],
+    mut each: impl FnMut(usize, T::Real, bool),
+) {
+    let width = p.plan.width;
+    let Some(marks) = p.beside.marks else { return };
+    let columns = &marks.columns[j * width..(j + 1) * width];
+    for (row, numbers) in panel.chunks(width).enumerate() {
+        let own = marks.rows[first + row];
+        for (column, (&x, &mark)) in numbers.iter().zip(columns).enumerate() {
+            each(row * width + column, x, mark == own);
+        }
+    }
+}
+
+/// Calls `each` with the row of every number of a panel whose column has the row's mark.
+#[inline(always)]
+fn each_own<T: Element>(
+    p: &Problem<'_, T>,
+    first: usize,
+    j: usize,
+    panel: &mut [T::Real],
+    mut each: impl FnMut(usize, &mut T::Real),
+) {
+    let width = p.plan.width;
+    let Some(marks) = p.beside.marks else { return };
+    let columns = &marks.columns[j * width..(j + 1) * width];
+    for (row, numbers) in panel.chunks_mut(width).enumerate() {
+        let own = marks.rows[first + row];
+        for (x, _) in numbers.iter_mut().zip(columns).filter(|(_, mark)| **mark == own) {
+            each(row, x);
+        }
+    }
+}
+
+/// Turns a panel's terms into weights: each times what belongs to its row and to its column.
+#[inline(always)]
+fn weigh_panel<T: Element>(
+    p: &Problem<'_, T>,
+    first: usize,
+    j: usize,
+    panel: &mut [T::Real],
+    (references, spare): (&[T::Real], &mut [T::Real]),
+    of_rows: [&[T::Real]; 2],
+    of_columns: [&[T::Real]; 2],
+) {
+    let Plan { width, block, lanes, .. } = p.plan;
+    match p.plan.terms {
+        Terms::One | Terms::Sigmoid(_) => p.kernels.weights(panel, of_rows[0], of_columns[0]),
+        Terms::ByLabel => {
+            let Some(marks) = p.beside.marks else { return };
+            let columns = &marks.columns[j * width..(j + 1) * width];
+            for (row, numbers) in panel.chunks_mut(width).enumerate() {
+                let own = marks.rows[first + row];
+                let [other_row, own_row] = of_rows.map(|factors| factors[row]);
+                let [others, owns] = of_columns;
+                let factors = columns.iter().zip(others.iter().zip(owns));
+                for (x, (&mark, (&other, &same))) in numbers.iter_mut().zip(factors) {
+                    *x = *x * if mark == own { own_row + same } else { other_row + other };
+                }
+            }
+        }
+        Terms::Powers(_) => {
+            // What was kept are dot products: of these the terms once more.
+            let (first, second) = p.plan.terms.powers();
+            let spare = &mut spare[..panel.len()];
+            spare.copy_from_slice(panel);
+            for (which, power, x) in [(1, first, &mut *panel), (2, second, &mut *spare)] {
+                let references = &references[which * block..][..of_rows[0].len()];
+                let scale = T::Real::from_f64(power * p.beside.choosing.scale);
+                let mut unasked = ([T::Real::default(); 16], [0.0; MOST_WIDTH]);
+                for (row, x) in x.chunks_mut(width).enumerate() {
+                    let reference = &references[row..=row];
+                    let unasked = (&mut unasked.0[..lanes], &mut unasked.1[..width]);
+                    p.kernels.exponentials(x, scale, reference, unasked.0, unasked.1);
+                }
+                p.kernels.weights(x, of_rows[which - 1], of_columns[which - 1]);
+            }
+            panel.iter_mut().zip(spare).for_each(|(x, y)| *x += *y);
+        }
+    }
+}
+
 /// Minus infinity where a column of panel `j` is no negative of a row: its positive, itself, pairs
-/// seen from the other side, columns that only fill the panel.
-fn hide<R: Real>(p: &Plan, panel: &mut [R], first: usize, j: usize) {
+/// seen from the other side, columns of its own mark, columns that only fill the panel.
+fn hide<T: Element>(problem: &Problem<'_, T>, panel: &mut [T::Real], first: usize, j: usize) {
+    let p = &problem.plan;
     let width = p.width;
     let rows = first..first + panel.len() / width;
     let columns = j * width..(j + 1) * width;
-    let hidden = R::from_f64(f64::NEG_INFINITY);
+    let hidden = T::Real::from_f64(f64::NEG_INFINITY);
     if columns.end > p.columns {
         for row in panel.chunks_mut(width) {
             row[p.columns - columns.start..].fill(hidden);
+        }
+    }
+    if let Some(marks) = problem.beside.marks.filter(|marks| marks.hide) {
+        let of_columns = &marks.columns[columns.clone()];
+        for (row, &mark) in panel.chunks_mut(width).zip(&marks.rows[rows.clone()]) {
+            for (x, &of_column) in row.iter_mut().zip(of_columns) {
+                *x = if of_column == mark { hidden } else { *x };
+            }
         }
     }
     // Column = row + above − below.
@@ -372,39 +695,29 @@ fn hide<R: Real>(p: &Plan, panel: &mut [R], first: usize, j: usize) {
     };
     match p.candidates {
         Candidates::Rectangle { offset } => diagonal(offset, 0),
-        Candidates::Triangle { pairs } => {
-            diagonal(pairs, 0);
-            for row in rows.start.max(columns.start)..rows.end {
-                let own = (row + 1).min(columns.end) - columns.start;
-                panel[(row - rows.start) * width..][..own].fill(hidden);
+        Candidates::Apart => {}
+        Candidates::Triangle { partner } | Candidates::Square { partner } => {
+            diagonal(0, 0);
+            if let Partner::View(pairs) = partner {
+                diagonal(pairs, 0);
+                diagonal(0, pairs);
             }
         }
-        Candidates::Square { pairs } => {
-            diagonal(0, 0);
-            diagonal(pairs, 0);
-            diagonal(0, pairs);
+    }
+    if let Candidates::Triangle { .. } = p.candidates {
+        for row in rows.start.max(columns.start)..rows.end {
+            let own = (row + 1).min(columns.end) - columns.start;
+            panel[(row - rows.start) * width..][..own].fill(hidden);
         }
     }
-}
-
-/// What one row's, or one column's, choice comes to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Choice {
-    /// `ln(1 + negatives / positive)`.
-    pub(super) loss: f64,
-    /// `1 / (negatives + positive)`: what exponentials are multiplied by to become weights.
-    pub(super) factor: f64,
-}
-
-impl Choice {
-    /// From the sum of the negatives' exponentials above `reference`, and the positive's logit.
-    ///
-    /// With `t = ln(negatives) + reference − positive`, all in f64, nothing overflows, and a loss of
-    /// 1e-12 keeps its digits.
-    pub(super) fn new(negatives: f64, reference: f64, positive: f64) -> Self {
-        let t = negatives.ln() + reference - positive;
-        let loss = if t > 0.0 { t + (-t).exp().ln_1p() } else { t.exp().ln_1p() };
-        let share = (1.0 + (-t).exp()).recip();
-        Self { loss, factor: share / negatives }
+    if let Candidates::Triangle { partner: Partner::Listed }
+    | Candidates::Square { partner: Partner::Listed } = p.candidates
+    {
+        for row in rows.clone() {
+            let column = problem.positive(row).filter(|column| columns.contains(column));
+            if let Some(column) = column {
+                panel[(row - rows.start) * width + column - columns.start] = hidden;
+            }
+        }
     }
 }

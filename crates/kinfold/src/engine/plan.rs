@@ -2,6 +2,7 @@
 //! threads, and so neither do the bits of a result.
 
 use super::kernels::Kernels;
+use super::rule::Terms;
 
 /// Rows of a block, as near as tiles allow.
 const BLOCK: usize = 48;
@@ -19,12 +20,38 @@ const WORTHWHILE: usize = 8;
 pub(super) enum Candidates {
     /// All rows with all columns; row i's positive is column i + `offset`.
     Rectangle { offset: usize },
-    /// Two stacked views against themselves, every pair of rows once: row i with the columns above
-    /// i; the positive of row i is column i + `pairs`, where there is one.
-    Triangle { pairs: usize },
-    /// Two stacked views against themselves, row i with all columns but i; its positive is the other
-    /// view of the same thing.
-    Square { pairs: usize },
+    /// All rows with all columns; positives are elsewhere.
+    Apart,
+    /// Rows against themselves, every pair of rows once: row i with the columns above i. The
+    /// positive of row i is its partner, where that is above i.
+    Triangle { partner: Partner },
+    /// Rows against themselves, row i with all columns but i; its positive is its partner.
+    Square { partner: Partner },
+}
+
+/// Which row is another row's positive, where rows are compared with themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Partner {
+    /// Row i's is so many rows further on, around the end: the other view of the same thing.
+    View(usize),
+    /// Listed for each row; see [`Problem`](super::strip::Problem).
+    Listed,
+}
+
+/// What a problem is, as far as the lengths of buffers go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) dim: usize,
+    pub(super) candidates: Candidates,
+    pub(super) terms: Terms,
+    /// Dimension of a guide's embeddings; 0 without a guide.
+    pub(super) guide: usize,
+    /// Columns, from the first on, whose gradient is asked for.
+    pub(super) moving: usize,
+    /// Whole strips are stored; otherwise, for the value alone, one chunk of them at a time.
+    pub(super) stored: bool,
 }
 
 /// How a problem is cut up.
@@ -34,6 +61,9 @@ pub(super) struct Plan {
     pub(super) columns: usize,
     pub(super) dim: usize,
     pub(super) candidates: Candidates,
+    pub(super) terms: Terms,
+    pub(super) guide: usize,
+    pub(super) moving: usize,
     /// Rows and columns of a tile, and numbers in a vector.
     pub(super) height: usize,
     pub(super) width: usize,
@@ -55,9 +85,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new<R>(
         kernels: &Kernels<R>,
-        (rows, columns, dim): (usize, usize, usize),
-        candidates: Candidates,
-        stored: bool,
+        Shape { rows, columns, dim, candidates, terms, guide, moving, stored }: Shape,
     ) -> Self {
         let Kernels { height, width, lanes, .. } = *kernels;
         let unit = height * width / gcd(height, width);
@@ -73,6 +101,9 @@ impl Plan {
             columns,
             dim,
             candidates,
+            terms,
+            guide,
+            moving,
             height,
             width,
             lanes,
@@ -101,18 +132,8 @@ impl Plan {
     pub(super) fn first_panel(&self, row: usize) -> usize {
         match self.candidates {
             Candidates::Triangle { .. } => row / self.width,
-            Candidates::Rectangle { .. } | Candidates::Square { .. } => 0,
+            Candidates::Rectangle { .. } | Candidates::Apart | Candidates::Square { .. } => 0,
         }
-    }
-
-    /// The positive of row i, where it is among the columns that i is compared with.
-    pub(super) fn positive(&self, i: usize) -> Option<usize> {
-        let column = match self.candidates {
-            Candidates::Rectangle { offset } => i + offset,
-            Candidates::Triangle { pairs } => i + pairs,
-            Candidates::Square { pairs } => (i + pairs) % (2 * pairs),
-        };
-        (column < self.columns).then_some(column)
     }
 
     /// Numbers of one panel of a block.
@@ -147,6 +168,31 @@ impl Plan {
         };
         let kept = (0..self.strips()).take_while(fits).count();
         if kept * WORTHWHILE < self.strips() { 0 } else { kept }
+    }
+
+    /// Numbers in which a block's rows are added up within a chunk, for each of two sums.
+    pub(super) fn lanes_len(&self) -> usize {
+        match self.terms {
+            Terms::One => self.block * self.lanes,
+            Terms::Powers(_) | Terms::Sigmoid(_) => 2 * self.block * self.lanes,
+            Terms::ByLabel => 2 * self.block * self.width,
+        }
+    }
+
+    /// Numbers of a copy of a panel, where two powers or a guide need one.
+    pub(super) fn spare_len(&self) -> usize {
+        let needed = matches!(self.terms, Terms::Powers(_)) || self.guide > 0;
+        if needed { self.panel_len() } else { 0 }
+    }
+
+    /// Numbers of a packed block of a guide's rows.
+    pub(super) fn guide_left_len(&self) -> usize {
+        self.block * self.guide
+    }
+
+    /// Panels of columns whose gradient is asked for.
+    pub(super) fn moving_panels(&self) -> usize {
+        self.moving.div_ceil(self.width)
     }
 
     /// Numbers of a packed block of rows, `[block / height, dim, height]`.
@@ -190,12 +236,17 @@ impl Plan {
         let of_block = self.left_len()
             + self.gathered_len().max(self.dim)
             + self.features_len()
-            + self.block * (self.lanes + 1);
+            + self.lanes_len()
+            + self.spare_len()
+            + self.guide_left_len()
+            + 5 * self.block;
         let packed = self.chunks() * (self.chunk_columns_len() + self.chunk_features_len())
-            + self.panels * self.scattered_panel_len();
-        let sums_of_columns = (self.blocks + 1) * self.panels * self.width;
-        // Lengths, sums, losses, factors, a pointer to each row, and what threads keep.
-        let change = 160 * (self.rows + self.columns) + (1 << 16);
+            + self.panels * self.guide * self.width
+            + self.moving_panels() * self.scattered_panel_len();
+        let sums = if self.terms.two() { 2 } else { 1 };
+        let sums_of_columns = sums * (self.blocks + 1) * self.panels * self.width;
+        // Lengths, sums, choices, factors, ids, a pointer to each row, and what threads keep.
+        let change = 320 * (self.rows + self.columns) + (1 << 16);
         (stored + self.blocks * of_block + packed) * size_of::<R>()
             + sums_of_columns * size_of::<f64>()
             + change

@@ -2,7 +2,7 @@
 //! caller's memory whenever they are needed, never kept in a copy of the same shape.
 
 use super::threads::Team;
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm, sum_of};
+use crate::embeddings::{Element, Embeddings, Real, norm, sum_of};
 use crate::loss::Similarity;
 
 /// One matrix, or two stacked.
@@ -10,34 +10,23 @@ pub(super) struct Rows<'a, T> {
     first: Embeddings<'a, T>,
     second: Option<Embeddings<'a, T>>,
     similarity: Similarity,
+    /// The least length that the cosine divides by.
+    floor: f64,
     /// The rows' lengths, whatever the similarity.
     lengths: Vec<f64>,
 }
 
 impl<'a, T: Element> Rows<'a, T> {
-    /// Two matrices, each for itself.
-    pub(super) fn two(
+    /// A matrix and, where there is one, another below it.
+    pub(super) fn new(
         first: Embeddings<'a, T>,
-        second: Embeddings<'a, T>,
-        similarity: Similarity,
-        team: &Team,
-    ) -> (Self, Self) {
-        let mut both = Self::stacked(first, second, similarity, team);
-        let lengths = both.lengths.split_off(first.rows());
-        both.second = None;
-        (both, Self { first: second, second: None, similarity, lengths })
-    }
-
-    /// Two matrices, one below the other.
-    pub(super) fn stacked(
-        first: Embeddings<'a, T>,
-        second: Embeddings<'a, T>,
-        similarity: Similarity,
+        second: Option<Embeddings<'a, T>>,
+        (similarity, floor): (Similarity, f64),
         team: &Team,
     ) -> Self {
         const FEW: usize = 64;
-        let mut rows = Self { first, second: Some(second), similarity, lengths: Vec::new() };
-        let mut lengths = vec![0.0; first.rows() + second.rows()];
+        let mut rows = Self { first, second, similarity, floor, lengths: Vec::new() };
+        let mut lengths = vec![0.0; first.rows() + second.map_or(0, |second| second.rows())];
         team.each(lengths.chunks_mut(FEW).enumerate(), |(part, lengths)| {
             for (i, length) in lengths.iter_mut().enumerate() {
                 *length = norm(rows.raw(part * FEW + i));
@@ -76,7 +65,7 @@ impl<'a, T: Element> Rows<'a, T> {
     #[inline(always)]
     fn factor(&self, i: usize) -> f64 {
         match self.similarity {
-            Similarity::Cosine => self.lengths[i].max(NORM_FLOOR).recip(),
+            Similarity::Cosine => self.lengths[i].max(self.floor).recip(),
             Similarity::Dot => 1.0,
         }
     }
@@ -106,7 +95,7 @@ impl<'a, T: Element> Rows<'a, T> {
         let divide = self.factor(i);
         let x = self.raw(i);
         let along = sum_of(g, x, |g, x| g.f64() * (x.real().f64() * divide));
-        let normalised = self.similarity == Similarity::Cosine && self.lengths[i] > NORM_FLOOR;
+        let normalised = self.similarity == Similarity::Cosine && self.lengths[i] > self.floor;
         let back = if normalised { along * divide } else { 0.0 };
         let factor = factor * divide;
         for (g, x) in g.iter_mut().zip(x) {

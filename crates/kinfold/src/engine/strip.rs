@@ -1,10 +1,11 @@
 //! The loops over strips, and phase B.
 
 use super::aligned::Aligned;
-use super::block::{Block, Choice, Factors, Pass, Scratch};
+use super::block::{Block, Factors, Pass, Scratch};
 use super::kernels::{Kernels, Left, Product};
-use super::plan::{Candidates, DEPTH, Plan};
+use super::plan::{Candidates, DEPTH, Partner, Plan};
 use super::rows::Rows;
+use super::rule::{Choosing, Chosen, Sums, Terms};
 use super::threads::Team;
 use crate::embeddings::{Element, Real};
 
@@ -20,6 +21,40 @@ pub(super) enum Reference {
 /// The rows of a matrix, and where among all gradients theirs begin.
 pub(super) type Side<'p, T> = (&'p Rows<'p, T>, usize);
 
+/// No partner, no identity.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Identities or labels of rows and of columns.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// `[rows]`; every row has one.
+    pub(super) rows: Vec<u32>,
+    /// `[panels · width]`; [`NONE`] where a column has none.
+    pub(super) columns: Vec<u32>,
+    /// Columns with the row's mark are no negatives of it, as duplicates; otherwise they count, as
+    /// positives or negatives, whatever the terms say.
+    pub(super) hide: bool,
+}
+
+/// Another model's rows and columns: what it finds closer than a row's threshold is no negative.
+pub(super) struct Guide<'p, T: Element> {
+    pub(super) rows: &'p Rows<'p, T>,
+    pub(super) columns: Aligned<T::Real>,
+    /// Similarities, `[rows]`.
+    pub(super) thresholds: &'p [T::Real],
+}
+
+/// What stands beside rows and columns.
+pub(super) struct Beside<'p, T: Element> {
+    pub(super) choosing: &'p Choosing<'p>,
+    /// Each row's partner, where [`Partner::Listed`]; [`NONE`] without.
+    pub(super) partners: &'p [u32],
+    /// The rows' positives, where [`Candidates::Apart`], and of which row the first one is.
+    pub(super) positives: Option<(&'p Rows<'p, T>, usize)>,
+    pub(super) marks: Option<&'p Marks>,
+    pub(super) guide: Option<Guide<'p, T>>,
+}
+
 /// Rows that choose among columns, packed.
 pub(super) struct Problem<'p, T: Element> {
     pub(super) plan: Plan,
@@ -31,7 +66,7 @@ pub(super) struct Problem<'p, T: Element> {
     /// Where among all gradients those of the rows begin, and those of the columns.
     first_out: (usize, usize),
     pub(super) b: &'p Rows<'p, T>,
-    inverse_temperature: f64,
+    pub(super) beside: Beside<'p, T>,
     /// The columns as the right operand of the logits, `[chunks, panels, dim, width]`.
     pub(super) columns: Aligned<T::Real>,
     /// The columns as the right operand of the rows' gradient,
@@ -45,28 +80,33 @@ struct Memory<R: Real> {
     gathered: Aligned<R>,
     features: Aligned<R>,
     lanes: Aligned<R>,
+    spare: Aligned<R>,
+    guide: Aligned<R>,
     references: Aligned<R>,
+    factors: Aligned<R>,
 }
 
-/// Sums over a problem's rows, and over columns for each block of a strip.
-struct Sums {
-    /// Of the rows' negatives, `[rows]`.
-    rows: Vec<f64>,
+/// Sums over a problem's rows, and over columns for each block of a strip; the second ones are empty
+/// where there is one sum alone.
+struct AllSums {
+    /// Of the rows, `[rows]`.
+    rows: [Vec<f64>; 2],
     /// The logits of the rows' positives, `[rows]`, in f64.
     positives: Vec<f64>,
-    /// The rows' losses, `[rows]`, one way.
-    losses: Vec<f64>,
+    /// What the rows' choices come to, `[rows]`, one way.
+    chosen: Vec<Chosen>,
     /// `[blocks, panels, width]`; empty where nobody asks for them.
-    columns: Vec<f64>,
+    columns: [Vec<f64>; 2],
 }
 
-impl Sums {
+impl AllSums {
     fn new(plan: &Plan, blocks: usize) -> Self {
+        let both = |len: usize| [vec![0.0; len], vec![0.0; if plan.terms.two() { len } else { 0 }]];
         Self {
-            rows: vec![0.0; plan.rows],
+            rows: both(plan.rows),
             positives: vec![0.0; plan.rows],
-            losses: vec![0.0; plan.rows],
-            columns: vec![0.0; blocks * plan.panels * plan.width],
+            chosen: vec![Chosen::default(); plan.rows],
+            columns: both(blocks * plan.panels * plan.width),
         }
     }
 }
@@ -77,10 +117,13 @@ impl<R: Real> Memory<R> {
         // Rows are read by way of `gathered`, so it holds one at least.
         Self {
             left: any(plan.left_len()),
-            gathered: any(if gradient { plan.gathered_len() } else { plan.dim }),
+            gathered: any(if gradient { plan.gathered_len() } else { plan.dim }.max(plan.guide)),
             features: any(if gradient { plan.features_len() } else { 0 }),
-            lanes: any(plan.block * plan.lanes),
-            references: any(plan.block),
+            lanes: any(plan.lanes_len()),
+            spare: any(plan.spare_len()),
+            guide: any(plan.guide_left_len()),
+            references: any(3 * plan.block),
+            factors: any(2 * plan.block),
         }
     }
 
@@ -92,14 +135,18 @@ impl<R: Real> Memory<R> {
         };
         let (mut left, mut gathered) = (part(&mut self.left), part(&mut self.gathered));
         let (mut features, mut lanes) = (part(&mut self.features), part(&mut self.lanes));
-        let mut references = part(&mut self.references);
+        let (mut spare, mut guide) = (part(&mut self.spare), part(&mut self.guide));
+        let (mut references, mut factors) = (part(&mut self.references), part(&mut self.factors));
         std::iter::from_fn(move || {
             Some(Scratch {
                 left: left.next()?,
                 gathered: gathered.next()?,
                 features: features.next()?,
                 lanes: lanes.next()?,
+                spare: spare.next()?,
+                guide: guide.next()?,
                 references: references.next()?,
+                factors: factors.next()?,
             })
         })
     }
@@ -116,9 +163,9 @@ impl<'p, T: Element> Problem<'p, T> {
         plan: Plan,
         kernels: &'static Kernels<T::Real>,
         team: &'p Team,
-        scale: f64,
         (a, of_a): Side<'p, T>,
         (b, of_b): Side<'p, T>,
+        beside: Beside<'p, T>,
         gradient: bool,
     ) -> Self {
         let mut columns = Aligned::zeros(plan.chunks() * plan.chunk_columns_len());
@@ -129,16 +176,59 @@ impl<'p, T: Element> Problem<'p, T> {
         team.each(packed, |(chunk, (columns, features))| {
             pack_columns(&plan, b, chunk, columns, features);
         });
-        let (first_out, inverse_temperature) = ((of_a, of_b), scale);
-        let scale = T::Real::from_f64(scale);
-        Self { plan, kernels, team, scale, a, b, inverse_temperature, first_out, columns, features }
+        let first_out = (of_a, of_b);
+        let scale = T::Real::from_f64(beside.choosing.scale);
+        Self { plan, kernels, team, scale, a, b, beside, first_out, columns, features }
     }
 
-    /// The logit of row i's positive, in f64; 0 where it has none among its columns.
+    /// The column that is row i's positive, where it is among those that i is compared with.
+    #[inline(always)]
+    pub(super) fn positive(&self, i: usize) -> Option<usize> {
+        let column = match self.plan.candidates {
+            Candidates::Rectangle { offset } => Some(i + offset),
+            Candidates::Apart => None,
+            Candidates::Triangle { .. } => self.partner(i).filter(|&j| j > i),
+            Candidates::Square { .. } => self.partner(i),
+        };
+        column.filter(|&column| column < self.plan.columns)
+    }
+
+    /// The row that is row i's positive, where rows are compared with themselves.
+    #[inline(always)]
+    fn partner(&self, i: usize) -> Option<usize> {
+        match self.plan.candidates {
+            Candidates::Rectangle { .. } | Candidates::Apart => None,
+            Candidates::Triangle { partner } | Candidates::Square { partner } => match partner {
+                Partner::View(pairs) => Some((i + pairs) % (2 * pairs)),
+                Partner::Listed => {
+                    let partner = self.beside.partners[i];
+                    (partner != NONE).then_some(partner as usize)
+                }
+            },
+        }
+    }
+
+    /// Whether row i has a positive of its own, wherever that is.
+    #[inline(always)]
+    pub(super) fn has_positive(&self, i: usize) -> bool {
+        match self.plan.candidates {
+            Candidates::Rectangle { .. } | Candidates::Apart => true,
+            Candidates::Triangle { .. } | Candidates::Square { .. } => self.partner(i).is_some(),
+        }
+    }
+
+    /// The logit of row i's positive, without the margin, in f64; 0 where it has none among its
+    /// columns.
     #[inline(always)]
     pub(super) fn positive_logit(&self, i: usize) -> f64 {
-        let positive = self.plan.positive(i);
-        positive.map_or(0.0, |j| self.inverse_temperature * self.a.similarity(i, self.b, j))
+        let similarity = match self.beside.positives {
+            Some((positives, first)) => self.a.similarity(i, positives, first + i),
+            None => match self.positive(i) {
+                Some(j) => self.a.similarity(i, self.b, j),
+                None => return 0.0,
+            },
+        };
+        self.beside.choosing.scale * similarity
     }
 
     /// `width` features, from panel `l`, of a column.
@@ -155,7 +245,7 @@ impl<'p, T: Element> Problem<'p, T> {
         pass: Pass<'_, T::Real>,
         stored: &mut [T::Real],
         memory: &mut Memory<T::Real>,
-        sums: &mut Sums,
+        sums: &mut AllSums,
         out: &mut [&mut [T::Real]],
     ) {
         let plan = &self.plan;
@@ -163,27 +253,31 @@ impl<'p, T: Element> Problem<'p, T> {
         let rows = start..plan.rows.min(start + plan.strip());
         let first = self.first_out.0;
         let of_out = if out.is_empty() { 0..0 } else { first + rows.start..first + rows.end };
-        let blocks = sums.rows[rows.clone()]
+        let AllSums { rows: [firsts, seconds], positives, chosen, columns } = sums;
+        let seconds = if seconds.is_empty() { seconds } else { &mut seconds[rows.clone()] };
+        let [of_columns, second_of_columns] = columns;
+        let of_panels = plan.panels * plan.width;
+        let blocks = firsts[rows.clone()]
             .chunks_mut(block)
+            .zip(parts(seconds, block))
             .zip(stored.chunks_mut(plan.stored_block_len(s)))
             .zip(memory.blocks(plan))
-            .zip(sums.positives[rows.clone()].chunks_mut(block))
-            .zip(sums.losses[rows].chunks_mut(block))
-            .zip(parts(&mut sums.columns, plan.panels * plan.width))
+            .zip(positives[rows.clone()].chunks_mut(block))
+            .zip(chosen[rows].chunks_mut(block))
+            .zip(parts(of_columns, of_panels).zip(parts(second_of_columns, of_panels)))
             .zip(parts(&mut out[of_out], block))
             .enumerate();
         let blocks = blocks.map(
-            |(i, ((((((sums, stored), scratch), positives), losses), column_sums), out))| {
-                let first = start + i * block;
+            |(i, (((((((first, second), stored), scratch), positives), chosen), columns), out))| {
                 Block {
-                    first,
+                    first: start + i * block,
                     strip: start,
                     stored,
                     scratch,
-                    sums,
+                    sums: [first, second],
                     positives,
-                    losses,
-                    column_sums,
+                    chosen,
+                    column_sums: [columns.0, columns.1],
                     out,
                 }
             },
@@ -207,14 +301,15 @@ impl<'p, T: Element> Problem<'p, T> {
         let panel_len = plan.scattered_panel_len();
         let together = (DEPTH / plan.block).max(1);
         let few = 4;
-        let panels = scattered[base * panel_len..].chunks_mut(few * panel_len).enumerate();
+        let from = (base * panel_len).min(scattered.len());
+        let panels = scattered[from..].chunks_mut(few * panel_len).enumerate();
         self.team.each(panels, |(i, panels)| {
             for (j, out) in panels.chunks_mut(panel_len).enumerate() {
                 let j = base + i * few + j;
                 // In the triangle, blocks further down do not reach this panel.
                 let reaching = match plan.candidates {
                     Candidates::Triangle { .. } => rows.min((j + 1) * plan.width - start),
-                    Candidates::Rectangle { .. } | Candidates::Square { .. } => rows,
+                    _ => rows,
                 };
                 let mut block = 0;
                 while block * plan.block < reaching {
@@ -248,7 +343,7 @@ impl<'p, T: Element> Problem<'p, T> {
     fn collect(&self, scattered: &[T::Real], out: &mut [&mut [T::Real]]) {
         let width = self.plan.width;
         let first = self.first_out.1;
-        let panels = out[first..first + self.plan.columns]
+        let panels = out[first..first + self.plan.moving]
             .chunks_mut(width)
             .zip(scattered.chunks(self.plan.scattered_panel_len()));
         self.team.each(panels, |(out, panel)| {
@@ -260,52 +355,54 @@ impl<'p, T: Element> Problem<'p, T> {
         });
     }
 
-    /// One way: the mean loss; gradients are added to `out`. None where the common reference turns
-    /// out not to be safe; what was added to `out` by then is of no use.
+    /// One way: what each row's choice comes to; gradients are added to `out`. None where the common
+    /// reference turns out not to be safe; what was added to `out` by then is of no use.
     pub(super) fn one_way(
         &self,
         reference: Reference,
         least: f64,
         out: &mut [&mut [T::Real]],
-    ) -> Option<f64> {
+    ) -> Option<Vec<Chosen>> {
         let plan = &self.plan;
         let gradient = !out.is_empty();
         let mut memory = Memory::new(plan, gradient);
-        let mut sums = Sums::new(plan, 0);
+        let mut sums = AllSums::new(plan, 0);
         let mut stored = Aligned::<T::Real>::any(plan.stored_len(0));
         let mut scattered = self.scattered(gradient);
-        let pass = Pass::Whole { reference, gradient };
+        let pass = Pass::Rows { reference, gradient };
+        let needs_reference = !matches!(plan.terms, Terms::Sigmoid(_));
         for s in 0..plan.strips() {
             self.phase_a(s, pass, &mut stored, &mut memory, &mut sums, out);
-            let strip = s * plan.strip()..plan.rows.min((s + 1) * plan.strip());
-            let safe = reference == Reference::RowMaximum
-                || sums.rows[strip].iter().all(|&sum| sum >= least);
-            if !safe {
+            let mut strip = s * plan.strip()..plan.rows.min((s + 1) * plan.strip());
+            let lost = |i| {
+                let [first, second] = &sums.rows;
+                self.beside.choosing.lost(i, first[i], second.get(i).copied(), least)
+            };
+            if needs_reference && reference != Reference::RowMaximum && strip.any(lost) {
                 return None;
             }
-            if gradient {
+            if gradient && plan.moving > 0 {
                 self.phase_b(s, &stored, &memory, &mut scattered);
             }
         }
         if gradient {
             self.collect(&scattered, out);
         }
-        Some(sums.losses.iter().sum::<f64>() / plan.rows as f64)
+        Some(sums.chosen)
     }
 
     /// Both ways, or the triangle: rows choose among columns and columns among rows, by the same
     /// exponentials. Those of the first strips are kept for the second pass as far as `budget` bytes
-    /// reach. The mean loss over all that choose; gradients are added to `out`. None where the
-    /// reference turns out not to be safe; then nothing has been added.
+    /// reach. What the choices of rows come to and, both ways, those of columns; gradients are added
+    /// to `out`. None where the reference turns out not to be safe; then nothing has been added.
     pub(super) fn shared(
         &self,
         reference: f64,
         least: f64,
         budget: usize,
         out: &mut [&mut [T::Real]],
-    ) -> Option<f64> {
+    ) -> Option<(Vec<Chosen>, Vec<Chosen>)> {
         let plan = &self.plan;
-        let common = T::Real::from_f64(reference);
         let gradient = !out.is_empty();
         let mut memory = Memory::new(plan, gradient);
         let kept = if gradient { plan.kept::<T::Real>(budget) } else { 0 };
@@ -314,98 +411,102 @@ impl<'p, T: Element> Problem<'p, T> {
             .map(|s| Aligned::<T::Real>::any(plan.stored_len(s)))
             .collect();
 
-        let mut sums = Sums::new(plan, plan.blocks);
-        let mut of_columns = vec![0.0; plan.panels * plan.width];
+        let mut sums = AllSums::new(plan, plan.blocks);
+        let of_panels = plan.panels * plan.width;
+        let mut of_columns = [vec![0.0; of_panels], vec![0.0; of_panels]];
         for s in 0..plan.strips() {
-            let pass = Pass::Sums { reference: common, stored: s < kept };
-            sums.columns.fill(0.0);
+            let pass = Pass::Sums { reference, stored: s < kept };
+            sums.columns.iter_mut().for_each(|columns| columns.fill(0.0));
             self.phase_a(s, pass, &mut stored[s.min(kept)], &mut memory, &mut sums, &mut []);
-            for block in sums.columns.chunks(of_columns.len()) {
-                of_columns.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
+            for (total, columns) in of_columns.iter_mut().zip(&sums.columns) {
+                for block in columns.chunks(of_panels) {
+                    total.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
+                }
             }
         }
-        let (mean, factors) = self.factors(&sums, &of_columns, reference, least)?;
+        let (rows, columns) = self.choices(&sums, &of_columns, reference, least)?;
 
         if gradient {
+            let factors = self.factors(&rows, &columns);
             let mut scattered = self.scattered(true);
             for s in 0..plan.strips() {
-                let pass = Pass::Weighted { reference: common, kept: s < kept, factors: &factors };
+                let pass = Pass::Weighted { reference, kept: s < kept, factors: &factors };
                 let stored = &mut stored[s.min(kept)];
                 self.phase_a(s, pass, stored, &mut memory, &mut sums, out);
                 self.phase_b(s, stored, &memory, &mut scattered);
             }
             self.collect(&scattered, out);
         }
-        Some(mean)
+        Some((rows, columns))
     }
 
     /// Memory for the columns' gradient, `[panels, features, width]`.
     fn scattered(&self, gradient: bool) -> Aligned<T::Real> {
-        let panels = if gradient { self.plan.panels } else { 0 };
+        let panels = if gradient { self.plan.moving_panels() } else { 0 };
         Aligned::<T::Real>::zeros(panels * self.plan.scattered_panel_len())
     }
 
-    /// From the sums of rows and columns, the mean loss and what exponentials are multiplied by.
-    fn factors(
+    /// From the sums of rows and columns, what their choices come to; in the triangle, where a row's
+    /// candidates are those to its right and those above it, of rows alone.
+    fn choices(
         &self,
-        Sums { rows, positives, .. }: &Sums,
-        columns: &[f64],
+        sums: &AllSums,
+        columns: &[Vec<f64>; 2],
         reference: f64,
         least: f64,
-    ) -> Option<(f64, Factors<T::Real>)> {
-        let n = self.plan.rows;
-        // In the triangle half of the positives were found from the other side.
-        let pairs = match self.plan.candidates {
-            Candidates::Triangle { pairs } => pairs,
-            Candidates::Rectangle { .. } | Candidates::Square { .. } => n,
+    ) -> Option<(Vec<Chosen>, Vec<Chosen>)> {
+        let choosing = self.beside.choosing;
+        let two = self.plan.terms.two();
+        // Half of the triangle's positives were found from the other side.
+        let positive = |i: usize| {
+            let row = self.partner(i).map_or(i, |partner| partner.min(i));
+            self.has_positive(i).then(|| sums.positives[row])
         };
-        let safe = |sums: &[f64]| sums.iter().all(|&sum| sum >= least);
-        let choices = |sums: &[f64]| -> Vec<_> {
-            let choice = |(i, &sum)| Choice::new(sum, reference, positives[i % pairs]);
-            sums.iter().enumerate().map(choice).collect()
+        let choose = |sums: [&dyn Fn(usize) -> f64; 2]| -> Option<Vec<Chosen>> {
+            (0..self.plan.rows)
+                .map(|i| {
+                    let (first, second) = (sums[0](i), if two { sums[1](i) } else { 0.0 });
+                    if choosing.lost(i, first, two.then_some(second), least) {
+                        return None;
+                    }
+                    let sums = Sums { reference, first, other: reference, second };
+                    Some(choosing.choose(i, sums, positive(i)))
+                })
+                .collect()
         };
-        let mean = |choices: &[Choice]| choices.iter().map(|c| c.loss).sum::<f64>() / n as f64;
-        let real = |choices: &[Choice]| -> Vec<_> {
-            choices.iter().map(|c| T::Real::from_f64(c.factor)).collect()
-        };
-        let pull = |choice: &Choice, sum: f64| choice.factor * sum;
-        let padded = |mut factors: Vec<T::Real>| {
-            factors.resize(columns.len(), T::Real::default());
+        let [firsts, seconds] = &sums.rows;
+        if matches!(self.plan.candidates, Candidates::Triangle { .. }) {
+            let first = |i: usize| firsts[i] + columns[0][i];
+            let second = |i: usize| seconds[i] + columns[1][i];
+            return Some((choose([&first, &second])?, Vec::new()));
+        }
+        let rows = choose([&|i| firsts[i], &|i| seconds[i]])?;
+        Some((rows, choose([&|i| columns[0][i], &|i| columns[1][i]])?))
+    }
+
+    /// What terms are multiplied by, from what the choices come to.
+    fn factors(&self, rows: &[Chosen], columns: &[Chosen]) -> Factors<T::Real> {
+        let triangle = columns.is_empty();
+        let columns = if triangle { rows } else { columns };
+        let real = |x: f64| T::Real::from_f64(x);
+        let padded = |of: fn(&Chosen) -> f64, chosen: &[Chosen]| {
+            let mut factors: Vec<_> = chosen.iter().map(|chosen| real(of(chosen))).collect();
+            factors.resize(self.plan.panels * self.plan.width, T::Real::default());
             factors
         };
-        if let Candidates::Triangle { pairs } = self.plan.candidates {
-            // A row's candidates are those to its right and those above it.
-            let sums: Vec<f64> =
-                rows.iter().zip(columns).map(|(row, column)| row + column).collect();
-            if !safe(&sums) {
-                return None;
-            }
-            let chosen = choices(&sums);
-            let of_positives = (0..n).map(|i| {
-                let other = (i + pairs) % n;
-                T::Real::from_f64(-pull(&chosen[i], sums[i]) - pull(&chosen[other], sums[other]))
-            });
-            let factors = Factors {
-                of_rows: real(&chosen),
-                of_columns: padded(real(&chosen)),
-                of_positives: of_positives.collect(),
-            };
-            return Some((mean(&chosen), factors));
-        }
-        let columns = &columns[..n];
-        if !safe(rows) || !safe(columns) {
-            return None;
-        }
-        let (by_rows, by_columns) = (choices(rows), choices(columns));
-        let of_positives = (0..n).map(|i| {
-            T::Real::from_f64(-pull(&by_rows[i], rows[i]) - pull(&by_columns[i], columns[i]))
-        });
-        let factors = Factors {
-            of_rows: real(&by_rows),
-            of_columns: padded(real(&by_columns)),
-            of_positives: of_positives.collect(),
+        let both = |chosen: &[Chosen]| {
+            let second = if self.plan.terms.two() { chosen } else { &[] };
+            [padded(|c| c.first, chosen), padded(|c| c.second, second)]
         };
-        Some((0.5 * (mean(&by_rows) + mean(&by_columns)), factors))
+        let of_positives = rows.iter().enumerate().map(|(i, chosen)| {
+            let other = if triangle { self.partner(i) } else { Some(i) };
+            real(chosen.positive + other.map_or(0.0, |other| columns[other].positive))
+        });
+        Factors {
+            of_positives: of_positives.collect(),
+            of_rows: both(rows),
+            of_columns: both(columns),
+        }
     }
 }
 
@@ -431,5 +532,28 @@ fn pack_columns<T: Element>(
         for (panel, row) in panels.zip(row.chunks(width)) {
             panel[j * width..][..row.len()].copy_from_slice(row);
         }
+    }
+}
+
+impl<'p, T: Element> Guide<'p, T> {
+    /// Packs the guide's columns as the right operand of its similarities, `[panels, dim, width]`.
+    pub(super) fn new(
+        plan: &Plan,
+        rows: &'p Rows<'p, T>,
+        columns: &Rows<'p, T>,
+        thresholds: &'p [T::Real],
+        team: &Team,
+    ) -> Self {
+        let (width, dim) = (plan.width, columns.dim());
+        let mut packed = Aligned::zeros(plan.panels * dim * width);
+        team.each(packed.chunks_mut(dim * width).enumerate(), |(j, panel)| {
+            let mut row = vec![T::Real::default(); dim];
+            for column in j * width..columns.len().min((j + 1) * width) {
+                columns.read(column, &mut row);
+                let to = panel[column % width..].iter_mut().step_by(width);
+                to.zip(&row).for_each(|(to, &x)| *to = x);
+            }
+        });
+        Self { rows, columns: packed, thresholds }
     }
 }

@@ -6,14 +6,14 @@ use std::arch::x86_64::*;
 x86_vector!(
     F32x8(__m256) of 8 f32,
     _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_mul_ps,
-    _mm256_max_ps, _mm256_fmadd_ps, _mm256_castps_si256, _mm256_castsi256_ps,
+    _mm256_div_ps, _mm256_max_ps, _mm256_fmadd_ps, _mm256_castps_si256, _mm256_castsi256_ps,
     _mm256_slli_epi32::<23>, _mm256_add_epi32,
     |value, x, least| _mm256_and_ps(value, _mm256_cmp_ps::<_CMP_GE_OQ>(x, least))
 );
 x86_vector!(
     F64x4(__m256d) of 4 f64,
     _mm256_loadu_pd, _mm256_storeu_pd, _mm256_set1_pd, _mm256_add_pd, _mm256_mul_pd,
-    _mm256_max_pd, _mm256_fmadd_pd, _mm256_castpd_si256, _mm256_castsi256_pd,
+    _mm256_div_pd, _mm256_max_pd, _mm256_fmadd_pd, _mm256_castpd_si256, _mm256_castsi256_pd,
     _mm256_slli_epi64::<52>, _mm256_add_epi64,
     |value, x, least| _mm256_and_pd(value, _mm256_cmp_pd::<_CMP_GE_OQ>(x, least))
 );

@@ -28,6 +28,9 @@ pub(super) trait Vector: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// # Safety
     /// See the trait.
+    unsafe fn div(self, other: Self) -> Self;
+    /// # Safety
+    /// See the trait.
     unsafe fn max(self, other: Self) -> Self;
     /// `self · factor + addend`.
     ///
@@ -70,6 +73,8 @@ pub(super) trait Constants: Copy + 'static {
     const LEAST: Self;
     /// q, highest power first: the interpolation of (exp(r) − 1 − r) / r² at Chebyshev's nodes.
     const Q: &'static [Self];
+    /// `artanh(t) / t` as a polynomial in t², highest power first, for t up to 1/3: Taylor's.
+    const ARTANH: &'static [Self];
     /// As an f64.
     fn wide(self) -> f64;
 }
@@ -85,6 +90,8 @@ impl Constants for f32 {
     const MINUS_LN2_LOW: Self = 2.121_944_4e-4;
     const LEAST: Self = -87.336_54;
     // Relative error of exp(r) below 1.1e-8.
+    const ARTANH: &'static [Self] =
+        &[1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0];
     const Q: &'static [Self] = &[1.392_618_4e-3, 8.363_179e-3, 4.166_655_6e-2, 1.666_657_6e-1, 0.5];
     #[inline(always)]
     fn wide(self) -> f64 {
@@ -103,6 +110,25 @@ impl Constants for f64 {
     const MINUS_LN2_LOW: Self = -1.908_214_929_270_587_7e-10;
     const LEAST: Self = -708.396_418_532_264;
     // Relative error of exp(r) below 2e-17.
+    const ARTANH: &'static [Self] = &[
+        1.0 / 33.0,
+        1.0 / 31.0,
+        1.0 / 29.0,
+        1.0 / 27.0,
+        1.0 / 25.0,
+        1.0 / 23.0,
+        1.0 / 21.0,
+        1.0 / 19.0,
+        1.0 / 17.0,
+        1.0 / 15.0,
+        1.0 / 13.0,
+        1.0 / 11.0,
+        1.0 / 9.0,
+        1.0 / 7.0,
+        1.0 / 5.0,
+        1.0 / 3.0,
+        1.0,
+    ];
     const Q: &'static [Self] = &[
         2.510_039_581_085_093e-8,
         2.762_008_870_931_826_8e-7,
@@ -234,6 +260,54 @@ pub(super) unsafe fn exponentials<V: Vector, const VECTORS: usize>(panel: &Panel
                     *panel.column_sums.add(v * V::LANES + lane) += spilled[lane].wide();
                 }
             }
+        }
+    }
+}
+
+/// See [`Kernels::sigmoids`](super::Kernels::sigmoids).
+///
+/// With `e = exp(−|x|)`, which cannot overflow: `σ(x) = 1 / (1 + e)` or `e / (1 + e)`, and
+/// `ln(1 + exp(x)) = max(x, 0) + ln(1 + e)`, where `ln(1 + e) = 2 artanh(e / (2 + e))` keeps the
+/// digits of a small e.
+///
+/// # Safety
+/// The vector's instructions must be there, and the panel's pointers must reach as far as its
+/// comments say; `weight_sums` must point to as many numbers as its row sums.
+#[inline(always)]
+pub(super) unsafe fn sigmoids<V: Vector, const VECTORS: usize>(
+    panel: &Panel<V::Real>,
+    weight_sums: *mut V::Real,
+) {
+    let width = VECTORS * V::LANES;
+    // SAFETY: every address is one that the caller vouches for.
+    unsafe {
+        let scale = V::splat(panel.scale);
+        let (zero, one) = (V::splat(V::Real::ZERO), V::splat(V::Real::ONE));
+        let minus_one = V::splat(V::Real::MINUS_ONE);
+        for row in 0..panel.rows {
+            let minus_reference = V::splat(*panel.references.add(row)).mul(minus_one);
+            let mut loss = V::load(panel.row_sums.add(row * V::LANES));
+            let mut weight = V::load(weight_sums.add(row * V::LANES));
+            for v in 0..VECTORS {
+                let at = panel.numbers.add(row * width + v * V::LANES);
+                let x = V::load(at).mul_add(scale, minus_reference);
+                let e = exp(x.max(x.mul(minus_one)).mul(minus_one));
+                let high = one.div(e.add(one));
+                let low = e.mul(high);
+                let sigmoid = low.add(high.add(low.mul(minus_one)).zero_below(x, zero));
+                let t = e.div(e.add(one).add(one));
+                let square = t.mul(t);
+                let mut artanh = V::splat(V::Real::ARTANH[0]);
+                for &coefficient in &V::Real::ARTANH[1..] {
+                    artanh = artanh.mul_add(square, V::splat(coefficient));
+                }
+                let small = artanh.mul(t);
+                sigmoid.store(at);
+                loss = loss.add(x.max(zero).add(small).add(small));
+                weight = weight.add(sigmoid);
+            }
+            loss.store(panel.row_sums.add(row * V::LANES));
+            weight.store(weight_sums.add(row * V::LANES));
         }
     }
 }

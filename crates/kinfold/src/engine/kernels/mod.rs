@@ -136,6 +136,7 @@ pub struct Kernels<R: 'static> {
     packed: unsafe fn(&Tile<R>),
     as_stored: unsafe fn(&Tile<R>),
     exponentials: unsafe fn(&Panel<R>),
+    sigmoids: unsafe fn(&Panel<R>, *mut R),
     weights: unsafe fn(*mut R, usize, *const R, *const R),
     maxima: unsafe fn(*const R, usize, *mut R),
 }
@@ -269,6 +270,35 @@ impl<R: Copy> Kernels<R> {
         }
     }
 
+    /// Every `s` of a panel becomes `σ(x)`, `x = scale · s − reference of its row`; over rows the sums
+    /// of `ln(1 + exp(x))` are added, lane by lane, to `row_sums` `[rows, lanes]`, and those of `σ(x)`
+    /// to `weight_sums` `[rows, lanes]`.
+    pub(super) fn sigmoids(
+        &self,
+        panel: &mut [R],
+        scale: R,
+        references: &[R],
+        row_sums: &mut [R],
+        weight_sums: &mut [R],
+    ) {
+        let rows = references.len();
+        assert!(panel.len() == rows * self.width && row_sums.len() == rows * self.lanes);
+        assert!(weight_sums.len() == row_sums.len());
+        // SAFETY: the lengths are those that the kernel reads and writes, and its instructions were
+        // detected before the table was handed out. Nobody adds up columns.
+        unsafe {
+            let panel = Panel {
+                numbers: panel.as_mut_ptr(),
+                rows,
+                scale,
+                references: references.as_ptr(),
+                row_sums: row_sums.as_mut_ptr(),
+                column_sums: std::ptr::null_mut(),
+            };
+            (self.sigmoids)(&panel, weight_sums.as_mut_ptr());
+        }
+    }
+
     /// `panel[i][j] *= of_rows[i] + of_columns[j]`.
     pub(super) fn weights(&self, panel: &mut [R], of_rows: &[R], of_columns: &[R]) {
         let rows = of_rows.len();
@@ -302,6 +332,7 @@ macro_rules! kernels {
             packed: $module::packed,
             as_stored: $module::as_stored,
             exponentials: $module::exponentials,
+            sigmoids: $module::sigmoids,
             weights: $module::weights,
             maxima: $module::maxima,
         };
@@ -331,6 +362,13 @@ macro_rules! kernels {
             pub(super) unsafe fn exponentials(panel: &Panel<$real>) {
                 // SAFETY: passed on to the caller.
                 unsafe { generic::exponentials::<$vector, $vectors>(panel) }
+            }
+            /// # Safety
+            /// As [`generic::sigmoids`]; the instructions of this module must be there.
+            $(#[target_feature(enable = $feature)])?
+            pub(super) unsafe fn sigmoids(panel: &Panel<$real>, weight_sums: *mut $real) {
+                // SAFETY: passed on to the caller.
+                unsafe { generic::sigmoids::<$vector, $vectors>(panel, weight_sums) }
             }
             /// # Safety
             /// As [`generic::weights`]; the instructions of this module must be there.

@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 
 macro_rules! neon_vector {
     ($name:ident($register:ty) of $lanes:literal $real:ty,
-     $load:ident, $store:ident, $splat:ident, $add:ident, $mul:ident, $max:ident, $fma:ident,
+     $load:ident, $store:ident, $splat:ident, $add:ident, $mul:ident, $div:ident, $max:ident, $fma:ident,
      $bits:ident, $numbers:ident, $shift:ident::<$by:literal>, $add_integers:ident, $and:ident,
      $at_least:ident) => {
         #[derive(Clone, Copy)]
@@ -40,6 +40,11 @@ macro_rules! neon_vector {
                 Self(unsafe { $mul(self.0, other.0) })
             }
             #[inline(always)]
+            unsafe fn div(self, other: Self) -> Self {
+                // SAFETY: the trait's promise.
+                Self(unsafe { $div(self.0, other.0) })
+            }
+            #[inline(always)]
             unsafe fn max(self, other: Self) -> Self {
                 // SAFETY: the trait's promise.
                 Self(unsafe { $max(self.0, other.0) })
@@ -67,12 +72,12 @@ macro_rules! neon_vector {
 
 neon_vector!(
     F32x4(float32x4_t) of 4 f32,
-    vld1q_f32, vst1q_f32, vdupq_n_f32, vaddq_f32, vmulq_f32, vmaxq_f32, vfmaq_f32,
+    vld1q_f32, vst1q_f32, vdupq_n_f32, vaddq_f32, vmulq_f32, vdivq_f32, vmaxq_f32, vfmaq_f32,
     vreinterpretq_u32_f32, vreinterpretq_f32_u32, vshlq_n_u32::<23>, vaddq_u32, vandq_u32, vcgeq_f32
 );
 neon_vector!(
     F64x2(float64x2_t) of 2 f64,
-    vld1q_f64, vst1q_f64, vdupq_n_f64, vaddq_f64, vmulq_f64, vmaxq_f64, vfmaq_f64,
+    vld1q_f64, vst1q_f64, vdupq_n_f64, vaddq_f64, vmulq_f64, vdivq_f64, vmaxq_f64, vfmaq_f64,
     vreinterpretq_u64_f64, vreinterpretq_f64_u64, vshlq_n_u64::<52>, vaddq_u64, vandq_u64, vcgeq_f64
 );
 

@@ -40,6 +40,13 @@ macro_rules! portable_vector {
                 self
             }
             #[inline(always)]
+            unsafe fn div(mut self, other: Self) -> Self {
+                for lane in 0..4 {
+                    self.0[lane] /= other.0[lane];
+                }
+                self
+            }
+            #[inline(always)]
             unsafe fn max(mut self, other: Self) -> Self {
                 for lane in 0..4 {
                     self.0[lane] = self.0[lane].max(other.0[lane]);

@@ -50,6 +50,40 @@ fn exp_is_within_two_ulp() {
 }
 
 #[test]
+fn sigmoid_and_its_logarithm_keep_their_digits() {
+    fn check<R: Arithmetic + Default>(
+        kernels: &Kernels<R>,
+        wide: fn(R) -> f64,
+        narrow: fn(f64) -> R,
+        ulp: f64,
+    ) {
+        for at in -900..900 {
+            let x = f64::from(at) * 0.11;
+            let mut panel = vec![narrow(f64::NEG_INFINITY); kernels.width];
+            panel[1] = narrow(x);
+            let x = wide(panel[1]);
+            let mut sums = [vec![R::default(); kernels.lanes], vec![R::default(); kernels.lanes]];
+            let [loss, weight] = &mut sums;
+            let (one, none) = (narrow(1.0), [R::default()]);
+            kernels.sigmoids(&mut panel, one, &none, loss, weight);
+            let right = (1.0 / (1.0 + (-x).exp()), x.max(0.0) + (-x.abs()).exp().ln_1p());
+            let close = |given: R, right: f64| {
+                // Below the least normal number exp gives 0.
+                let lost = if ulp > 1e-10 { 2e-38 } else { 0.0 };
+                (wide(given) - right).abs() <= 8.0 * ulp * right.abs() + lost
+            };
+            assert!(close(panel[1], right.0) && close(loss[1], right.1), "x = {x}");
+            assert_eq!(wide(panel[0]), 0.0);
+            assert!(close(weight[1], right.0));
+        }
+    }
+    for set in Instructions::available() {
+        check(f32::kernels(set), f64::from, |x| x as f32, 6e-8);
+        check(f64::kernels(set), |x| x, |x| x, 1.2e-16);
+    }
+}
+
+#[test]
 fn exp_is_zero_far_below_and_at_minus_infinity() {
     for set in Instructions::available() {
         let x = [f32::NEG_INFINITY, f32::MIN, -1e30, -1000.0, -104.0, -88.0, 0.0, -0.0];

@@ -4,7 +4,8 @@
 /// `$x ≥ $least`.
 macro_rules! x86_vector {
     ($name:ident($register:ty) of $lanes:literal $real:ty,
-     $load:ident, $store:ident, $splat:ident, $add:ident, $mul:ident, $max:ident, $fma:ident,
+     $load:ident, $store:ident, $splat:ident, $add:ident, $mul:ident, $div:ident, $max:ident,
+     $fma:ident,
      $bits:ident, $numbers:ident, $shift:ident::<$by:literal>, $add_integers:ident,
      |$value:ident, $x:ident, $least:ident| $above:expr) => {
         #[derive(Clone, Copy)]
@@ -37,6 +38,11 @@ macro_rules! x86_vector {
             unsafe fn mul(self, other: Self) -> Self {
                 // SAFETY: the trait's promise.
                 Self(unsafe { $mul(self.0, other.0) })
+            }
+            #[inline(always)]
+            unsafe fn div(self, other: Self) -> Self {
+                // SAFETY: the trait's promise.
+                Self(unsafe { $div(self.0, other.0) })
             }
             #[inline(always)]
             unsafe fn max(self, other: Self) -> Self {

@@ -1,0 +1,76 @@
+//! How the logits of a row become its loss.
+
+/// How the logits of a row become its loss. Notation: `s_p` the positive's logit, `P` the positives,
+/// `neg = Σ exp(s_j)` over the row's N negatives, `pos = exp(s_p)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Objective {
+    /// `ln(1 + neg / pos)`: cross-entropy, InfoNCE (van den Oord et al. 2018).
+    Softmax,
+    /// `ln neg − s_p`: the positive is left out of the denominator, DCL (Yeh et al. 2022). May be
+    /// negative.
+    Decoupled,
+    /// `ln neg − w_i s_p`, `w_i = 2 − n·softmax_i(cos_ip / σ)` over the pairs: DCLW (Yeh et al.
+    /// 2022), which pulls distant pairs more. The weights count as constants.
+    DecoupledWeighted {
+        /// σ, above 0; 0.5 in the paper.
+        sigma: f64,
+    },
+    /// `ln(1 + g / pos)`, `g = max((neg − τ⁺ N pos) / (1 − τ⁺), N·exp(−1/τ))`: negatives corrected
+    /// for the share τ⁺ of them that are positives (Chuang et al. 2020).
+    Debiased {
+        /// τ⁺, at least 0 and below 1; 0.1 in the paper.
+        positive_share: f64,
+    },
+    /// As [`Debiased`](Self::Debiased), with `N·Σ e^((1+β)s) / Σ e^(βs)` for `neg`: hard negatives
+    /// weigh more, HCL (Robinson et al. 2021).
+    HardNegatives {
+        /// τ⁺, at least 0 and below 1; 0.1 in the paper.
+        positive_share: f64,
+        /// β, at least 0; 1 in the paper, and 0 is [`Debiased`](Self::Debiased).
+        concentration: f64,
+    },
+    /// `ln Σ_{all others} exp(s_j) − mean_P s`: every row of the same label is a positive, the mean
+    /// outside the logarithm (SupCon, Khosla et al. 2020, `L_out`). A row without a positive gives 0.
+    SupConOutside,
+    /// `ln Σ_{all others} exp(s_j) − ln mean_P exp(s)`: the mean inside (`L_in`). A row without a
+    /// positive gives 0.
+    SupConInside,
+    /// `ln(1 + exp(−s_p − b)) + Σ ln(1 + exp(s_j + b))`: every pair on its own, SigLIP (Zhai et al.
+    /// 2023). The mean is over rows, not over pairs.
+    Sigmoid {
+        /// b, added to every logit; −10 at the start of training in the paper.
+        bias: f64,
+    },
+}
+
+impl Objective {
+    /// Whether labels say which rows are positives.
+    pub(crate) fn has_labels(self) -> bool {
+        matches!(self, Self::SupConOutside | Self::SupConInside)
+    }
+
+    pub(crate) fn is_sigmoid(self) -> bool {
+        matches!(self, Self::Sigmoid { .. })
+    }
+
+    pub(crate) fn is_decoupled(self) -> bool {
+        matches!(self, Self::Decoupled | Self::DecoupledWeighted { .. })
+    }
+
+    /// Whether a lower bound on the negatives assumes rows of unit length.
+    pub(crate) fn is_corrected(self) -> bool {
+        matches!(self, Self::Debiased { .. } | Self::HardNegatives { .. })
+    }
+}
+
+/// What becomes of the rows' losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+pub enum Reduction {
+    /// `Σ w_i L_i / Σ w_i`; all weights are 1 unless said otherwise.
+    Mean,
+    /// `Σ w_i L_i`.
+    Sum,
+}

@@ -1,0 +1,291 @@
+//! Every loss of the family, with every setting, on the engine: against the oracle, over shapes,
+//! temperatures, types and threads.
+
+use kinfold::loss::reference::Dense;
+use kinfold::{Batch, Embeddings, InfoNce, Instructions, Similarity, ValueAndGradient};
+use proptest::prelude::*;
+
+mod common;
+#[path = "common/sample.rs"]
+mod sample;
+use common::normal;
+use sample::{Sample, Setup, every_loss, has_labels, variations};
+
+fn size(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// Differences of gradients beside their size, or beside `pull`, what their terms add up to.
+fn apart(given: &[f64], right: &[f64], pull: f64) -> f64 {
+    assert_eq!(given.len(), right.len());
+    let difference: Vec<f64> = given.iter().zip(right).map(|(a, b)| a - b).collect();
+    size(&difference) / size(right).max(pull).max(1e-290)
+}
+
+struct Given {
+    sum: f64,
+    rows: Vec<f64>,
+    log_scale: f64,
+    bias: f64,
+    gradients: [Vec<f64>; 3],
+}
+
+impl Given {
+    fn new<R: kinfold::Real>(out: ValueAndGradient<R>) -> Self {
+        let wide = |x: Vec<R>| x.into_iter().map(|x| x.f64()).collect();
+        let gradients = [out.queries, out.keys, out.negatives].map(wide);
+        let ValueAndGradient { sum, rows, log_scale, bias, .. } = out;
+        Self { sum, rows, log_scale, bias, gradients }
+    }
+}
+
+/// `unit` is what rounding alone makes of a logit.
+fn same(name: &str, loss: &InfoNce, given: &Given, right: &Dense, sample: &Sample, unit: f64) {
+    let what = |part: &str| format!("{name}, {part} of {loss:?}");
+    let scale = loss.temperature().scale();
+    // A loss may be a difference of terms as large as the logits.
+    let close = |part: &str, a: f64, b: f64, size: f64| {
+        let error = (a - b).abs() / b.abs().max(size);
+        assert!(error <= unit, "{}: {a:e}, not {b:e}: {error:e} > {unit:e}", what(part));
+    };
+    let n = right.rows.len() as f64;
+    close("sum", given.sum, right.sum, n);
+    assert_eq!(given.rows.len(), right.rows.len(), "{}", what("rows"));
+    given.rows.iter().zip(&right.rows).for_each(|(&a, &b)| close("rows", a, b, 1.0));
+    close("log scale", given.log_scale, right.log_scale, n.max(scale));
+    close("bias", given.bias, right.bias, n);
+    let sized = |x: &[f64]| {
+        let short = x.chunks(sample.d).map(size).fold(f64::INFINITY, f64::min).max(1e-12);
+        let long = x.chunks(sample.d).map(size).fold(1e-12, f64::max);
+        match loss.similarity() {
+            Similarity::Cosine => short.recip(),
+            Similarity::Dot => long,
+        }
+    };
+    let mut inputs = vec![&sample.queries, sample.keys.as_ref().unwrap_or(&sample.queries)];
+    inputs.push(&sample.negatives);
+    let longest = inputs.iter().filter(|x| !x.is_empty()).map(|x| sized(x)).fold(0.0, f64::max);
+    // Weights are at most 1 in all; a sum of n rows has n of them.
+    let of_rows = if loss.reduction() == kinfold::Reduction::Sum { n } else { 1.0 };
+    let pull = scale * longest * of_rows / n;
+    for (part, (a, b)) in ["queries", "keys", "negatives"].iter().zip(given.gradients.iter().zip([
+        &right.queries,
+        &right.keys,
+        &right.negatives,
+    ])) {
+        let error = apart(a, b, pull);
+        assert!(error <= unit, "{}: apart by {error:e} > {unit:e}\n{a:?}\n{b:?}", what(part));
+    }
+}
+
+/// Rounded to f32 and back, so that both types see the same numbers.
+fn rounded(sample: &Sample) -> Sample {
+    let round = |x: &Vec<f64>| x.iter().map(|&x| f64::from(x as f32)).collect::<Vec<_>>();
+    Sample {
+        queries: round(&sample.queries),
+        keys: sample.keys.as_ref().map(round),
+        negatives: round(&sample.negatives),
+        guide: sample.guide.as_ref().map(|guide| guide.each_ref().map(round)),
+        ..sample.clone()
+    }
+}
+
+/// The same batch in f32.
+fn in_f32(sample: &Sample, loss: &InfoNce) -> Given {
+    let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<_>>();
+    let queries = narrow(&sample.queries);
+    let keys = sample.keys.as_deref().map(narrow);
+    let negatives = narrow(&sample.negatives);
+    let guide = sample.guide.as_ref().map(|guide| guide.each_ref().map(|x| narrow(x)));
+    let of = |x| Embeddings::new(x, sample.d).unwrap();
+    let mut batch = match (&keys, &sample.labels) {
+        (Some(keys), None) => Batch::new(of(&queries), of(keys)),
+        (Some(keys), Some(labels)) => Batch::new(of(&queries), of(keys)).with_labels(labels),
+        (None, labels) => Batch::labelled(of(&queries), labels.as_ref().unwrap()),
+    };
+    if !negatives.is_empty() {
+        batch = match sample.per_query {
+            true => batch.with_negatives_per_query(of(&negatives)),
+            false => batch.with_negatives(of(&negatives)),
+        };
+    }
+    if let Some(ids) = &sample.ids {
+        batch = batch.with_ids(ids);
+    }
+    if let Some(weights) = &sample.weights {
+        batch = batch.with_row_weights(weights);
+    }
+    if let Some(guide) = &guide {
+        let [a, b, c] = guide.each_ref().map(|x| Embeddings::new(x, 2).unwrap());
+        batch = batch.with_guide(a, b, Some(c).filter(|x| x.rows() > 0));
+    }
+    Given::new(loss.value_and_gradient_of(&batch).unwrap())
+}
+
+/// A setup like `small`, with more rows: what stands beside them is repeated.
+fn grown(small: &Setup, n: usize, d: usize, seed: u64, near: f64) -> Setup {
+    let mut setup = small.clone();
+    let old = small.sample.n();
+    let rows = |seed, count: usize, d: usize| normal(seed, count * d);
+    let sample = &mut setup.sample;
+    sample.d = d;
+    sample.queries = rows(seed, n, d);
+    let extra = small.sample.keys.as_ref().map_or(0, |keys| keys.len() / small.sample.d - old);
+    let noise = rows(seed ^ 1, n + extra, d);
+    // Key i + offset belongs to query i.
+    sample.keys = small.sample.keys.as_ref().map(|_| {
+        let own = |at: usize| {
+            at.checked_sub(small.offset * d).and_then(|at| setup_query(&sample.queries, at))
+        };
+        noise.iter().enumerate().map(|(at, x)| own(at).map_or(*x, |q| q + near * x)).collect()
+    });
+    if !small.sample.negatives.is_empty() {
+        let per_row = small.sample.negatives.len() / small.sample.d;
+        let count = if sample.per_query { per_row / old * n } else { per_row };
+        sample.negatives = rows(seed ^ 2, count, d);
+    }
+    let repeat = |x: &Vec<u64>, count: usize| {
+        (0..count).map(|i| x[i % x.len()] + (i / (4 * x.len())) as u64 * 100).collect::<Vec<_>>()
+    };
+    let negatives = sample.negatives.len() / d;
+    let with_negatives = small.sample.ids.as_ref().is_some_and(|ids| ids.len() > old + extra);
+    sample.ids = small
+        .sample
+        .ids
+        .as_ref()
+        .map(|ids| repeat(ids, n + extra + if with_negatives { negatives } else { 0 }));
+    sample.labels = small.sample.labels.as_ref().map(|labels| repeat(labels, n));
+    sample.weights = small.sample.weights.as_ref().map(|weights| {
+        let count = weights.len() / old * n;
+        (0..count).map(|i| weights[i % weights.len()]).collect()
+    });
+    if let Some(guide) = &mut sample.guide {
+        let of_negatives = guide[2].len() / 2;
+        *guide = [rows(seed ^ 3, n, 2), rows(seed ^ 4, n, 2), rows(seed ^ 5, of_negatives, 2)];
+    }
+    setup
+}
+
+fn setup_query(queries: &[f64], at: usize) -> Option<f64> {
+    queries.get(at).copied()
+}
+
+fn all_setups(t: f64) -> Vec<Setup> {
+    every_loss(t).into_iter().flat_map(variations).collect()
+}
+
+#[test]
+fn every_setting_equals_the_oracle() {
+    for t in [0.4, 1.0] {
+        for setup in all_setups(t) {
+            let loss = setup.loss();
+            let right = setup.sample.dense(&loss);
+            for set in Instructions::available() {
+                let loss = loss.with_instructions(set);
+                let out = loss.value_and_gradient_of(&setup.sample.batch()).unwrap();
+                let value = loss.value_of(&setup.sample.batch()).unwrap();
+                assert_eq!(value.mean.to_bits(), out.mean.to_bits(), "{} of {loss:?}", setup.name);
+                same(setup.name, &loss, &Given::new(out), &right, &setup.sample, 1e-12);
+            }
+        }
+    }
+}
+
+/// Far below the temperatures at which one reference serves all rows, with and without room for
+/// exponentials, and where cosines are replaced by large products.
+#[test]
+fn small_temperatures_equal_the_oracle() {
+    for t in [1e-3, 0.012, 0.05] {
+        for setup in all_setups(t) {
+            let loss = setup.loss();
+            let right = setup.sample.dense(&loss);
+            let unit = 2e-13
+                * (10.0 + 1.0 / t)
+                * if loss.similarity() == Similarity::Dot { 20.0 } else { 1.0 };
+            let out = loss.value_and_gradient_of(&setup.sample.batch()).unwrap();
+            same(setup.name, &loss, &Given::new(out), &right, &setup.sample, unit);
+            let sample = rounded(&setup.sample);
+            let right = sample.dense(&loss);
+            let unit = 2e6 * unit;
+            same(setup.name, &loss, &in_f32(&sample, &loss), &right, &sample, unit);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 160, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape_equals_the_oracle(
+        which in any::<prop::sample::Index>(), n in 2usize..230, d in 1usize..70,
+        log_t in -3.0f64..1.0, near in 0.05f64..1.5, keep in any::<bool>(), threads in 1usize..9,
+        seed in any::<u64>(),
+    ) {
+        let t = 10f64.powf(log_t);
+        let setups = all_setups(t);
+        let setup = grown(which.get(&setups), n, d, seed, near);
+        let sample = rounded(&setup.sample);
+        let budget = if keep { usize::MAX } else { 0 };
+        let loss = setup.loss().with_memory_budget(budget).with_threads(threads);
+        let right = sample.dense(&loss);
+        let largest = if loss.similarity() == Similarity::Dot { 40.0 * d as f64 } else { 1.0 } / t;
+        let out = loss.value_and_gradient_of(&sample.batch()).unwrap();
+        same(setup.name, &loss, &Given::new(out), &right, &sample, 4e-13 * (10.0 + largest));
+        // Among so many, some similarities of a guide are so close that f32 cannot tell them apart.
+        if sample.guide.is_some() {
+            return Ok(());
+        }
+        // Products up to 1e4 leave f32 no digits after the point.
+        same(setup.name, &loss, &in_f32(&sample, &loss), &right, &sample, 4e-6 * (3.0 + largest));
+    }
+}
+
+/// The same bits for every number of threads, whatever the loss.
+#[test]
+fn threads_leave_no_trace() {
+    let setups = all_setups(0.1).into_iter().chain(all_setups(0.001));
+    for setup in setups.step_by(5) {
+        let setup = grown(&setup, 400, 24, 7, 0.5);
+        let of = |threads| {
+            let loss = setup.loss().with_threads(threads);
+            loss.value_and_gradient_of(&setup.sample.batch()).unwrap()
+        };
+        let one = of(1);
+        for threads in [2, 5] {
+            assert_eq!(of(threads), one, "{} of {:?}", setup.name, setup.loss());
+        }
+    }
+}
+
+/// A queue is a constant: the gradient of everything else is the same without its own.
+#[test]
+fn a_queue_needs_no_gradient() {
+    let setups = all_setups(0.2).into_iter().filter(|setup| !setup.sample.negatives.is_empty());
+    for setup in setups {
+        let (loss, batch) = (setup.loss(), setup.sample.batch());
+        let right = loss.value_and_gradient_of(&batch).unwrap();
+        let (mut queries, mut keys) = (vec![0.0; right.queries.len()], vec![0.0; right.keys.len()]);
+        let gradient = kinfold::GradientMut::new(&mut queries, &mut keys);
+        loss.value_and_gradient_of_into(&batch, gradient).unwrap();
+        assert_eq!((queries, keys), (right.queries, right.keys), "{}", setup.name);
+    }
+}
+
+/// Where the library you know returns 0: a loss of about 1e-12 keeps its digits, whichever it is.
+#[test]
+fn small_losses_keep_their_digits() {
+    let n = 5;
+    let x: Vec<f64> = (0..n * n).map(|at| f64::from(u8::from(at % (n + 1) == 0))).collect();
+    for loss in every_loss(0.035) {
+        let setup = &variations(loss)[0];
+        let labels: Vec<u64> = (0..n as u64).collect();
+        let sample =
+            Sample { labels: has_labels(&loss).then_some(labels), ..Sample::new(&x, &x, n) };
+        let right = sample.dense(&loss);
+        let given = in_f32(&sample, &setup.loss());
+        if right.mean.abs() < 1e-9 {
+            let error = (given.sum / right.sum - 1.0).abs();
+            assert!(error < 1e-4, "{loss:?}: {} is not {}", given.sum, right.sum);
+        }
+    }
+}
