@@ -377,21 +377,23 @@ impl<R: Real> Block<'_, '_, R> {
     }
 
     /// Turns a chunk's terms into weights, where columns choose, too.
-    fn weigh<T: Element<Real = R>>(
+    fn weigh<'f, T: Element<Real = R>>(
         &mut self,
         p: &Problem<'_, T>,
         panels: Range<usize>,
-        factors: &Factors<R>,
+        factors: &'f Factors<R>,
     ) {
         let width = p.plan.width;
         let base = self.base(&p.plan);
         let rows = self.first..self.first + self.rows();
         for j in panels.clone() {
             let at = self.panel(&p.plan, j, base);
-            let of_rows = [&factors.of_rows[0][rows.clone()], &factors.of_rows[1][rows.clone()]];
-            let columns = j * width..(j + 1) * width;
-            let of_columns =
-                [&factors.of_columns[0][columns.clone()], &factors.of_columns[1][columns]];
+            let part = |factors: &'f [Vec<R>; 2], range: Range<usize>| {
+                let [first, second] = factors;
+                [&first[range.clone()], second.get(range).unwrap_or(&[])]
+            };
+            let of_rows = part(&factors.of_rows, rows.clone());
+            let of_columns = part(&factors.of_columns, j * width..(j + 1) * width);
             let scratch = (&*self.scratch.references, &mut *self.scratch.spare);
             weigh_panel(p, self.first, j, &mut self.stored[at], scratch, of_rows, of_columns);
         }

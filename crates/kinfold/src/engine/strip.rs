@@ -2,7 +2,7 @@
 
 use super::aligned::Aligned;
 use super::block::{Block, Factors, Pass, Scratch};
-use super::kernels::{Kernels, Left, Product};
+use super::kernels::{Kernels, Left, Product, Work};
 use super::plan::{Candidates, DEPTH, Partner, Plan};
 use super::rows::Rows;
 use super::rule::{Choosing, Chosen, Sums, Terms};
@@ -105,7 +105,8 @@ impl AllSums {
         Self {
             rows: both(plan.rows),
             positives: vec![0.0; plan.rows],
-            chosen: vec![Chosen::default(); plan.rows],
+            // Both ways choices wait for all sums.
+            chosen: vec![Chosen::default(); if blocks == 0 { plan.rows } else { 0 }],
             columns: both(blocks * plan.panels * plan.width),
         }
     }
@@ -199,7 +200,7 @@ impl<'p, T: Element> Problem<'p, T> {
         match self.plan.candidates {
             Candidates::Rectangle { .. } | Candidates::Apart => None,
             Candidates::Triangle { partner } | Candidates::Square { partner } => match partner {
-                Partner::View(pairs) => Some((i + pairs) % (2 * pairs)),
+                Partner::View(pairs) => Some(if i < pairs { i + pairs } else { i - pairs }),
                 Partner::Listed => {
                     let partner = self.beside.partners[i];
                     (partner != NONE).then_some(partner as usize)
@@ -254,7 +255,9 @@ impl<'p, T: Element> Problem<'p, T> {
         let first = self.first_out.0;
         let of_out = if out.is_empty() { 0..0 } else { first + rows.start..first + rows.end };
         let AllSums { rows: [firsts, seconds], positives, chosen, columns } = sums;
-        let seconds = if seconds.is_empty() { seconds } else { &mut seconds[rows.clone()] };
+        let some = |len: usize| if len == 0 { 0..0 } else { rows.clone() };
+        let (of_seconds, of_chosen) = (some(seconds.len()), some(chosen.len()));
+        let (seconds, chosen) = (&mut seconds[of_seconds], &mut chosen[of_chosen]);
         let [of_columns, second_of_columns] = columns;
         let of_panels = plan.panels * plan.width;
         let blocks = firsts[rows.clone()]
@@ -263,7 +266,7 @@ impl<'p, T: Element> Problem<'p, T> {
             .zip(stored.chunks_mut(plan.stored_block_len(s)))
             .zip(memory.blocks(plan))
             .zip(positives[rows.clone()].chunks_mut(block))
-            .zip(chosen[rows].chunks_mut(block))
+            .zip(parts(chosen, block))
             .zip(parts(of_columns, of_panels).zip(parts(second_of_columns, of_panels)))
             .zip(parts(&mut out[of_out], block))
             .enumerate();
@@ -282,7 +285,7 @@ impl<'p, T: Element> Problem<'p, T> {
                 }
             },
         );
-        self.team.each(blocks, |block| block.run(self, pass));
+        self.team.each_inlined(blocks, PhaseA { problem: self, pass });
     }
 
     /// Phase B over strip `s`: `scattered[panel] += (a[strip]ᵀ W)[:, panel]`.
@@ -413,7 +416,8 @@ impl<'p, T: Element> Problem<'p, T> {
 
         let mut sums = AllSums::new(plan, plan.blocks);
         let of_panels = plan.panels * plan.width;
-        let mut of_columns = [vec![0.0; of_panels], vec![0.0; of_panels]];
+        let second = if plan.terms.two() { of_panels } else { 0 };
+        let mut of_columns = [vec![0.0; of_panels], vec![0.0; second]];
         for s in 0..plan.strips() {
             let pass = Pass::Sums { reference, stored: s < kept };
             sums.columns.iter_mut().for_each(|columns| columns.fill(0.0));
@@ -495,8 +499,9 @@ impl<'p, T: Element> Problem<'p, T> {
             factors
         };
         let both = |chosen: &[Chosen]| {
-            let second = if self.plan.terms.two() { chosen } else { &[] };
-            [padded(|c| c.first, chosen), padded(|c| c.second, second)]
+            let two = self.plan.terms.two();
+            let second = if two { padded(|c| c.second, chosen) } else { Vec::new() };
+            [padded(|c| c.first, chosen), second]
         };
         let of_positives = rows.iter().enumerate().map(|(i, chosen)| {
             let other = if triangle { self.partner(i) } else { Some(i) };
@@ -507,6 +512,19 @@ impl<'p, T: Element> Problem<'p, T> {
             of_rows: both(rows),
             of_columns: both(columns),
         }
+    }
+}
+
+/// What threads do with the blocks of a strip.
+struct PhaseA<'p, 'b, T: Element> {
+    problem: &'b Problem<'p, T>,
+    pass: Pass<'b, T::Real>,
+}
+
+impl<'w, 'o, T: Element> Work<Block<'w, 'o, T::Real>> for PhaseA<'_, '_, T> {
+    #[inline(always)]
+    fn run(&self, block: Block<'w, 'o, T::Real>) {
+        block.run(self.problem, self.pass);
     }
 }
 

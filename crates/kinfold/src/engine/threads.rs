@@ -9,7 +9,7 @@
 //! step; meanwhile they do whatever else the pool has to do.
 #![allow(unsafe_code, reason = "helpers run what the leader's stack holds")]
 
-use super::kernels::Instructions;
+use super::kernels::{Instructions, Work};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -38,13 +38,22 @@ impl Team {
         Self { instructions, floor }
     }
 
-    /// Runs `work` on every item. What is inlined into it is compiled for the instructions.
+    /// Does `work` on every item, compiled for the instructions as far as it is inlined.
     pub(super) fn each<I: Send>(
         &self,
         items: impl Iterator<Item = I> + Send,
         work: impl Fn(I) + Sync,
     ) {
-        let work = |item| self.instructions.run(|| work(item));
+        self.each_inlined(items, work);
+    }
+
+    /// [`each`](Self::each) with work that is inlined, however long it is.
+    pub(super) fn each_inlined<I: Send>(
+        &self,
+        items: impl Iterator<Item = I> + Send,
+        work: impl Work<I>,
+    ) {
+        let work = |item| self.instructions.run(&work, item);
         let Some(floor) = &self.floor else {
             return items.for_each(work);
         };

@@ -21,11 +21,11 @@ x86_vector!(
 super::kernels!(F32, f32s, f32, F32x8, 6, 2, 16, "avx2,fma");
 super::kernels!(F64, f64s, f64, F64x4, 6, 2, 8, "avx2,fma");
 
-/// Runs `work`, compiled for these instructions as far as it is inlined.
+/// Does `work` on an item, compiled for these instructions as far as it is inlined.
 ///
 /// # Safety
 /// The instructions must be there.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run<O>(work: impl FnOnce() -> O) -> O {
-    work()
+pub(super) unsafe fn run<I>(work: &impl super::Work<I>, item: I) {
+    work.run(item);
 }

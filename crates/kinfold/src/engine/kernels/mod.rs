@@ -62,14 +62,16 @@ impl Instructions {
         Self::available().next_back().unwrap_or(Self::Portable)
     }
 
-    /// Runs `work`; whatever of it is inlined here is compiled for these instructions.
+    /// Does `work` on an item, compiled for these instructions.
     #[inline(always)]
-    pub(super) fn run<O>(self, work: impl FnOnce() -> O) -> O {
+    pub(super) fn run<I>(self, work: &impl Work<I>, item: I) {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the instructions have just been detected.
-            Self::Avx2 | Self::Avx512 if Self::Avx2.is_available() => unsafe { avx2::run(work) },
-            _ => work(),
+            Self::Avx2 | Self::Avx512 if Self::Avx2.is_available() => unsafe {
+                avx2::run(work, item);
+            },
+            _ => work.run(item),
         }
     }
 
@@ -85,6 +87,19 @@ impl Instructions {
             #[allow(unreachable_patterns, reason = "those of other architectures")]
             _ => false,
         }
+    }
+}
+
+/// Work on items that is compiled for an instruction set, if it is `#[inline(always)]`. A closure is
+/// work, too, but the compiler decides how much of a long one is inlined.
+pub(super) trait Work<I>: Sync {
+    fn run(&self, item: I);
+}
+
+impl<I, F: Fn(I) + Sync> Work<I> for F {
+    #[inline(always)]
+    fn run(&self, item: I) {
+        self(item);
     }
 }
 
