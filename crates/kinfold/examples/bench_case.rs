@@ -1,7 +1,8 @@
 //! Our side of the benchmarks: answers requests, one a line, until the input ends.
 //!
 //! ```text
-//! open one-way|both|nt-xent N D TAU THREADS BUDGET FILE   reads 2·N·D f32 from FILE, queries first
+//! open LOSS N D TAU THREADS BUDGET FILE                   reads 2·N·D f32 from FILE, queries first;
+//!                                                         LOSS is one-way, both, nt-xent or a preset
 //! value                                                   {"value": …, "log_scale": …, "flops": …}
 //! time COUNT                                              {"seconds": […]}: value and all gradients
 //! busy SECONDS                                            keeps all threads at matrix products
@@ -9,7 +10,9 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "its answers are its output")]
 
-use kinfold::{Embeddings, Gemm, GradientMut, InfoNce, Temperature, Value};
+use kinfold::{
+    Batch, Embeddings, Gemm, GradientMut, InfoNce, Objective, Preset, Temperature, Value,
+};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
@@ -19,6 +22,8 @@ struct Case {
     loss: InfoNce,
     threads: usize,
     dim: usize,
+    /// For the losses over labels: eight pairs have each.
+    labels: Vec<u64>,
     queries: Vec<f32>,
     keys: Vec<f32>,
     of_queries: Vec<f32>,
@@ -28,14 +33,14 @@ struct Case {
 impl Case {
     fn open(words: &[&str]) -> Result<Self, Box<dyn Error>> {
         let &[form, n, dim, tau, threads, budget, file] = words else {
-            return Err("open one-way|both|nt-xent N D TAU THREADS BUDGET FILE".into());
+            return Err("open LOSS N D TAU THREADS BUDGET FILE".into());
         };
         let tau = Temperature::new(tau.parse()?)?;
         let loss = match form {
             "one-way" => InfoNce::new(tau),
             "both" => InfoNce::new(tau).symmetric(),
             "nt-xent" => InfoNce::nt_xent(tau),
-            other => return Err(format!("no loss is called {other}").into()),
+            preset => preset.parse::<Preset>()?.at(tau),
         };
         let threads = threads.parse()?;
         let loss = loss.with_threads(threads).with_memory_budget(budget.parse()?);
@@ -54,6 +59,7 @@ impl Case {
             loss,
             threads,
             dim,
+            labels: (0..n as u64).map(|i| i / 8).collect(),
             queries: numbers()?,
             keys: numbers()?,
             of_queries: vec![0.0; n * dim],
@@ -62,11 +68,14 @@ impl Case {
     }
 
     fn run(&mut self) -> Result<Value, kinfold::Error> {
-        self.loss.value_and_gradient_into(
-            Embeddings::new(&self.queries, self.dim)?,
-            Embeddings::new(&self.keys, self.dim)?,
-            GradientMut::new(&mut self.of_queries, &mut self.of_keys),
-        )
+        let queries = Embeddings::new(&self.queries, self.dim)?;
+        let keys = Embeddings::new(&self.keys, self.dim)?;
+        let mut batch = Batch::new(queries, keys);
+        if matches!(self.loss.objective(), Objective::SupConOutside | Objective::SupConInside) {
+            batch = batch.with_labels(&self.labels);
+        }
+        let gradient = GradientMut::new(&mut self.of_queries, &mut self.of_keys);
+        self.loss.value_and_gradient_of_into(&batch, gradient)
     }
 
     fn answer(&mut self, words: &[&str]) -> Result<String, Box<dyn Error>> {
