@@ -4,9 +4,8 @@
 //! A sum of logits is one logit of a sum, `Σ_j ⟨a, b_j⟩ = ⟨a, Σ_j b_j⟩`, so sums of embeddings, one for
 //! all columns and one for each mark, are all it takes: n · d operations, not n² · d. In f64.
 
-use super::marks::sizes;
+use super::marks::{NONE, sizes};
 use super::rows::Rows;
-use super::strip::NONE;
 use crate::embeddings::{Element, Real};
 
 /// Sums of rows, each times a coefficient: of all, and of those of each mark.

@@ -3,8 +3,22 @@
 //! Comes in: what a batch says its rows are. Goes out: [`Marks`], partners, counts.
 
 use super::rule::{Count, Labelled};
-use super::strip::{Marks, NONE};
 use std::collections::HashMap;
+
+/// No partner, no identity.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Identities or labels of rows and of columns.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// `[rows]`; every row has one.
+    pub(super) rows: Vec<u32>,
+    /// `[panels · width]`; [`NONE`] where a column has none.
+    pub(super) columns: Vec<u32>,
+    /// Columns with the row's mark are no negatives of it, as duplicates; otherwise they count, as
+    /// positives or negatives, whatever the terms say.
+    pub(super) hide: bool,
+}
 
 /// Whatever numbers, as 0, 1, 2, … in the order in which they first occur.
 pub(super) struct Small {

@@ -2,7 +2,9 @@
 
 use super::aligned::Aligned;
 use super::block::{Block, Factors, Pass, Scratch};
+use super::guide::Guide;
 use super::kernels::{Kernels, Left, Product, Work};
+use super::marks::{Marks, NONE};
 use super::plan::{Candidates, DEPTH, Partner, Plan};
 use super::rows::Rows;
 use super::rule::{Choosing, Chosen, Sums, Terms};
@@ -20,29 +22,6 @@ pub(super) enum Reference {
 
 /// The rows of a matrix, and where among all gradients theirs begin.
 pub(super) type Side<'p, T> = (&'p Rows<'p, T>, usize);
-
-/// No partner, no identity.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// Identities or labels of rows and of columns.
-#[derive(Debug)]
-pub(super) struct Marks {
-    /// `[rows]`; every row has one.
-    pub(super) rows: Vec<u32>,
-    /// `[panels · width]`; [`NONE`] where a column has none.
-    pub(super) columns: Vec<u32>,
-    /// Columns with the row's mark are no negatives of it, as duplicates; otherwise they count, as
-    /// positives or negatives, whatever the terms say.
-    pub(super) hide: bool,
-}
-
-/// Another model's rows and columns: what it finds closer than a row's threshold is no negative.
-pub(super) struct Guide<'p, T: Element> {
-    pub(super) rows: &'p Rows<'p, T>,
-    pub(super) columns: Aligned<T::Real>,
-    /// Similarities, `[rows]`.
-    pub(super) thresholds: &'p [T::Real],
-}
 
 /// What stands beside rows and columns.
 pub(super) struct Beside<'p, T: Element> {
@@ -550,28 +529,5 @@ fn pack_columns<T: Element>(
         for (panel, row) in panels.zip(row.chunks(width)) {
             panel[j * width..][..row.len()].copy_from_slice(row);
         }
-    }
-}
-
-impl<'p, T: Element> Guide<'p, T> {
-    /// Packs the guide's columns as the right operand of its similarities, `[panels, dim, width]`.
-    pub(super) fn new(
-        plan: &Plan,
-        rows: &'p Rows<'p, T>,
-        columns: &Rows<'p, T>,
-        thresholds: &'p [T::Real],
-        team: &Team,
-    ) -> Self {
-        let (width, dim) = (plan.width, columns.dim());
-        let mut packed = Aligned::zeros(plan.panels * dim * width);
-        team.each(packed.chunks_mut(dim * width).enumerate(), |(j, panel)| {
-            let mut row = vec![T::Real::default(); dim];
-            for column in j * width..columns.len().min((j + 1) * width) {
-                columns.read(column, &mut row);
-                let to = panel[column % width..].iter_mut().step_by(width);
-                to.zip(&row).for_each(|(to, &x)| *to = x);
-            }
-        });
-        Self { rows, columns: packed, thresholds }
     }
 }

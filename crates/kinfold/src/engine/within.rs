@@ -11,11 +11,13 @@
 //! so the strips need to know nothing of it; half of their work is with zeros. A guide's embeddings are
 //! laid out the same way.
 
+use super::Outcome;
+use super::guide::threshold;
+use super::marks::{Marks, Small};
 use super::plan::Candidates;
 use super::rows::Rows;
 use super::rule::Count;
-use super::strip::Marks;
-use super::{Outcome, Run, Sides, marks::Small, threshold};
+use super::run::{Run, Sides};
 use crate::embeddings::{Element, Embeddings, Real};
 use crate::loss::{Batch, Negatives, Similarity};
 
@@ -166,6 +168,6 @@ fn marks<T: Element>(
 }
 
 fn resized(mut marks: Vec<u32>, columns: usize) -> Vec<u32> {
-    marks.resize(columns, super::strip::NONE);
+    marks.resize(columns, super::marks::NONE);
     marks
 }

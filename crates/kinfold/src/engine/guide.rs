@@ -1,0 +1,67 @@
+//! Another model's opinion of what is a negative.
+//!
+//! Comes in: a guide's embeddings of the same things. Goes out: its rows and columns, packed beside
+//! ours, and for each row the similarity above which a column is a false negative.
+
+use super::aligned::Aligned;
+use super::plan::Plan;
+use super::rows::Rows;
+use super::run::Run;
+use super::threads::Team;
+use crate::embeddings::{Element, Real};
+
+/// A guide's rows and columns, and above what it calls a column a false negative of a row.
+pub(super) struct Judge<'a, T: Element> {
+    pub(super) rows: Rows<'a, T>,
+    pub(super) columns: Rows<'a, T>,
+    pub(super) thresholds: Vec<T::Real>,
+}
+
+impl<'a, T: Element> Judge<'a, T> {
+    pub(super) fn new(run: &Run<'_, '_, T::Real>, guide: &crate::loss::Guide<'a, T>) -> Self {
+        let compared = (crate::Similarity::Cosine, crate::NORM_FLOOR);
+        let cosine = |first, second| Rows::new(first, second, compared, run.team);
+        let (rows, keys) = (cosine(guide.queries, None), cosine(guide.keys, None));
+        let thresholds = (0..rows.len()).map(|i| threshold(rows.similarity(i, &keys, i)));
+        let thresholds = thresholds.collect();
+        Self { rows, columns: cosine(guide.keys, guide.negatives), thresholds }
+    }
+}
+
+/// What a guide must find above `similarity` to call a candidate a false negative: rounding alone must
+/// not make one of what it finds equal.
+pub(super) fn threshold<R: Real>(similarity: f64) -> R {
+    let rounding = if size_of::<R>() == 4 { 2e-6 } else { 4e-15 };
+    R::from_f64(similarity + rounding)
+}
+
+/// Another model's rows and columns: what it finds closer than a row's threshold is no negative.
+pub(super) struct Guide<'p, T: Element> {
+    pub(super) rows: &'p Rows<'p, T>,
+    pub(super) columns: Aligned<T::Real>,
+    /// Similarities, `[rows]`.
+    pub(super) thresholds: &'p [T::Real],
+}
+
+impl<'p, T: Element> Guide<'p, T> {
+    /// Packs the guide's columns as the right operand of its similarities, `[panels, dim, width]`.
+    pub(super) fn new(
+        plan: &Plan,
+        rows: &'p Rows<'p, T>,
+        columns: &Rows<'p, T>,
+        thresholds: &'p [T::Real],
+        team: &Team,
+    ) -> Self {
+        let (width, dim) = (plan.width, columns.dim());
+        let mut packed = Aligned::zeros(plan.panels * dim * width);
+        team.each(packed.chunks_mut(dim * width).enumerate(), |(j, panel)| {
+            let mut row = vec![T::Real::default(); dim];
+            for column in j * width..columns.len().min((j + 1) * width) {
+                columns.read(column, &mut row);
+                let to = panel[column % width..].iter_mut().step_by(width);
+                to.zip(&row).for_each(|(to, &x)| *to = x);
+            }
+        });
+        Self { rows, columns: packed, thresholds }
+    }
+}
