@@ -299,6 +299,41 @@ impl InfoNce {
         self.objective
     }
 
+    /// The margin that the positive must win by.
+    pub fn margin(&self) -> f64 {
+        self.margin
+    }
+
+    /// The part of the target that is spread over all candidates.
+    pub fn label_smoothing(&self) -> f64 {
+        self.label_smoothing
+    }
+
+    /// What the loss is multiplied by.
+    pub fn factor(&self) -> f64 {
+        self.factor
+    }
+
+    /// The least length that the cosine divides by.
+    pub fn norm_floor(&self) -> f64 {
+        self.norm_floor
+    }
+
+    /// Whether the other keys of the batch are negatives.
+    pub fn in_batch_negatives(&self) -> bool {
+        self.in_batch
+    }
+
+    /// Whether a query is also pushed from the other queries, and its key from the other keys.
+    pub fn within_views(&self) -> bool {
+        self.within_views
+    }
+
+    /// The key of query 0.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     /// What gradients are gradients of.
     pub fn reduction(&self) -> Reduction {
         self.reduction
