@@ -1,6 +1,11 @@
-//! The loss as one Burn operation on the CPU: kinfold's engine reads both tensors where they lie,
-//! and computes value and gradients at once; the backward pass scales the gradients it kept.
+//! The loss as one Burn operation on the CPU: kinfold's engine reads the tensors where they lie, and
+//! computes value and gradients at once; the backward pass scales the gradients it kept. Without a
+//! reduction what gradients are of is known in the backward pass alone, and they are computed there.
 
+use crate::PairBatch;
+use crate::batch::Negatives;
+use crate::config::Reduction;
+use crate::info_nce::Learned;
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -12,8 +17,10 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape, Tensor, bf16, f16};
-use kinfold::{Element, Embeddings, Error, InfoNce, Real, Temperature};
-use std::sync::{Arc, Mutex};
+use kinfold::{
+    Batch, Element, Embeddings, Error, GradientMut, InfoNce, Objective, Real, Temperature, Value,
+};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the operation leaves what went wrong: a Burn operation can return tensors only.
 #[derive(Clone, Debug, Default)]
@@ -21,30 +28,88 @@ pub(crate) struct Failure(Arc<Mutex<Option<Error>>>);
 
 impl Failure {
     fn set(&self, error: Error) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
     fn take(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// The loss, and what the batch has beside tensors with gradients.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    loss: InfoNce,
+    /// A row each.
+    unreduced: bool,
+    /// What is fixed is used as given, not as rounded to f32 on its way through a tensor.
+    learned_scale: bool,
+    learned_bias: bool,
+    keys: bool,
+    /// None, shared, or per query.
+    negatives: Option<bool>,
+    /// Whether these want a gradient; a queue does not.
+    of_negatives: bool,
+    ids: Option<Arc<[u64]>>,
+    labels: Option<Arc<[u64]>>,
+    row_weights: Option<Arc<[f64]>>,
+    guide: Option<Arc<Guide>>,
+}
+
+/// A guide's embeddings and their dimensions.
+#[derive(Debug)]
+struct Guide {
+    queries: (Vec<f64>, usize),
+    keys: (Vec<f64>, usize),
+    negatives: Option<(Vec<f64>, usize)>,
 }
 
 pub(crate) fn forward(
     loss: &InfoNce,
-    queries: Tensor<2>,
-    keys: Tensor<2>,
-    log_scale: Option<Tensor<1>>,
+    reduction: Reduction,
+    batch: PairBatch,
+    learned: Learned,
 ) -> Result<Tensor<1>, Error> {
-    let device = queries.device();
-    let log_scale = log_scale
-        .unwrap_or_else(|| Tensor::from_floats([loss.temperature().scale().ln() as f32], &device));
-    // A fixed temperature is used as given, not as rounded to f32 on its way through a tensor.
-    let learned = log_scale.is_require_grad();
+    batch.check_per_query()?;
+    let task = Task {
+        loss: *loss,
+        unreduced: reduction == Reduction::None,
+        learned_scale: learned.log_scale.is_some(),
+        learned_bias: learned.bias.is_some(),
+        keys: batch.keys.is_some(),
+        negatives: batch.negatives.as_ref().map(|x| matches!(x, Negatives::PerQuery(_))),
+        of_negatives: batch.negatives.as_ref().is_some_and(|x| match x {
+            Negatives::Shared(x) => x.is_tracked(),
+            Negatives::PerQuery(x) => x.is_tracked(),
+        }),
+        ids: batch.ids.map(integers),
+        labels: batch.labels.map(integers),
+        row_weights: batch.row_weights.map(|x| floats(x).into()),
+        guide: batch.guide.map(|guide| {
+            let matrix = |x: Tensor<2>| (floats(x.clone()), x.dims()[1]);
+            let (queries, keys) = (matrix(guide.queries), matrix(guide.keys));
+            Arc::new(Guide { queries, keys, negatives: guide.negatives.map(matrix) })
+        }),
+    };
+    let device = batch.queries.device();
+    // An operation has tensors for all its inputs; those that there are none of are not looked at.
+    let nothing = || Tensor::<2>::zeros([1, 1], &device);
+    let negatives = match batch.negatives {
+        None => nothing(),
+        Some(Negatives::Shared(x)) => x,
+        Some(Negatives::PerQuery(x)) => {
+            let [n, m, d] = x.dims();
+            x.reshape([n * m, d])
+        }
+    };
+    let number = |x: Option<Tensor<1>>| x.unwrap_or_else(|| Tensor::zeros([1], &device));
     let failure = Failure::default();
     let value = Tensor::from_dispatch(<Dispatch as Fused>::info_nce(
-        queries.into_dispatch(),
-        keys.into_dispatch(),
-        log_scale.into_dispatch(),
-        (*loss, learned),
+        batch.queries.into_dispatch(),
+        batch.keys.unwrap_or_else(nothing).into_dispatch(),
+        negatives.into_dispatch(),
+        number(learned.log_scale).into_dispatch(),
+        number(learned.bias).into_dispatch(),
+        task,
         failure.clone(),
     ));
     match failure.take() {
@@ -53,14 +118,25 @@ pub(crate) fn forward(
     }
 }
 
+/// Integers are compared with each other only, so it does not matter that −1 becomes 2⁶⁴ − 1.
+fn integers(x: Tensor<1, burn::tensor::Int>) -> Arc<[u64]> {
+    x.into_data().iter::<i64>().map(|x| x as u64).collect()
+}
+
+fn floats<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
 /// What the operation needs of a backend.
 #[backend_extension(Autodiff, Flex)]
 pub(crate) trait Fused: Backend {
     fn info_nce(
         queries: FloatTensor<Self>,
         keys: FloatTensor<Self>,
+        negatives: FloatTensor<Self>,
         log_scale: FloatTensor<Self>,
-        loss: (InfoNce, bool),
+        bias: FloatTensor<Self>,
+        task: Task,
         failure: Failure,
     ) -> FloatTensor<Self>;
 }
@@ -69,34 +145,90 @@ impl Fused for Flex {
     fn info_nce(
         queries: FlexTensor,
         keys: FlexTensor,
+        negatives: FlexTensor,
         log_scale: FlexTensor,
-        loss: (InfoNce, bool),
+        bias: FlexTensor,
+        task: Task,
         failure: Failure,
     ) -> FlexTensor {
-        compute(&queries, &keys, &log_scale, loss, false, &failure).value
+        compute(&[queries, keys, negatives, log_scale, bias], &task, false, &failure).value
     }
 }
 
-/// Gradients with respect to queries, keys and log(1/τ), kept for the backward pass.
+/// What the backward pass of a loss works from.
+#[derive(Clone, Debug)]
+enum Kept {
+    /// With respect to queries, keys, negatives, log(1/τ) and the bias.
+    Gradients([FlexTensor; 5]),
+    /// The inputs.
+    Inputs([FlexTensor; 5], Box<Task>),
+}
+
 #[derive(Debug)]
 struct InfoNceBackward;
 
-impl Backward<Flex, 3> for InfoNceBackward {
-    type State = [FlexTensor; 3];
+impl Backward<Flex, 5> for InfoNceBackward {
+    type State = Kept;
 
     fn backward(
         self,
-        ops: Ops<Self::State, 3>,
+        ops: Ops<Self::State, 5>,
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
         let upstream = grads.consume::<Flex>(&ops.node);
-        for ((node, saved), ones) in ops.parents.into_iter().zip(ops.state).zip([2, 2, 1]) {
+        let (gradients, upstream) = match ops.state {
+            Kept::Gradients(kept) => (kept, Some(upstream)),
+            Kept::Inputs(inputs, task) => {
+                let upstream = Tensor::<1>::from_primitive::<Flex>(upstream);
+                (of_rows(&inputs, &task, &floats(upstream)), None)
+            }
+        };
+        for (node, gradient) in ops.parents.into_iter().zip(gradients) {
             if let Some(node) = node {
-                let upstream = Flex::float_reshape(upstream.clone(), Shape::from(vec![1; ones]));
-                grads.register::<Flex>(node.id, Flex::float_mul(saved, upstream));
+                let gradient = match &upstream {
+                    Some(upstream) => scaled(gradient, upstream),
+                    None => gradient,
+                };
+                grads.register::<Flex>(node.id, gradient);
             }
         }
+    }
+}
+
+/// A gradient times the upstream one, a number of perhaps another type.
+fn scaled(gradient: FlexTensor, upstream: &FlexTensor) -> FlexTensor {
+    let ones = vec![1; gradient.layout().shape().num_dims()];
+    let upstream = Flex::float_reshape(upstream.clone(), Shape::from(ones));
+    let upstream = Flex::float_cast(upstream, gradient.dtype().into());
+    Flex::float_mul(gradient, upstream)
+}
+
+/// The gradients of `Σ upstream_i · w_i · L_i`. Row weights are not negative, so the rows whose
+/// upstream gradient is are a sum of their own, which is taken off.
+fn of_rows(inputs: &[FlexTensor; 5], task: &Task, upstream: &[f64]) -> [FlexTensor; 5] {
+    let own = |row: usize| task.row_weights.as_ref().map_or(1.0, |weights| weights[row]);
+    let weights: Vec<f64> = upstream.iter().enumerate().map(|(row, g)| g * own(row)).collect();
+    let part = |sign: f64| {
+        // A NaN from above stays one: the engine refuses it, and the gradients become NaN, too.
+        let of_sign = |w: &f64| if w * sign <= 0.0 { 0.0 } else { w * sign };
+        let weights: Arc<[f64]> = weights.iter().map(of_sign).collect();
+        let task = Task { row_weights: Some(weights.clone()), unreduced: false, ..task.clone() };
+        let some = weights.iter().any(|&w| w != 0.0);
+        some.then(|| compute(inputs, &task, true, &Failure::default()).gradients)
+    };
+    let times = |x: FlexTensor, by: f64| Flex::float_mul_scalar(x, by.into());
+    match (part(1.0), part(-1.0)) {
+        (Some(up), None) => up,
+        (None, Some(down)) => down.map(|x| times(x, -1.0)),
+        (Some(up), Some(down)) => {
+            let mut down = down.into_iter();
+            up.map(|up| match down.next() {
+                Some(down) => Flex::float_sub(up, down),
+                None => up,
+            })
+        }
+        (None, None) => inputs.each_ref().map(|x| times(x.clone(), 0.0)),
     }
 }
 
@@ -104,50 +236,48 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     fn info_nce(
         queries: FloatTensor<Self>,
         keys: FloatTensor<Self>,
+        negatives: FloatTensor<Self>,
         log_scale: FloatTensor<Self>,
-        loss: (InfoNce, bool),
+        bias: FloatTensor<Self>,
+        task: Task,
         failure: Failure,
     ) -> FloatTensor<Self> {
-        let nodes = [queries.node(), keys.node(), log_scale.node()];
+        let nodes = [queries.node(), keys.node(), negatives.node(), log_scale.node(), bias.node()];
         let tracked = InfoNceBackward.prepare::<C>(nodes).compute_bound().stateful();
-        let (q, k, s) =
-            (queries.into_primitive(), keys.into_primitive(), log_scale.into_primitive());
+        let inputs = [queries, keys, negatives, log_scale, bias].map(|x| x.into_primitive());
         match tracked {
+            OpsKind::Tracked(prep) if task.unreduced => {
+                let value = compute(&inputs, &task, false, &failure).value;
+                prep.finish(Kept::Inputs(inputs, Box::new(task)), value)
+            }
             OpsKind::Tracked(prep) => {
-                let out = compute(&q, &k, &s, loss, true, &failure);
-                prep.finish(out.gradients, out.value)
+                let out = compute(&inputs, &task, true, &failure);
+                prep.finish(Kept::Gradients(out.gradients), out.value)
             }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(compute(&q, &k, &s, loss, false, &failure).value)
-            }
+            OpsKind::UnTracked(prep) => prep.finish(compute(&inputs, &task, false, &failure).value),
         }
     }
 }
 
 struct Computed {
     value: FlexTensor,
-    /// With respect to queries, keys and log(1/τ); empty tensors where none were asked for.
-    gradients: [FlexTensor; 3],
+    /// With respect to the inputs; empty tensors where none were asked for.
+    gradients: [FlexTensor; 5],
 }
 
-fn compute(
-    queries: &FlexTensor,
-    keys: &FlexTensor,
-    log_scale: &FlexTensor,
-    loss: (InfoNce, bool),
-    gradients: bool,
-    failure: &Failure,
-) -> Computed {
-    let by_type = match queries.dtype() {
+fn compute(inputs: &[FlexTensor; 5], task: &Task, gradients: bool, failure: &Failure) -> Computed {
+    let by_type = match inputs[0].dtype() {
         DType::F64 => typed::<f64>,
         DType::F16 => typed::<f16>,
         DType::BF16 => typed::<bf16>,
         _ => typed::<f32>,
     };
-    by_type(queries, keys, log_scale, loss, gradients).unwrap_or_else(|error| {
+    by_type(inputs, task, gradients).unwrap_or_else(|error| {
         failure.set(error);
-        let nothing = tensor::<f32>(vec![f32::NAN], vec![1]);
-        Computed { value: nothing.clone(), gradients: [(); 3].map(|()| nothing.clone()) }
+        // In the backward pass nobody asks what failed: NaN says that something did.
+        let nan = |x: &FlexTensor| Flex::float_mul_scalar(x.clone(), f32::NAN.into());
+        let value = tensor(vec![f32::NAN], vec![1]);
+        Computed { value, gradients: inputs.each_ref().map(nan) }
     })
 }
 
@@ -177,36 +307,117 @@ impl Shared for bf16 {
 }
 
 fn typed<T: Shared>(
-    queries: &FlexTensor,
-    keys: &FlexTensor,
-    log_scale: &FlexTensor,
-    (loss, learned): (InfoNce, bool),
+    inputs: &[FlexTensor; 5],
+    task: &Task,
     gradients: bool,
 ) -> Result<Computed, Error> {
-    let loss = if learned {
-        let log_scale = FlexTensor::storage::<f32>(&log_scale.to_contiguous())[0];
-        loss.with_temperature(Temperature::new((-f64::from(log_scale)).exp())?)
-    } else {
-        loss
-    };
-    let (queries, keys) = (queries.to_contiguous(), keys.to_contiguous());
-    let (q, k) = (matrix::<T>(&queries)?, matrix::<T>(&keys)?);
-    if !gradients {
-        let value = tensor(vec![T::narrow(loss.value(q, k)?.mean)], vec![1]);
-        return Ok(Computed { value, gradients: [(); 3].map(|()| tensor::<T>(vec![], vec![0])) });
+    let [queries, keys, negatives, log_scale, bias] =
+        inputs.each_ref().map(FlexTensor::to_contiguous);
+    let mut loss = task.loss;
+    if task.learned_scale {
+        loss = loss.with_temperature(Temperature::new((-number(&log_scale)).exp())?);
     }
-    let out = loss.value_and_gradient(q, k)?;
-    let narrow = |x: Vec<T::Real>, rows: usize| {
-        tensor(x.into_iter().map(|x| T::narrow(x.f64())).collect(), vec![rows, q.dim()])
+    if task.learned_bias {
+        loss = loss.with_objective(Objective::Sigmoid { bias: number(&bias) })?;
+    }
+    let queries = matrix::<T>(&queries)?;
+    let keys = task.keys.then(|| matrix::<T>(&keys)).transpose()?;
+    let negatives = task.negatives.map(|_| matrix::<T>(&negatives)).transpose()?;
+    let guide = task.guide.as_ref().map(|guide| guide.narrowed::<T>());
+    let mut batch = task.batch(queries, keys, negatives)?;
+    if let Some((queries, keys, negatives)) = &guide {
+        let negatives = negatives.as_ref().map(|x| Embeddings::new(&x.0, x.1)).transpose()?;
+        batch = batch.with_guide(
+            Embeddings::new(&queries.0, queries.1)?,
+            Embeddings::new(&keys.0, keys.1)?,
+            negatives,
+        );
+    }
+    if !gradients {
+        let value = task.reduced::<T>(&loss, &loss.value_of(&batch)?);
+        return Ok(Computed { value, gradients: [(); 5].map(|()| tensor::<T>(vec![], vec![0])) });
+    }
+    let zeros = |x: Option<Embeddings<'_, T>>| {
+        vec![T::Real::default(); x.map_or(0, |x| x.rows() * x.dim())]
+    };
+    let mut of_queries = zeros(Some(queries));
+    let mut of_keys = zeros(keys);
+    let mut of_negatives = zeros(negatives.filter(|_| task.of_negatives));
+    let gradient =
+        GradientMut::new(&mut of_queries, &mut of_keys).with_negatives(&mut of_negatives);
+    let out = loss.value_and_gradient_of_into(&batch, gradient)?;
+    let narrow = |x: Vec<T::Real>| {
+        let rows = x.len() / queries.dim();
+        tensor(x.into_iter().map(|x| T::narrow(x.f64())).collect(), vec![rows, queries.dim()])
     };
     Ok(Computed {
-        value: tensor(vec![T::narrow(out.mean)], vec![1]),
+        value: task.reduced::<T>(&loss, &out),
         gradients: [
-            narrow(out.queries, q.rows()),
-            narrow(out.keys, k.rows()),
+            narrow(of_queries),
+            narrow(of_keys),
+            narrow(of_negatives),
             tensor(vec![out.log_scale as f32], vec![1]),
+            tensor(vec![out.bias as f32], vec![1]),
         ],
     })
+}
+
+impl Task {
+    fn batch<'a, T: Element>(
+        &'a self,
+        queries: Embeddings<'a, T>,
+        keys: Option<Embeddings<'a, T>>,
+        negatives: Option<Embeddings<'a, T>>,
+    ) -> Result<Batch<'a, T>, Error> {
+        let mut batch = match (keys, &self.labels) {
+            (Some(keys), _) => Batch::new(queries, keys),
+            (None, Some(labels)) => Batch::labelled(queries, labels),
+            (None, None) => return Err(Error::Empty { matrix: "keys", needed: 1 }),
+        };
+        if let Some(labels) = &self.labels {
+            batch = batch.with_labels(labels);
+        }
+        batch = match (negatives, self.negatives) {
+            (None, _) => batch,
+            (Some(own), Some(true)) => batch.with_negatives_per_query(own),
+            (Some(shared), _) => batch.with_negatives(shared),
+        };
+        if let Some(ids) = &self.ids {
+            batch = batch.with_ids(ids);
+        }
+        if let Some(weights) = &self.row_weights {
+            batch = batch.with_row_weights(weights);
+        }
+        Ok(batch)
+    }
+
+    fn reduced<T: Shared>(&self, loss: &InfoNce, value: &Value) -> FlexTensor {
+        if !self.unreduced {
+            return tensor(vec![T::narrow(loss.reduced(value.mean, value.sum))], vec![1]);
+        }
+        let weights = self.row_weights.as_deref();
+        let weighted = |(row, loss): (usize, &f64)| {
+            T::narrow(loss * weights.map_or(1.0, |weights| weights[row]))
+        };
+        let rows: Vec<T> = value.rows.iter().enumerate().map(weighted).collect();
+        let count = rows.len();
+        tensor(rows, vec![count])
+    }
+}
+
+/// Numbers row by row, and the dimension.
+type Numbers<T> = (Vec<T>, usize);
+
+impl Guide {
+    fn narrowed<T: Shared>(&self) -> (Numbers<T>, Numbers<T>, Option<Numbers<T>>) {
+        let narrow = |(x, dim): &Numbers<f64>| (x.iter().map(|&x| T::narrow(x)).collect(), *dim);
+        (narrow(&self.queries), narrow(&self.keys), self.negatives.as_ref().map(narrow))
+    }
+}
+
+/// The one number of a tensor of any type.
+fn number(x: &FlexTensor) -> f64 {
+    floats(Tensor::<1>::from_primitive::<Flex>(x.clone()))[0]
 }
 
 fn matrix<T: Shared>(x: &FlexTensor) -> Result<Embeddings<'_, T>, Error> {

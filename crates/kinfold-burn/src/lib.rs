@@ -1,6 +1,7 @@
 //! Contrastive losses for Burn models.
 //!
-//! Comes in: queries and keys as Burn tensors, `[n, d]`. Goes out: the loss, `[1]`, differentiable.
+//! Comes in: queries and keys as Burn tensors, `[n, d]`, and where wanted negatives, ids, labels,
+//! weights or a guide, as a [`PairBatch`]. Goes out: the loss, `[1]`, differentiable.
 //! On the CPU (Burn's Flex device) it is one operation over kinfold's engine, whose gradients are
 //! computed with the value; on every other device it is strips of tensor operations. Neither builds
 //! the n × n matrix of similarities.
@@ -21,9 +22,13 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod batch;
+mod config;
 mod fused;
 mod info_nce;
 mod strips;
 
-pub use info_nce::{InfoNceLoss, InfoNceLossConfig};
-pub use kinfold::{Error, Form, InfoNce, Preset, Similarity, Temperature};
+pub use batch::PairBatch;
+pub use config::{InfoNceLossConfig, Reduction};
+pub use info_nce::InfoNceLoss;
+pub use kinfold::{Error, Form, InfoNce, Objective, Preset, Similarity, Temperature};

@@ -1,7 +1,7 @@
 //! The command line, and the settings that it asks for.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kinfold_train::{Case, Error, Form, Settings};
+use kinfold_train::{Case, Error, Form, Settings, loss_names};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -45,7 +45,9 @@ pub(crate) struct TrainArguments {
     /// Everything random follows from it
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// The temperature that similarities are divided by
+    #[arg(long, value_name = "NAME", help = loss_help())]
+    loss: Option<String>,
+    /// The temperature that similarities are divided by [default: the loss's own]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// The highest learning rate
@@ -57,6 +59,14 @@ pub(crate) struct TrainArguments {
     /// 1 for grey images, 3 for colour
     #[arg(long, value_name = "N")]
     channels: Option<usize>,
+}
+
+fn loss_help() -> String {
+    format!(
+        "What pulls together and pushes apart [default: nt-xent], at its own temperature unless \
+         --temperature is given; one of {}",
+        loss_names().join(", ")
+    )
 }
 
 impl TrainArguments {
@@ -72,7 +82,14 @@ impl TrainArguments {
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch = self.batch.or(settings.batch);
         settings.seed = self.seed.unwrap_or(settings.seed);
-        settings.loss.temperature = self.temperature.unwrap_or(settings.loss.temperature);
+        if let Some(name) = &self.loss
+            && *name != settings.loss.name
+        {
+            // Another loss has a temperature of its own, which the file did not mean.
+            settings.loss.name.clone_from(name);
+            (settings.loss.temperature, settings.loss.learned_temperature) = (None, None);
+        }
+        settings.loss.temperature = self.temperature.or(settings.loss.temperature);
         settings.optimizer.learning_rate =
             self.learning_rate.unwrap_or(settings.optimizer.learning_rate);
         settings.image.size = self.image_size.or(settings.image.size);

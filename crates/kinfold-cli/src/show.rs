@@ -113,8 +113,9 @@ impl Training {
 
 fn standing(progress: &Progress) -> String {
     let Progress { loss, floor, ceiling, pairs_per_second, seconds_left, .. } = progress;
+    let floor = floor.map_or(String::new(), |floor| format!("floor {floor:.3}, "));
     format!(
-        "loss {loss:.3} (floor {floor:.3}, ceiling {ceiling:.3}) {pairs_per_second:.0} pairs/s, \
+        "loss {loss:.3} ({floor}ceiling {ceiling:.3}) {pairs_per_second:.0} pairs/s, \
          {seconds_left:.0} s left"
     )
 }
@@ -122,11 +123,17 @@ fn standing(progress: &Progress) -> String {
 pub(crate) fn summary(summary: &Summary, out: &Path) {
     let Summary { steps, seconds, loss, loss_floor, loss_ceiling, .. } = summary;
     let stopped = if summary.interrupted { "stopped after" } else { "trained" };
-    let way = 100.0 * (loss_ceiling - loss) / (loss_ceiling - loss_floor);
-    line(&format!(
-        "{stopped} {steps} steps in {seconds:.0} s; loss {loss:.3}, {way:.0} % of the way from its \
-         ceiling {loss_ceiling:.3} (nothing learned) to its floor {loss_floor:.3}"
-    ));
+    let stands = match loss_floor {
+        Some(floor) => {
+            let way = 100.0 * (loss_ceiling - loss) / (loss_ceiling - floor);
+            format!(
+                "{way:.0} % of the way from its ceiling {loss_ceiling:.3} (nothing learned) to its \
+                 floor {floor:.3}"
+            )
+        }
+        None => format!("its ceiling is {loss_ceiling:.3} (nothing learned)"),
+    };
+    line(&format!("{stopped} {steps} steps in {seconds:.0} s; loss {loss:.3}, {stands}"));
     line("");
     match &summary.evaluation {
         Some(evaluation) => table(evaluation),

@@ -136,6 +136,128 @@ fn a_run_repeats_to_the_same_bits() {
     assert!(weights(&first) == weights(&out), "one thread gives other bits");
 }
 
+/// Every name of `--loss`, from the help itself.
+fn loss_names() -> Vec<String> {
+    let help = succeeds(&["train", "--help"]);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let names = help.split("one of ").nth(1).unwrap().split(" --").next().unwrap();
+    names.split(", ").map(|name| name.trim().to_owned()).collect()
+}
+
+#[test]
+fn every_loss_trains() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let names = loss_names();
+    assert!(names.len() == 19 && names.contains(&"sup-con-inside".to_owned()), "{names:?}");
+    for name in &names {
+        let run = small_run(&photos, &folder, name, &["--loss", name]);
+        let summary = json(&run.join("summary.json"));
+        assert_eq!(summary["steps"], 4, "{name}");
+        let nats = |field: &str| summary[field].as_f64();
+        assert!(nats("loss").unwrap().is_finite() && nats("loss_ceiling").is_some(), "{name}");
+        let known =
+            ["nt-xent", "one-way", "open-clip", "dcl", "simclr-tf"].contains(&name.as_str());
+        let unknown = ["moco", "siglip", "sup-con", "supcon", "hcl"].contains(&name.as_str());
+        assert!(!known || nats("loss_floor").unwrap() < nats("loss").unwrap(), "{name}");
+        assert!(!unknown || summary["loss_floor"] == Value::Null, "{name}: {summary}");
+        // What is learned is told, step by step and at the end; what is fixed is in the settings.
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let steps: Vec<Value> =
+            metrics.lines().take(4).map(|line| serde_json::from_str(line).unwrap()).collect();
+        let learned = ["open-clip", "siglip"].contains(&name.as_str());
+        assert_eq!(steps[0]["temperature"] != Value::Null, learned, "{name}");
+        assert_eq!(steps[0]["temperature"] != steps[3]["temperature"], learned, "{name}");
+        assert_eq!(steps[0]["bias"] != steps[3]["bias"], name == "siglip");
+        assert_eq!(summary["bias"] != Value::Null, name == "siglip");
+    }
+}
+
+#[test]
+fn a_loss_with_all_its_settings_repeats_to_the_same_bits() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let config = folder.path().join("settings.toml");
+    let config = config.to_str().unwrap();
+    for (i, loss) in [
+        "name = 'siglip'\nmask_labels = true",
+        "name = 'moco'\nqueue = 12\nmomentum = 0.9\nmask_labels = true\nlearned_temperature = true",
+        "name = 'both-ways'\nmargin = 0.1\nlabel_smoothing = 0.1\ntemperature = 0.3",
+        // As it was called before there were others.
+        "form = 'one-way'\ntemperature = 0.5",
+    ]
+    .iter()
+    .enumerate()
+    {
+        std::fs::write(config, format!("[loss]\n{loss}\n")).unwrap();
+        let first = small_run(&photos, &folder, &format!("first-{i}"), &["--config", config]);
+        let again = folder.path().join(format!("again-{i}"));
+        let written = first.join("config.toml");
+        let from = ["train", "--config", written.to_str().unwrap()];
+        succeeds(&[&from[..], &["--out", again.to_str().unwrap()]].concat());
+        for file in ["config.toml", "metrics.jsonl", "model.safetensors"] {
+            let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
+            assert!(read(&first) == read(&again), "{loss}: {file} differs");
+        }
+    }
+    // A flag's loss brings its own temperature.
+    let run = folder.path().join("flag");
+    let written = folder.path().join("first-3/config.toml");
+    let from = ["train", "--config", written.to_str().unwrap(), "--out", run.to_str().unwrap()];
+    succeeds(&[&from[..], &["--loss", "dcl"]].concat());
+    assert_eq!(json(&run.join("summary.json"))["temperature"], 0.1);
+}
+
+#[test]
+fn a_loss_that_cannot_be_is_refused_with_code_2() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let (data, config) = (photos.path().to_str().unwrap(), folder.path().join("run.toml"));
+    let out = folder.path().join("run");
+    let train = |loss: &str, settings: &str| {
+        std::fs::write(&config, format!("[loss]\n{settings}\n")).unwrap();
+        let said = fails(
+            2,
+            &[
+                "train",
+                "--data",
+                data,
+                "--out",
+                out.to_str().unwrap(),
+                "--loss",
+                loss,
+                "--config",
+                config.to_str().unwrap(),
+                "--batch",
+                "8",
+            ],
+        );
+        assert!(!out.exists(), "{loss} leaves a folder behind");
+        said
+    };
+    let said = train("infonce", "");
+    assert!(said.contains("no loss `infonce`"), "{said}");
+    assert!(loss_names().iter().all(|name| said.contains(name)), "{said}");
+    assert!(train("sentence-transformers-gist", "").contains("another model as a guide"));
+    assert!(train("sup-con", "mask_labels = true").contains("mask_labels has no meaning"));
+    assert!(train("dcl", "label_smoothing = 0.1").contains("label smoothing spreads"));
+    assert!(train("one-way", "label_smoothing = 2.0").contains("label smoothing is 2"));
+    assert!(train("moco", "queue = 0").contains("queue is 0"));
+    assert!(train("moco", "momentum = 1.0").contains("momentum is 1"));
+    let said = train("one-way", "name = 'one-way'\nlearned_temperature = true\ntemperature = 3.0");
+    assert!(said.contains("would start at 3"), "{said}");
+
+    // One class only.
+    std::fs::remove_dir_all(photos.path().join("up")).unwrap();
+    for (loss, settings, what) in [
+        ("sup-con", "", "sup-con needs"),
+        ("sup-con-inside", "", "sup-con-inside needs"),
+        ("supcon", "", "supcon needs"),
+        ("nt-xent", "mask_labels = true", "mask_labels needs"),
+    ] {
+        let said = train(loss, settings);
+        assert!(said.contains(what) && said.contains("at least two labels"), "{said}");
+        assert!(said.contains("has 1"), "{said}");
+    }
+}
+
 #[test]
 fn embeddings_come_in_three_formats() {
     let (photos, folder) = (photos(), tempfile::tempdir().unwrap());

@@ -7,10 +7,12 @@
 #![warn(clippy::unwrap_used)]
 
 mod bench;
+mod criterion;
 mod embed;
 mod encoder;
 mod error;
 pub mod evaluation;
+mod loss;
 mod optimizer;
 pub mod pairs;
 mod random;
@@ -24,6 +26,7 @@ pub use embed::{Embedded, Format, embed};
 pub use error::Error;
 pub use evaluation::evaluate;
 pub use kinfold::Form;
+pub use loss::loss_names;
 pub use run::Summary;
 pub use settings::Settings;
 pub use training::{Event, Progress, train};

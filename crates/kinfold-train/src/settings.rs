@@ -4,7 +4,6 @@
 //! error that names the one that cannot. Whatever is not given has the default written here.
 
 use crate::Error;
-use kinfold::{Form, InfoNce, Temperature};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -72,13 +71,30 @@ pub struct EncoderSettings {
 }
 
 /// The loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossSettings {
-    /// `one-way`, `both-ways` or `nt-xent`.
-    pub form: Form,
-    /// The temperature τ, above 0.
-    pub temperature: f64,
+    /// One of [`loss_names`](crate::loss_names).
+    #[serde(alias = "form")]
+    pub name: String,
+    /// The temperature τ, above 0; by default the loss's own: that of the preset, 0.5 for `one-way`,
+    /// `both-ways` and `nt-xent`, and 0.1 for `sup-con` and `sup-con-inside`.
+    pub temperature: Option<f64>,
+    /// Learn the temperature, from the one above, and keep it between 0.01 and 1; for `siglip`,
+    /// without bounds, the bias, too. By default only `open-clip` and `siglip` do.
+    pub learned_temperature: Option<bool>,
+    /// A margin that the positive must win by.
+    pub margin: f64,
+    /// The part of the target that is spread over all candidates, from 0 to 1.
+    pub label_smoothing: f64,
+    /// Leave images of the same label out as negatives.
+    pub mask_labels: bool,
+    /// For `moco`, the most earlier keys to keep as negatives. In the first step there are none, and
+    /// the other keys of the batch are negatives instead.
+    pub queue: usize,
+    /// For `moco`, how slowly the encoder that keys come from follows the trained one: the part of
+    /// its weights that it keeps at each step.
+    pub momentum: f64,
 }
 
 /// AdamW, with a linear warm-up and then a cosine down to 0.
@@ -127,7 +143,16 @@ impl Default for EncoderSettings {
 
 impl Default for LossSettings {
     fn default() -> Self {
-        Self { form: Form::NtXent, temperature: 0.5 }
+        Self {
+            name: "nt-xent".to_owned(),
+            temperature: None,
+            learned_temperature: None,
+            margin: 0.0,
+            label_smoothing: 0.0,
+            mask_labels: false,
+            queue: 65536,
+            momentum: 0.999,
+        }
     }
 }
 
@@ -160,7 +185,7 @@ impl Settings {
             true => Ok(()),
             false => Err(Error::Setting(text)),
         };
-        Temperature::new(self.loss.temperature).map_err(|e| Error::Setting(e.to_string()))?;
+        self.loss.named()?;
         needs(self.epochs > 0, "epochs is 0, but at least 1 is needed".into())?;
         needs(
             self.batch.is_none_or(|batch| batch >= 2),
@@ -223,19 +248,6 @@ impl Settings {
         (self.image.size.unwrap_or(size), self.image.channels.unwrap_or(channels))
     }
 
-    /// The loss that these settings ask for.
-    ///
-    /// # Errors
-    /// When the temperature is not a finite number above 0.
-    pub fn info_nce(&self) -> Result<InfoNce, Error> {
-        let temperature = Temperature::new(self.loss.temperature)?;
-        Ok(match self.loss.form {
-            Form::OneWay => InfoNce::new(temperature),
-            Form::BothWays => InfoNce::new(temperature).symmetric(),
-            Form::NtXent => InfoNce::nt_xent(temperature),
-        })
-    }
-
     /// The settings with everything decided that depends on how many pairs there are.
     ///
     /// # Errors
@@ -252,6 +264,9 @@ impl Settings {
         let (size, channels) = self.image_shape();
         self.image = ImageSettings { size: Some(size), channels: Some(channels) };
         self.batch = Some(batch);
+        let named = self.loss.named()?;
+        self.loss.temperature = Some(named.loss.temperature().get());
+        self.loss.learned_temperature = Some(named.learned);
         self.version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(self)
     }

@@ -4,16 +4,15 @@
 //! Goes out: a run folder and its summary. It never prints and reads no clock but to tell how fast
 //! it is; the same settings give the same weights, bit for bit.
 
-use crate::encoder::{Model, images_tensor, numbers};
+use crate::criterion::{Criterion, Loss};
+use crate::encoder::{Model, images_tensor};
 use crate::evaluation::Evaluation;
 use crate::optimizer::{adamw, learning_rate};
 use crate::pairs::{Images, Split};
 use crate::run::{RunFolder, SavedModel, Summary, peak_memory_bytes};
 use crate::{Error, Settings, views};
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor};
-use kinfold::InfoNce;
-use kinfold_burn::InfoNceLoss;
+use burn::tensor::Device;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,9 +52,9 @@ pub struct Progress {
     pub epoch_ended: bool,
     /// The batch's loss, in nats.
     pub loss: f64,
-    /// The least a batch can reach.
-    pub floor: f64,
-    /// What a batch has where nothing is learned.
+    /// The least this batch can reach; none where no closed form is known.
+    pub floor: Option<f64>,
+    /// What this batch has where nothing is learned.
     pub ceiling: f64,
     /// Pairs trained on each second so far.
     pub pairs_per_second: f64,
@@ -70,6 +69,11 @@ struct StepLine {
     epoch: usize,
     loss: f64,
     learning_rate: f64,
+    /// The temperature and the bias that the loss was computed with, where they are learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bias: Option<f64>,
 }
 
 /// The last line of the metrics.
@@ -109,7 +113,7 @@ struct Training {
     images: Images,
     split: Split,
     folder: RunFolder,
-    loss: InfoNce,
+    criterion: Criterion,
     batch: usize,
     steps: usize,
     device: Device,
@@ -126,16 +130,16 @@ impl Training {
         folder: RunFolder,
     ) -> Result<Self, Error> {
         let batch = settings.batch.unwrap_or(split.train.len());
-        let loss = settings.info_nce()?;
         let steps = settings.epochs * (split.train.len() / batch);
         let optimizer = adamw(&settings.optimizer);
         let device = Device::flex().autodiff();
+        let criterion = Criterion::new(&settings, &images, &device)?;
         Ok(Self {
             settings,
             images,
             split,
             folder,
-            loss,
+            criterion,
             batch,
             steps,
             device,
@@ -153,8 +157,7 @@ impl Training {
         let random = model.snapshot();
 
         let (mut step, mut epochs) = (0, 0);
-        let ceiling = self.loss.ceiling(self.batch);
-        let floor = self.loss.floor(self.batch).unwrap_or(0.0);
+        let (mut floor, mut ceiling) = (None, 0.0);
         let mut last_epoch = Vec::new();
         let start = Instant::now();
         for epoch in 0..self.settings.epochs {
@@ -166,8 +169,9 @@ impl Training {
             last_epoch.clear();
             let batches = self.split.batches(self.batch, self.settings.seed, epoch);
             for (i, rows) in batches.iter().enumerate() {
-                let loss;
-                (model, loss) = self.step(model, rows, epoch, step)?;
+                let (next, of_batch) = self.step(model, rows, epoch, step)?;
+                (model, floor, ceiling) = (next, of_batch.floor, of_batch.ceiling);
+                let loss = of_batch.value;
                 step += 1;
                 last_epoch.push(loss);
                 let seconds = start.elapsed().as_secs_f64();
@@ -206,7 +210,8 @@ impl Training {
             interrupted: step < self.steps,
             seconds,
             pairs_per_second: (step * self.batch) as f64 / seconds,
-            temperature: self.settings.loss.temperature,
+            temperature: self.criterion.temperature()?,
+            bias: self.criterion.bias()?,
             loss: last_epoch.iter().sum::<f64>() / last_epoch.len().max(1) as f64,
             loss_floor: floor,
             loss_ceiling: ceiling,
@@ -224,26 +229,34 @@ impl Training {
         rows: &[usize],
         epoch: usize,
         step: usize,
-    ) -> Result<(Model, f64), Error> {
+    ) -> Result<(Model, Loss), Error> {
         let Settings { view, seed, optimizer, .. } = &self.settings;
         let views = views::pairs(&self.images, rows, view, *seed, epoch);
         let rate = learning_rate(optimizer, step, self.steps);
         let views = images_tensor(views, self.settings.image_shape(), &self.device);
         let before = model.snapshot();
-        let (loss, value) = match self.loss_of(&model, views) {
+        let learns = self.criterion.learns();
+        let temperature = learns.then(|| self.criterion.temperature()).transpose()?;
+        let bias = self.criterion.bias()?;
+        let loss = match self.criterion.loss(&model, views, rows) {
             Ok(loss) => loss,
             Err(reason) => return Err(self.not_finite(step, rate, &reason, &before)),
         };
         self.folder.metric(&StepLine {
             step: step + 1,
             epoch: epoch + 1,
-            loss: value,
+            loss: loss.value,
             learning_rate: rate,
+            temperature,
+            bias,
         })?;
-        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        let mut gradients = loss.tensor.clone().backward();
+        let of_model = GradientsParams::from_module(&mut gradients, &model);
         // These weights gave a finite loss; the ones that follow from it may not.
         self.good = Some(before);
-        Ok((self.optimizer.step(rate, model, gradients), value))
+        let model = self.optimizer.step(rate, model, of_model);
+        self.criterion.step(rate, &mut gradients, &model);
+        Ok((model, loss))
     }
 
     /// Keeps the last weights whose loss was finite, and says so.
@@ -259,15 +272,5 @@ impl Training {
             },
             Err(error) => error,
         }
-    }
-
-    /// The loss of a batch, as a tensor and as a number; or why it is not finite.
-    fn loss_of(&self, model: &Model, views: Tensor<4>) -> Result<(Tensor<1>, f64), Error> {
-        let n = self.batch;
-        let projected = model.project(views);
-        let (queries, keys) = (projected.clone().narrow(0, 0, n), projected.narrow(0, n, n));
-        let loss = InfoNceLoss::new(self.loss).try_forward(queries, keys)?;
-        let value = f64::from(numbers(loss.clone())?[0]);
-        Ok((loss, value))
     }
 }

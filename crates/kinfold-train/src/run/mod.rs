@@ -36,13 +36,16 @@ pub struct Summary {
     pub seconds: f64,
     /// Pairs trained on each second.
     pub pairs_per_second: f64,
-    /// The temperature.
+    /// The temperature at the end.
     pub temperature: f64,
+    /// The sigmoid's bias at the end, where it is learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<f64>,
     /// The mean loss over the last epoch's steps, in nats.
     pub loss: f64,
-    /// The least that a batch could reach.
-    pub loss_floor: f64,
-    /// What a batch has where nothing is learned.
+    /// The least that the last batch could reach; none where no closed form is known.
+    pub loss_floor: Option<f64>,
+    /// What the last batch has where nothing is learned.
     pub loss_ceiling: f64,
     /// The most memory the process held, where the system tells.
     pub peak_memory_bytes: Option<u64>,

@@ -3,6 +3,8 @@
 /// How the logits of a row become its loss. Notation: `s_p` the positive's logit, `P` the positives,
 /// `neg = Σ exp(s_j)` over the row's N negatives, `pos = exp(s_p)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Objective {
     /// `ln(1 + neg / pos)`: cross-entropy, InfoNCE (van den Oord et al. 2018).

@@ -1,0 +1,406 @@
+//! Both paths of every loss, with every setting, against kinfold's dense oracle: value and every
+//! gradient.
+
+#[path = "../../kinfold/tests/common/mod.rs"]
+mod common;
+#[path = "../../kinfold/tests/common/sample.rs"]
+mod sample;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
+use kinfold::loss::reference::{Dense, dense};
+use kinfold::{Form, InfoNce, Objective, Preset, Temperature};
+use kinfold_burn::{Error, InfoNceLoss, InfoNceLossConfig, PairBatch, Reduction};
+use sample::{Sample, every_loss, is_sigmoid, variations};
+
+/// Rows of a strip; none for the operation over the engine.
+type Path = Option<usize>;
+
+fn forward(loss: &InfoNceLoss, batch: PairBatch, path: Path) -> Result<Tensor<1>, Error> {
+    match path {
+        None => loss.try_forward_batch(batch),
+        Some(rows) => loss.forward_in_strips(batch, rows),
+    }
+}
+
+fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
+fn integers(x: &[u64], device: &Device) -> Tensor<1, Int> {
+    let x: Vec<i64> = x.iter().map(|&x| x as i64).collect();
+    Tensor::from_data(x.as_slice(), device)
+}
+
+/// A sample as tensors, those with a gradient apart, as they were given.
+struct Tensors {
+    queries: Tensor<2>,
+    keys: Option<Tensor<2>>,
+    shared: Option<Tensor<2>>,
+    per_query: Option<Tensor<3>>,
+    batch: PairBatch,
+}
+
+impl Tensors {
+    fn new(sample: &Sample, dtype: DType, device: &Device) -> Self {
+        let matrix = |x: &[f64], dim: usize| {
+            let data = TensorData::new(x.to_vec(), [x.len() / dim, dim]);
+            Tensor::<2>::from_data(data, (device, dtype))
+        };
+        let leaf = |x: &[f64]| matrix(x, sample.d).set_require_grad(device.is_autodiff());
+        let queries = leaf(&sample.queries);
+        let keys = sample.keys.as_deref().map(leaf);
+        let labels = sample.labels.as_ref().map(|labels| integers(labels, device));
+        let mut batch = match (&keys, &labels) {
+            (Some(keys), _) => PairBatch::new(queries.clone(), keys.clone()),
+            (None, labels) => PairBatch::labelled(queries.clone(), labels.clone().unwrap()),
+        };
+        if let Some(labels) = labels {
+            batch = batch.with_labels(labels);
+        }
+        let (mut shared, mut per_query) = (None, None);
+        if sample.per_query {
+            let each = sample.negatives.len() / sample.d / sample.n();
+            let shape = [sample.n(), each, sample.d];
+            let data = TensorData::new(sample.negatives.clone(), shape);
+            let own = Tensor::<3>::from_data(data, (device, dtype));
+            let own = own.set_require_grad(device.is_autodiff());
+            batch = batch.with_negatives_per_query(own.clone());
+            per_query = Some(own);
+        } else if !sample.negatives.is_empty() {
+            let of_all = leaf(&sample.negatives);
+            batch = batch.with_negatives(of_all.clone());
+            shared = Some(of_all);
+        }
+        if let Some(ids) = &sample.ids {
+            batch = batch.with_ids(integers(ids, device));
+        }
+        if let Some(weights) = &sample.weights {
+            let data = TensorData::new(weights.clone(), [weights.len()]);
+            batch = batch.with_row_weights(Tensor::from_data(data, (device, dtype)));
+        }
+        if let Some([queries, keys, negatives]) = &sample.guide {
+            let negatives = (!negatives.is_empty()).then(|| matrix(negatives, 2));
+            batch = batch.with_guide(matrix(queries, 2), matrix(keys, 2), negatives);
+        }
+        Self { queries, keys, shared, per_query, batch }
+    }
+}
+
+/// How far each kind of number may be off: values and gradients of matrices; numbers that come
+/// through an f32 parameter.
+#[derive(Clone, Copy)]
+struct Tolerance(f64, f64);
+
+fn assert_close(what: &str, ours: &[f64], theirs: &[f64], most: f64) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let size = theirs.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let error = ours.iter().zip(theirs).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    assert!(error <= most * size.max(0.1), "{what}: error {error:e}, size {size:e}");
+}
+
+/// `loss` of `sample`, temperature and bias learned, against the oracle. Without a reduction the
+/// upstream gradient is a number of either sign for each row, else it is 3.
+fn assert_is_oracle(
+    what: &str,
+    loss: InfoNce,
+    sample: &Sample,
+    path: Path,
+    dtype: DType,
+    unreduced: bool,
+    Tolerance(most, of_numbers): Tolerance,
+) {
+    let device = Device::flex().autodiff();
+    // What comes through an f32 parameter is what it was rounded to.
+    let log_scale = f64::from(loss.temperature().scale().ln() as f32);
+    let loss = loss.with_temperature(Temperature::new((-log_scale).exp()).unwrap());
+    let tensors = Tensors::new(sample, dtype, &device);
+    let mut module = InfoNceLoss::new(loss).learned(&device);
+    let rows = sample.batch().rows(loss.form());
+    let upstream = match unreduced {
+        true => (0..rows).map(|row| [0.7, -1.3, 0.0, 2.0][row % 4]).collect(),
+        false => vec![3.0],
+    };
+    let expected: Dense;
+    let right: Vec<f64>;
+    if unreduced {
+        module = module.with_reduction(Reduction::None);
+        let own = sample.weights.clone().unwrap_or_else(|| vec![1.0; rows]);
+        let weights = own.iter().zip(&upstream).map(|(w, g)| w * g).collect();
+        let sample = Sample { weights: Some(weights), ..sample.clone() };
+        expected = dense(&loss.with_reduction(kinfold::Reduction::Sum), &sample.batch());
+        right = expected.rows.iter().zip(&own).map(|(row, w)| row * w).collect();
+    } else {
+        expected = dense(&loss, &sample.batch());
+        right = vec![loss.reduced(expected.mean, expected.sum)];
+    }
+    let value = forward(&module, tensors.batch, path).unwrap();
+    assert_eq!(value.dtype(), dtype, "{what}");
+    assert_close(&format!("value, {what}"), &numbers(value.clone()), &right, most);
+
+    let factors = TensorData::new(upstream, value.dims());
+    let gradients = (value * Tensor::from_data(factors, (&device, dtype))).sum().backward();
+    let times = if unreduced { 1.0 } else { 3.0 };
+    let close = |which: &str, ours: Option<Vec<f64>>, theirs: &[f64], most: f64| {
+        let theirs: Vec<f64> = theirs.iter().map(|x| x * times).collect();
+        assert_close(&format!("{which}, {what}"), &ours.unwrap(), &theirs, most);
+    };
+    let of = |x: &Tensor<2>| x.grad(&gradients).map(numbers);
+    close("queries", of(&tensors.queries), &expected.queries, most);
+    if let Some(keys) = &tensors.keys {
+        close("keys", of(keys), &expected.keys, most);
+    }
+    if let Some(shared) = &tensors.shared {
+        close("negatives", of(shared), &expected.negatives, most);
+    }
+    if let Some(own) = &tensors.per_query {
+        close("negatives", own.grad(&gradients).map(numbers), &expected.negatives, most);
+    }
+    let parameter = module.log_scale.as_ref().unwrap().val().grad(&gradients).map(numbers);
+    close("log scale", parameter, &[expected.log_scale], of_numbers);
+    assert_eq!(module.bias.is_some(), is_sigmoid(&loss));
+    if let Some(bias) = &module.bias {
+        let parameter = bias.val().grad(&gradients).map(numbers);
+        close("bias", parameter, &[expected.bias], of_numbers);
+    }
+}
+
+#[test]
+fn every_loss_with_every_setting_is_the_oracle_s() {
+    let mut count = 0;
+    for loss in every_loss(0.3) {
+        for setup in variations(loss) {
+            for unreduced in [false, true] {
+                // Strips of 2, 2 and 1 rows; and all rows in one.
+                for path in [None, Some(2), Some(100)] {
+                    let what = format!(
+                        "{} of {:?}, path {path:?}, unreduced {unreduced}",
+                        setup.name,
+                        setup.loss()
+                    );
+                    let most = Tolerance(1e-9, 1e-6);
+                    let (loss, sample) = (setup.loss(), &setup.sample);
+                    assert_is_oracle(&what, loss, sample, path, DType::F64, unreduced, most);
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 1000, "{count}");
+}
+
+#[test]
+fn every_loss_is_the_oracle_s_in_f32_and_with_tails() {
+    for t in [0.07, 0.5] {
+        for loss in every_loss(t) {
+            for (n, d) in [(2, 3), (23, 16), (40, 5)] {
+                // Dot products of such rows are a few dozen; a temperature of 0.07 is for cosines.
+                let mut sample = Sample::random(&loss, 5, n, d);
+                let shrink = |x: &mut Vec<f64>| x.iter_mut().for_each(|x| *x *= 0.3);
+                shrink(&mut sample.queries);
+                sample.keys.as_mut().into_iter().for_each(shrink);
+                for path in [None, Some(7), Some(64)] {
+                    for unreduced in [false, true] {
+                        let what = format!("{loss:?}, n = {n}, path {path:?}, {unreduced}");
+                        let most = Tolerance(1e-4, 2e-4);
+                        assert_is_oracle(&what, loss, &sample, path, DType::F32, unreduced, most);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn tau(t: f64) -> Temperature {
+    Temperature::new(t).unwrap()
+}
+
+fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+}
+
+#[test]
+fn a_module_without_autodiff_keeps_what_it_learned() {
+    let device = Device::flex().autodiff();
+    let right = InfoNce::sig_lip(tau(0.3), -2.5).unwrap();
+    let sample = Sample::random(&right, 1, 6, 4);
+    let expected = dense(&right, &sample.batch()).mean;
+    let mut module = InfoNceLoss::new(InfoNce::sig_lip(tau(0.9), 1.0).unwrap()).learned(&device);
+    let set = |parameter: Option<Param<Tensor<1>>>, to: f64| {
+        let to = Tensor::<1>::from_floats([to as f32], &device).require_grad();
+        parameter.map(|parameter| parameter.map(|_| to))
+    };
+    module.log_scale = set(module.log_scale, right.temperature().scale().ln());
+    module.bias = set(module.bias, -2.5);
+    for (module, device) in [(module.valid(), Device::flex()), (module, device)] {
+        for path in [None, Some(4)] {
+            let batch = Tensors::new(&sample, DType::F64, &device).batch;
+            let value = numbers(forward(&module, batch, path).unwrap())[0];
+            assert!((value - expected).abs() < 1e-6, "{path:?}: {value} {expected}");
+        }
+    }
+}
+
+#[test]
+fn an_upstream_gradient_of_one_sign_comes_through() {
+    let device = Device::flex().autodiff();
+    let module = InfoNceLoss::new(InfoNce::nt_xent(tau(0.4)));
+    let (q, k) = (random([5, 3], &device).require_grad(), random([5, 3], &device));
+    let gradient = |reduction, path, by: f64| {
+        let module = module.clone().with_reduction(reduction);
+        let batch = PairBatch::new(q.clone(), k.clone());
+        let value = forward(&module, batch, path).unwrap().sum() * by;
+        numbers(q.grad(&value.backward()).unwrap())
+    };
+    for path in [None, Some(4)] {
+        for by in [1.5, -1.5, 0.0] {
+            let rows = gradient(Reduction::None, path, by);
+            let what = format!("path {path:?} by {by}");
+            assert_close(&what, &rows, &gradient(Reduction::Sum, path, by), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn what_the_guide_finds_as_close_as_the_key_stays_a_negative() {
+    let loss = Preset::SentenceTransformersGist.loss().with_temperature(tau(0.5));
+    let mut sample = Sample::random(&loss, 3, 5, 3);
+    // To the guide some queries and keys are the same; a row is among its own negatives then.
+    let queries = common::normal(4, 5 * 2);
+    let mut keys = common::normal(5, 5 * 2);
+    keys[2..6].copy_from_slice(&queries[2..6]);
+    sample.guide = Some([queries, keys, Vec::new()]);
+    for path in [None, Some(2), Some(9)] {
+        let most = Tolerance(1e-9, 1e-6);
+        assert_is_oracle(&format!("{path:?}"), loss, &sample, path, DType::F64, false, most);
+    }
+}
+
+#[test]
+fn half_numbers_are_computed_in_single_ones() {
+    let device = Device::flex().autodiff();
+    let loss = InfoNce::nt_xent(tau(0.2));
+    let sample = Sample::random(&loss, 6, 19, 8);
+    for (dtype, eps) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
+        let module = InfoNceLoss::new(loss).learned(&device);
+        for path in [None, Some(8)] {
+            let tensors = Tensors::new(&sample, dtype, &device);
+            let read = |x: &Tensor<2>| numbers(x.clone());
+            let rounded =
+                Sample::new(&read(&tensors.queries), &read(tensors.keys.as_ref().unwrap()), 8);
+            let expected = rounded.dense(&loss);
+            let value = forward(&module, tensors.batch, path).unwrap();
+            let what = format!("{dtype:?}, path {path:?}");
+            assert_eq!(value.dtype(), dtype);
+            assert_close(&what, &numbers(value.clone()), &[expected.mean], eps);
+            let gradients = value.backward();
+            let queries = numbers(tensors.queries.grad(&gradients).unwrap());
+            assert_close(&format!("queries, {what}"), &queries, &expected.queries, 4.0 * eps);
+            let log_scale = module.log_scale.as_ref().unwrap().val().grad(&gradients).unwrap();
+            assert_close(&what, &numbers(log_scale), &[expected.log_scale], 4.0 * eps);
+        }
+    }
+}
+
+#[test]
+fn a_queue_of_constants_has_no_gradient_and_leaves_the_others_alone() {
+    let device = Device::flex().autodiff();
+    let (q, queue) = (random([6, 4], &device).require_grad(), random([9, 4], &device));
+    let loss = InfoNceLoss::preset(Preset::MoCo);
+    for path in [None, Some(4)] {
+        let gradient = |queue: Tensor<2>| {
+            let batch = PairBatch::new(q.clone(), random([6, 4], &device).ones_like());
+            let value = forward(&loss, batch.with_negatives(queue.clone()), path).unwrap();
+            let gradients = value.backward();
+            (numbers(q.grad(&gradients).unwrap()), queue.grad(&gradients).is_some())
+        };
+        let (constant, variable) =
+            (gradient(queue.clone()), gradient(queue.clone().require_grad()));
+        assert_eq!((constant.1, variable.1), (false, true));
+        assert_close("queries", &constant.0, &variable.0, 1e-6);
+    }
+}
+
+#[test]
+fn a_learned_temperature_is_clamped_and_goes_on_learning() {
+    let device = Device::flex().autodiff();
+    let module = InfoNceLoss::preset(Preset::OpenClip).learned(&device);
+    let value = |module: &InfoNceLoss| numbers(module.log_scale.as_ref().unwrap().val())[0];
+    assert!((value(&module) - (1.0f64 / 0.07).ln()).abs() < 1e-6);
+    for (given, expected) in [(9.0, 100f64.ln()), (-1.0, 0.0), (2.5, 2.5)] {
+        let mut module = module.clone();
+        let given = Tensor::<1>::from_floats([given], &device).require_grad();
+        module.log_scale = module.log_scale.map(|parameter| parameter.map(|_| given));
+        let module = module.clamped();
+        assert!((value(&module) - expected).abs() < 1e-6, "{}", value(&module));
+        let loss = module.forward(random([4, 3], &device), random([4, 3], &device));
+        let gradients = loss.backward();
+        assert!(module.log_scale.as_ref().unwrap().val().grad(&gradients).is_some());
+    }
+    assert!(InfoNceLoss::preset(Preset::SigLip).with_log_scale_bounds(1.0, 0.0).is_err());
+}
+
+#[test]
+fn settings_without_a_meaning_are_refused() {
+    let device = Device::flex();
+    let config = InfoNceLossConfig::new().with_form(Form::BothWays);
+    for (config, reason) in [
+        (config.clone().with_temperature(0.0), "temperature is 0"),
+        (config.clone().with_objective(Objective::SupConInside), "SupCon compares every row"),
+        (config.clone().with_offset(1), "an offset has a meaning one way only"),
+        (config.clone().with_in_batch_negatives(false), "one way alone"),
+        (config.clone().with_label_smoothing(1.5), "label smoothing is 1.5"),
+        (config.clone().with_log_scale_min(Some(3.0)).with_log_scale_max(Some(2.0)), "is 3, but"),
+    ] {
+        let error = config.try_init(&device).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    // Settings are text, too.
+    let config = config.with_objective(Objective::Debiased { positive_share: 0.1 });
+    let config = config.with_reduction(Reduction::None).with_margin(0.25);
+    let again: InfoNceLossConfig = serde_json::from_str(&config.to_string()).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{again:?}"));
+}
+
+#[test]
+fn a_batch_that_disagrees_is_refused_on_both_paths() {
+    let device = Device::flex();
+    let one_way = InfoNceLoss::new(InfoNce::new(tau(0.5)));
+    let views = InfoNceLoss::new(InfoNce::nt_xent(tau(0.5)));
+    let labelled = InfoNceLoss::new(InfoNce::sup_con(tau(0.5)));
+    let alone = InfoNceLoss::preset(Preset::MoCo);
+    let x = |rows| random([rows, 3], &device);
+    let ints = |n: usize| Tensor::<1, Int>::zeros([n], &device);
+    let pairs = || PairBatch::new(x(4), x(4));
+    let cases: Vec<(&InfoNceLoss, PairBatch, &str)> = vec![
+        (&one_way, PairBatch::new(x(4), x(3)), "query 3 has its positive at key 3 + 0"),
+        (&views, PairBatch::new(x(4), x(3)), "keys have 3 rows but queries have 4"),
+        (&one_way, PairBatch::new(x(4), random([4, 2], &device)), "queries have dimension 3 but"),
+        (&one_way, PairBatch::new(x(0), x(0)), "queries have no rows"),
+        (&one_way, pairs().with_negatives(random([2, 5], &device)), "negatives have dimension 5"),
+        (
+            &one_way,
+            pairs().with_negatives_per_query(random([2, 4, 3], &device)),
+            "negatives per query have 2 rows but queries have 4",
+        ),
+        (&views, pairs().with_negatives(x(2)), "explicit negatives are negatives of queries"),
+        (&one_way, pairs().with_ids(ints(5)), "the number of ids is 5"),
+        (&one_way, pairs().with_labels(ints(4)), "labels have a meaning for the losses over"),
+        (&labelled, pairs(), "a loss over labels needs labels"),
+        (&labelled, PairBatch::labelled(x(4), ints(3)), "the number of labels is 3"),
+        (
+            &views,
+            pairs().with_row_weights(Tensor::<1>::ones([4], &device)),
+            "the number of row weights is 4",
+        ),
+        (&alone, pairs(), "without the in-batch negatives there are only those"),
+        (&views, pairs().with_guide(x(4), x(4), None), "a guide has a meaning for the plain loss"),
+        (&one_way, pairs().with_guide(x(3), x(4), None), "the guide's queries have 3 rows"),
+    ];
+    for (loss, batch, reason) in cases {
+        for path in [None, Some(2)] {
+            let error = forward(loss, batch.clone(), path).unwrap_err().to_string();
+            assert!(error.contains(reason), "path {path:?}: {error}, not {reason}");
+        }
+    }
+}

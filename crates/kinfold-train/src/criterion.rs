@@ -1,0 +1,309 @@
+//! The loss of a run, and what it carries from step to step: a learned temperature and bias, a queue
+//! of earlier keys and the encoder that these come from.
+//!
+//! Comes in: a model, two views of each of some images. Goes out: the loss of their projections; and
+//! after the model's step its own.
+
+use crate::Error;
+use crate::encoder::{Model, numbers};
+use crate::loss::Named;
+use crate::optimizer::adamw;
+use crate::pairs::Images;
+use crate::settings::Settings;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Gradients, Int, Tensor};
+use kinfold::{Batch, Embeddings, InfoNce, Objective, Temperature};
+use kinfold_burn::{InfoNceLoss, PairBatch};
+use std::collections::VecDeque;
+
+pub(crate) struct Criterion {
+    named: Named,
+    module: InfoNceLoss,
+    optimizer: ModuleOptimizer,
+    /// Each image's class, where the loss wants to know.
+    classes: Option<Vec<i64>>,
+    mask: bool,
+    queue: Option<Queue>,
+}
+
+/// Earlier keys, and the encoder that makes them: it follows the trained one slowly (MoCo, He et al.
+/// 2020).
+struct Queue {
+    model: Model,
+    momentum: f64,
+    most: usize,
+    /// The keys, oldest first, `[rows, projection]`; none before the first step.
+    keys: Option<Tensor<2>>,
+    /// Their classes, where the loss wants to know.
+    classes: VecDeque<i64>,
+    /// The keys and classes of the step that is under way.
+    new: Option<(Tensor<2>, Vec<i64>)>,
+}
+
+/// What a batch's loss came to, and what it can be compared with.
+pub(crate) struct Loss {
+    pub(crate) tensor: Tensor<1>,
+    pub(crate) value: f64,
+    /// None where no closed form is known.
+    pub(crate) floor: Option<f64>,
+    pub(crate) ceiling: f64,
+}
+
+impl Criterion {
+    /// The loss that settings ask for, on these images. The encoder of a queue begins as the trained
+    /// one does.
+    pub(crate) fn new(
+        settings: &Settings,
+        images: &Images,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let named = settings.loss.named()?;
+        let mask = settings.loss.mask_labels;
+        let (distinct, classes) = images.classes();
+        if (named.labels || mask) && distinct.len() < 2 {
+            let what = if mask { "mask_labels" } else { settings.loss.name.as_str() };
+            return Err(Error::Setting(format!(
+                "{what} needs images of at least two labels, but {} has {}: put the images of each \
+                 class into a sub-folder of its own",
+                settings.data,
+                distinct.len()
+            )));
+        }
+        let module = InfoNceLoss::new(named.loss);
+        let (least, most) = named.bounds;
+        let module = module.with_log_scale_bounds(least, most)?;
+        let queue = named.queue.then(|| Queue {
+            model: Model::random(&settings.encoder, settings.image_shape(), settings.seed, device),
+            momentum: settings.loss.momentum,
+            most: settings.loss.queue,
+            keys: None,
+            classes: VecDeque::new(),
+            new: None,
+        });
+        Ok(Self {
+            named,
+            module: if named.learned { module.learned(device) } else { module },
+            optimizer: adamw(&settings.optimizer),
+            classes: (named.labels || mask).then(|| classes.iter().map(|&c| c as i64).collect()),
+            mask,
+            queue,
+        })
+    }
+
+    /// The loss of two views each of `rows`, `[2n, channels, size, size]`, first every first view.
+    pub(crate) fn loss(
+        &mut self,
+        model: &Model,
+        views: Tensor<4>,
+        rows: &[usize],
+    ) -> Result<Loss, Error> {
+        let n = rows.len();
+        let of = |classes: &Vec<i64>| rows.iter().map(|&row| classes[row]).collect::<Vec<i64>>();
+        let classes = self.classes.as_ref().map(of);
+        let (queries, keys) = match &self.queue {
+            None => {
+                let projected = model.project(views);
+                (projected.clone().narrow(0, 0, n), projected.narrow(0, n, n))
+            }
+            Some(queue) => {
+                let queries = model.project(views.clone().narrow(0, 0, n));
+                (queries, queue.model.project(views.narrow(0, n, n)).detach())
+            }
+        };
+        let earlier = self.queue.as_ref().and_then(|queue| queue.keys.clone());
+        let mut batch = PairBatch::new(queries, keys.clone());
+        let mut ids = classes.clone().unwrap_or_default();
+        if let Some(earlier) = earlier.clone() {
+            batch = batch.with_negatives(earlier);
+            ids.extend(self.queue.iter().flat_map(|queue| &queue.classes));
+        }
+        if classes.is_some() {
+            let ids = Tensor::<1, Int>::from_data(ids.as_slice(), &keys.device());
+            batch = if self.mask { batch.with_ids(ids) } else { batch.with_labels(ids) };
+        }
+        // As long as the queue is empty, keys choose among those of the batch.
+        let module = match &self.queue {
+            Some(_) if earlier.is_none() => {
+                let mut first = InfoNceLoss::new(self.named.loss.with_in_batch_negatives(true)?);
+                first.log_scale.clone_from(&self.module.log_scale);
+                first
+            }
+            _ => self.module.clone(),
+        };
+        let tensor = module.try_forward_batch(batch)?;
+        let value = f64::from(numbers(tensor.clone())?[0]);
+        let negatives = earlier.map(|earlier| earlier.dims()[0]);
+        let (floor, ceiling) = self.range(n, negatives, &ids)?;
+        if let Some(queue) = &mut self.queue {
+            queue.new = Some((keys, classes.unwrap_or_default()));
+        }
+        Ok(Loss { tensor, value, floor, ceiling })
+    }
+
+    /// The least that a batch can reach, where that is known, and what it has where nothing is
+    /// learned.
+    fn range(
+        &self,
+        n: usize,
+        queue: Option<usize>,
+        ids: &[i64],
+    ) -> Result<(Option<f64>, f64), Error> {
+        let loss = self.current()?;
+        // A queue of m rows is m candidates beside the key; an empty one is none, yet.
+        let in_batch = loss.with_in_batch_negatives(true)?;
+        if !self.mask {
+            return Ok(match (queue, self.named.queue) {
+                (Some(rows), _) => (None, in_batch.ceiling(rows + 1)),
+                (None, true) => (in_batch.floor(n), in_batch.ceiling(n)),
+                (None, false) => (loss.floor(n), loss.ceiling(n)),
+            });
+        }
+        // Who is left out depends on the batch: its ceiling is the loss of one point for all.
+        let loss = if queue.is_some() { loss } else { in_batch };
+        let points = vec![1.0f32; ids.len()];
+        let ids: Vec<u64> = ids.iter().map(|&id| id as u64).collect();
+        let (pairs, earlier) = points.split_at(n);
+        let mut batch = Batch::new(Embeddings::new(pairs, 1)?, Embeddings::new(pairs, 1)?);
+        if queue.is_some() {
+            batch = batch.with_negatives(Embeddings::new(earlier, 1)?);
+        }
+        Ok((None, loss.value_of(&batch.with_ids(&ids))?.mean))
+    }
+
+    /// The model has taken its step; now what the loss learns takes its own, and the queue moves on.
+    pub(crate) fn step(&mut self, rate: f64, gradients: &mut Gradients, model: &Model) {
+        if self.named.learned {
+            let own = GradientsParams::from_module(gradients, &self.module);
+            self.module = self.optimizer.step(rate, self.module.clone(), own).clamped();
+        }
+        if let Some(queue) = &mut self.queue {
+            queue.step(model);
+        }
+    }
+
+    /// The loss with what was learned so far.
+    fn current(&self) -> Result<InfoNce, Error> {
+        let mut loss = self.named.loss;
+        if let Some(log_scale) = &self.module.log_scale {
+            let log_scale = f64::from(numbers(log_scale.val())?[0]);
+            loss = loss.with_temperature(Temperature::new((-log_scale).exp())?);
+        }
+        if let Some(bias) = self.bias()? {
+            loss = loss.with_objective(Objective::Sigmoid { bias })?;
+        }
+        Ok(loss)
+    }
+
+    pub(crate) fn temperature(&self) -> Result<f64, Error> {
+        Ok(self.current()?.temperature().get())
+    }
+
+    /// Whether the temperature is learned.
+    pub(crate) fn learns(&self) -> bool {
+        self.named.learned
+    }
+
+    /// The sigmoid's bias, where it is learned.
+    pub(crate) fn bias(&self) -> Result<Option<f64>, Error> {
+        let bias = self.module.bias.as_ref();
+        bias.map(|bias| Ok(f64::from(numbers(bias.val())?[0]))).transpose()
+    }
+}
+
+impl Queue {
+    /// The step's keys join, the oldest leave, and the encoder follows `model`.
+    fn step(&mut self, model: &Model) {
+        let Some((keys, classes)) = self.new.take() else { return };
+        let keys = match self.keys.take() {
+            Some(earlier) => Tensor::cat(vec![earlier, keys], 0),
+            None => keys,
+        };
+        let leave = keys.dims()[0].saturating_sub(self.most);
+        self.keys = Some(keys.clone().narrow(0, leave, keys.dims()[0] - leave));
+        self.classes.extend(classes);
+        self.classes.drain(..leave.min(self.classes.len()));
+
+        let mut weights = Weights(VecDeque::new());
+        model.visit(&mut weights);
+        let momentum = self.momentum;
+        self.model = self.model.clone().map(&mut Follow { weights, momentum });
+    }
+}
+
+/// A model's weights in order, each flat.
+struct Weights(VecDeque<Tensor<1>>);
+
+impl ModuleVisitor for Weights {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let x = param.val().detach();
+        let count = x.shape().num_elements();
+        self.0.push_back(x.reshape([count]));
+    }
+}
+
+/// Moves a model of the same architecture towards these weights.
+struct Follow {
+    weights: Weights,
+    momentum: f64,
+}
+
+impl ModuleMapper for Follow {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(other) = self.weights.0.pop_front() else { return param };
+        param.map(|x| {
+            let other = other.reshape(x.shape());
+            x.detach() * self.momentum + other * (1.0 - self.momentum)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::images_tensor;
+
+    fn model(seed: u64, device: &Device) -> Model {
+        Model::random(&Settings::default().encoder, (8, 1), seed, device)
+    }
+
+    #[test]
+    fn the_encoder_of_a_queue_follows_slowly_and_the_queue_forgets() -> Result<(), Error> {
+        let device = Device::flex().autodiff();
+        let mut settings = Settings::default();
+        settings.loss.name = "moco".to_owned();
+        settings.loss.queue = 7;
+        settings.loss.momentum = 0.75;
+        let images = Images::load(&settings)?;
+        let mut criterion = Criterion::new(&settings, &images, &device)?;
+        let of = |model: &Model| -> Result<Vec<f32>, Error> {
+            let mut weights = Weights(VecDeque::new());
+            model.visit(&mut weights);
+            weights.0.into_iter().map(numbers).collect::<Result<Vec<_>, _>>().map(|x| x.concat())
+        };
+        let queue = |criterion: &Criterion| {
+            let queue = criterion.queue.as_ref().expect("moco has a queue");
+            (queue.model.clone(), queue.keys.as_ref().map_or(0, |keys| keys.dims()[0]))
+        };
+        let trained = model(1, &device);
+        let begin = of(&queue(&criterion).0)?;
+        for (step, rows) in [(1, 4), (2, 7), (3, 7)] {
+            let which = [0, 1, 2, 3];
+            let pixels = images.pixels[..8 * 64].to_vec();
+            let views = images_tensor(pixels, (8, 1), &device);
+            let loss = criterion.loss(&trained, views, &which)?;
+            // At first the other three keys of the batch, then the queue's.
+            let candidates = [4.0f64, 5.0, 8.0][step - 1];
+            assert!((loss.ceiling - candidates.ln()).abs() < 1e-9, "{}", loss.ceiling);
+            let before = of(&queue(&criterion).0)?;
+            criterion.step(1e-3, &mut loss.tensor.backward(), &trained);
+            let (model, keys) = queue(&criterion);
+            assert_eq!(keys, rows);
+            for ((new, old), towards) in of(&model)?.iter().zip(&before).zip(of(&trained)?) {
+                assert!((new - (0.75 * old + 0.25 * towards)).abs() < 1e-6);
+            }
+        }
+        assert_ne!(of(&queue(&criterion).0)?, begin);
+        Ok(())
+    }
+}
