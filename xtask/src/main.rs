@@ -1,11 +1,13 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it fails fastest.
+//! `cargo xtask sanitize`: the engine's unsafe parts under AddressSanitizer.
 //!
 //! Tests are built in release, as the command is, so that one build of the dependencies serves both.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for developers")]
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: cargo xtask test";
+const USAGE: &str = "usage: cargo xtask test | sanitize";
 
 const CHECKS: [(&str, &[&str]); 5] = [
     ("format", &["fmt", "--all", "--check"]),
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
+        ["sanitize"] => sanitize(),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
@@ -31,22 +34,68 @@ fn main() -> ExitCode {
 
 fn test() -> ExitCode {
     for (name, arguments) in CHECKS {
-        println!("── {name}: cargo {}", arguments.join(" "));
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status =
-            Command::new(cargo).args(arguments).env("RUSTDOCFLAGS", "--deny warnings").status();
-        match status {
-            Ok(status) if status.success() => {}
-            Ok(_) => {
-                eprintln!("{name} failed");
-                return ExitCode::FAILURE;
-            }
-            Err(error) => {
-                eprintln!("cargo cannot be run: {error}");
-                return ExitCode::FAILURE;
-            }
+        if !holds(name, arguments, &[("RUSTDOCFLAGS", "--deny warnings")]) {
+            return ExitCode::FAILURE;
         }
     }
     println!("everything holds");
     ExitCode::SUCCESS
+}
+
+/// The tests that reach every kernel and every buffer, with each access to memory checked. The stable
+/// toolchain ships the runtime library, and takes the flag when told that it is the bootstrap's.
+fn sanitize() -> ExitCode {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    const TESTS: [&str; 12] = [
+        "test",
+        "--release",
+        "--package",
+        "kinfold",
+        "--lib",
+        "--test",
+        "losses",
+        "--test",
+        "family",
+        "--no-fail-fast",
+        "--target",
+        TARGET,
+    ];
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        println!("skipped: this is not {TARGET}");
+        return ExitCode::SUCCESS;
+    }
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let asked = ["--print", "target-libdir", "--target", TARGET];
+    let folder = Command::new(rustc).args(asked).output().map(|output| output.stdout);
+    let folder = folder.unwrap_or_default();
+    let folder = String::from_utf8_lossy(&folder);
+    let runtime = Path::new(folder.trim()).join("librustc-stable_rt.asan.a");
+    if !runtime.is_file() {
+        println!("skipped: there is no {}", runtime.display());
+        return ExitCode::SUCCESS;
+    }
+    let environment = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", "-Zsanitizer=address")];
+    if !holds("address sanitizer", &TESTS, &environment) {
+        return ExitCode::FAILURE;
+    }
+    println!("no address is wrong");
+    ExitCode::SUCCESS
+}
+
+/// Whether cargo succeeds with `arguments`; if not, says so.
+fn holds(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> bool {
+    println!("── {name}: cargo {}", arguments.join(" "));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let environment = environment.iter().copied();
+    match Command::new(cargo).args(arguments).envs(environment).status() {
+        Ok(status) if status.success() => true,
+        Ok(_) => {
+            eprintln!("{name} failed");
+            false
+        }
+        Err(error) => {
+            eprintln!("cargo cannot be run: {error}");
+            false
+        }
+    }
 }

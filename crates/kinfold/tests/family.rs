@@ -2,14 +2,14 @@
 //! temperatures, types and threads.
 
 use kinfold::loss::reference::Dense;
-use kinfold::{Batch, Embeddings, InfoNce, Instructions, Similarity, ValueAndGradient};
+use kinfold::{Batch, Embeddings, InfoNce, Instructions, Objective, Similarity, ValueAndGradient};
 use proptest::prelude::*;
 
 mod common;
 #[path = "common/sample.rs"]
 mod sample;
 use common::normal;
-use sample::{Sample, Setup, every_loss, has_labels, variations};
+use sample::{Sample, Setup, every_loss, has_labels, together, variations};
 
 fn size(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
@@ -103,7 +103,7 @@ fn in_f32(sample: &Sample, loss: &InfoNce) -> Given {
         (Some(keys), Some(labels)) => Batch::new(of(&queries), of(keys)).with_labels(labels),
         (None, labels) => Batch::labelled(of(&queries), labels.as_ref().unwrap()),
     };
-    if !negatives.is_empty() {
+    if !negatives.is_empty() || sample.empty {
         batch = match sample.per_query {
             true => batch.with_negatives_per_query(of(&negatives)),
             false => batch.with_negatives(of(&negatives)),
@@ -117,7 +117,7 @@ fn in_f32(sample: &Sample, loss: &InfoNce) -> Given {
     }
     if let Some(guide) = &guide {
         let [a, b, c] = guide.each_ref().map(|x| Embeddings::new(x, 2).unwrap());
-        batch = batch.with_guide(a, b, Some(c).filter(|x| x.rows() > 0));
+        batch = batch.with_guide(a, b, Some(c).filter(|x| sample.empty || x.rows() > 0));
     }
     Given::new(loss.value_and_gradient_of(&batch).unwrap())
 }
@@ -237,6 +237,153 @@ proptest! {
         }
         // Products up to 1e4 leave f32 no digits after the point.
         same(setup.name, &loss, &in_f32(&sample, &loss), &right, &sample, 4e-6 * (3.0 + largest));
+    }
+}
+
+/// As [`same`], each row's gradient beside that row's own length, which may be 0.
+fn same_by_rows(setup: &Setup, given: &Given, right: &Dense, sample: &Sample, digits: f64) {
+    let loss = setup.loss();
+    let what = |part: &str| format!("{part} of {loss:?}\n{sample:?}");
+    let scale = loss.temperature().scale();
+    let longest = |x: &[f64]| x.chunks(sample.d).map(size).fold(0.0, f64::max);
+    let keys = sample.keys.as_deref().unwrap_or(&sample.queries);
+    let longest = match loss.similarity() {
+        Similarity::Cosine => 1.0,
+        Similarity::Dot => {
+            longest(&sample.queries).max(longest(keys)).max(longest(&sample.negatives))
+        }
+    };
+    let (bias, power) = match loss.objective() {
+        Objective::Sigmoid { bias } => (bias.abs(), 1.0),
+        Objective::HardNegatives { concentration, .. } => (0.0, 1.0 + concentration),
+        _ => (0.0, 1.0),
+    };
+    let largest = power * scale * (longest * longest + setup.margin.abs()) + bias;
+    let unit = digits * (10.0 + largest);
+    let close = |part: &str, a: f64, b: f64, size: f64| {
+        let error = (a - b).abs() / b.abs().max(size);
+        assert!(error <= unit, "{a:e}, not {b:e}: {error:e} > {unit:e}: {}", what(part));
+    };
+    let n = right.rows.len() as f64;
+    close("sum", given.sum, right.sum, n);
+    given.rows.iter().zip(&right.rows).for_each(|(&a, &b)| close("rows", a, b, 1.0));
+    close("log scale", given.log_scale, right.log_scale, n.max(largest));
+    close("bias", given.bias, right.bias, n);
+    let of_rows = if loss.reduction() == kinfold::Reduction::Sum { n } else { 1.0 };
+    let inputs = [&sample.queries[..], keys, &sample.negatives];
+    let rights = [&right.queries, &right.keys, &right.negatives];
+    for ((x, a), b) in inputs.iter().zip(&given.gradients).zip(rights) {
+        assert_eq!(a.len(), b.len(), "{}", what("gradients"));
+        let rows = x.chunks(sample.d).zip(a.chunks(sample.d)).zip(b.chunks(sample.d));
+        for ((x, a), b) in rows {
+            let by = match loss.similarity() {
+                Similarity::Cosine => size(x).max(setup.norm_floor).recip(),
+                Similarity::Dot => longest,
+            };
+            let error = apart(a, b, scale * by * of_rows * setup.factor * power);
+            assert!(error <= unit, "{a:?}, not {b:?}: {error:e} > {unit:e}: {}", what("a row"));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Settings are tested together, not one at a time, as a batch may have them all.
+    #[test]
+    fn any_settings_together_equal_the_oracle(seed in any::<u64>()) {
+        let Some(setup) = together(seed, 40) else { return Ok(()) };
+        let (loss, sample) = (setup.loss(), rounded(&setup.sample));
+        let right = sample.dense(&loss);
+        let out = loss.value_and_gradient_of(&sample.batch()).unwrap();
+        let value = loss.value_of(&sample.batch()).unwrap();
+        let bits = |x: &[f64]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&value.rows), bits(&out.rows), "forward alone: {loss:?}");
+        same_by_rows(&setup, &Given::new(out), &right, &sample, 3e-13);
+        // In f32, similarities of a guide may be too close to tell apart, and what is left of
+        // corrected negatives a difference without digits.
+        let corrected = matches!(
+            loss.objective(),
+            Objective::Debiased { .. } | Objective::HardNegatives { .. }
+        );
+        if sample.guide.is_none() && !corrected {
+            same_by_rows(&setup, &in_f32(&sample, &loss), &right, &sample, 1e-6);
+        }
+    }
+}
+
+/// Rows without a negative whose positives are far below the reference, and rows whose negatives are
+/// all their own, or all hidden, far below it.
+#[test]
+fn sums_are_found_wherever_they_are() {
+    for t in [1e-3, 0.02, 1.0] {
+        for (loss, name) in every_loss(t).into_iter().flat_map(|loss| [(loss, 0), (loss, 1)]) {
+            let mut setups = variations(loss);
+            for setup in &mut setups {
+                let sample = &mut setup.sample;
+                if let Some(keys) = &mut sample.keys {
+                    keys.iter_mut().for_each(|x| *x = -*x);
+                }
+                let kept = if name == 0 { 7 } else { 100 };
+                let marks = [&mut sample.ids, &mut sample.labels].into_iter().flatten().flatten();
+                marks.enumerate().for_each(|(i, mark)| *mark = 7 + (i / kept) as u64);
+            }
+            for setup in setups {
+                let (loss, sample) = (setup.loss(), rounded(&setup.sample));
+                let right = sample.dense(&loss);
+                let out = loss.value_and_gradient_of(&sample.batch()).unwrap();
+                same_by_rows(&setup, &Given::new(out), &right, &sample, 3e-13);
+                if sample.guide.is_none() {
+                    same_by_rows(&setup, &in_f32(&sample, &loss), &right, &sample, 1e-6);
+                }
+            }
+        }
+    }
+}
+
+/// With more rows than a strip has, some of them with a reference of their own; another setting for
+/// each loss.
+#[test]
+fn several_strips_equal_the_oracle() {
+    for (t, first) in [(0.1, 0), (1e-3, 1)] {
+        let losses = every_loss(t).into_iter().enumerate().skip(first).step_by(9);
+        for (at, loss) in losses {
+            let setups = variations(loss);
+            let small = &setups[(7 * at + 1) % setups.len()];
+            let rows = if loss.form() == kinfold::Form::NtXent { 1_300 } else { 2_600 };
+            let setup = grown(small, rows, 3, at as u64, 0.3);
+            let (loss, sample) = (setup.loss().with_memory_budget(0), &setup.sample);
+            let out = loss.value_and_gradient_of(&sample.batch()).unwrap();
+            let largest = if loss.similarity() == Similarity::Dot { 50.0 } else { 1.0 } / t;
+            let unit = 4e-13 * (10.0 + largest);
+            same(setup.name, &loss, &Given::new(out), &sample.dense(&loss), sample, unit);
+        }
+    }
+}
+
+/// What a guide finds as close as the positive stays a negative; rounding alone decides nothing.
+#[test]
+fn what_a_guide_finds_equal_stays() {
+    let narrow = |seed, count| normal(seed, count).iter().map(|&x| x as f32).collect::<Vec<_>>();
+    let (n, d) = (70, 24);
+    let (q, k, of_q) = (narrow(1, n * d), narrow(2, n * d), narrow(3, n * d));
+    let of_k = narrow(4, d).repeat(n);
+    let [q, k, of_q, of_k] = [&q, &k, &of_q, &of_k].map(|x| Embeddings::new(x, d).unwrap());
+    let loss = InfoNce::new(common::tau(0.2));
+    let right = loss.value(q, k).unwrap();
+    let guided = loss.value_of(&Batch::new(q, k).with_guide(of_q, of_k, None)).unwrap();
+    assert_eq!(guided.rows, right.rows);
+}
+
+/// Weights of pairs whose similarities are a thousand times σ.
+#[test]
+fn a_small_sigma_overflows_nowhere() {
+    let objective = Objective::DecoupledWeighted { sigma: 1e-3 };
+    for form in sample::forms(0.2) {
+        let setup = &variations(form.with_objective(objective).unwrap())[0];
+        let right = setup.sample.dense(&setup.loss());
+        let out = setup.loss().value_and_gradient_of(&setup.sample.batch()).unwrap();
+        same("a small sigma", &setup.loss(), &Given::new(out), &right, &setup.sample, 1e-10);
     }
 }
 

@@ -112,6 +112,22 @@ proptest! {
     }
 }
 
+/// A cosine of rows that are shorter than 1, each in its own way, is one all the same.
+#[test]
+fn short_rows_equal_the_oracle() {
+    for (length, t) in [0.5, 1e-3, 1e-9].into_iter().flat_map(|l| [1e-3, 0.01, 0.1].map(|t| (l, t)))
+    {
+        for loss in forms(t) {
+            let (q, noise) = (normal(1, 20 * 8), normal(2, 20 * 8));
+            let x = q.iter().zip(&noise).map(|(q, x)| (q + 0.1 * x) * length);
+            let k: Vec<f32> = x.map(|x| x as f32).collect();
+            let q: Vec<f32> = q.iter().map(|&x| (x * 1e-2) as f32).collect();
+            let (q, k) = (Embeddings::new(&q, 8).unwrap(), Embeddings::new(&k, 8).unwrap());
+            equals_oracle(&loss, q, k, 1e-6 * (2.0 + 1.0 / t));
+        }
+    }
+}
+
 /// Around every edge of tiles, panels, blocks and chunks.
 #[test]
 fn tails_equal_the_oracle() {

@@ -2,13 +2,16 @@
 //! matrix.
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
-use kinfold::{Embeddings, GradientMut, InfoNce};
+use kinfold::{Batch, Embeddings, GradientMut, InfoNce, Similarity};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod common;
+#[path = "common/sample.rs"]
+mod sample;
 use common::{normal, tau};
+use sample::{every_loss, has_labels};
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -113,5 +116,92 @@ fn exponentials_are_kept_within_the_budget() {
             let needed = peak(&kept, n, d, true);
             assert!(needed <= said, "{needed} > {said}: {loss:?}");
         }
+    }
+}
+
+/// What may stand beside queries and keys.
+const BESIDE: [&str; 7] = [
+    "nothing",
+    "ids",
+    "smoothing and ids",
+    "margin",
+    "row weights",
+    "shared negatives",
+    "negatives per query",
+];
+
+/// What a call says it needs, and the peaks with gradients and without; None where what stands beside
+/// has no meaning for the loss.
+fn peaks(loss: &InfoNce, beside: &str, n: usize, d: usize) -> Option<[usize; 3]> {
+    let loss = match beside {
+        "margin" => loss.with_margin(0.1).ok()?,
+        "smoothing and ids" => loss.with_label_smoothing(0.1).ok()?,
+        _ => *loss,
+    };
+    let numbers = |seed, rows| normal(seed, rows * d).iter().map(|&x| x as f32).collect();
+    let (q, k, x): (Vec<f32>, Vec<f32>, Vec<f32>) = (numbers(1, n), numbers(2, n), numbers(3, n));
+    let [q, k, x] = [&q, &k, &x].map(|x| Embeddings::new(x, d).unwrap());
+    // As many marks as can occur twice.
+    let marks: Vec<u64> = (0..n as u64).map(|i| i / 2).collect();
+    let mut batch = Batch::new(q, k);
+    if has_labels(&loss) {
+        batch = batch.with_labels(&marks);
+    }
+    let weights = vec![1.0; batch.rows(loss.form())];
+    let batch = match beside {
+        "ids" | "smoothing and ids" if !has_labels(&loss) => batch.with_ids(&marks),
+        "row weights" => batch.with_row_weights(&weights),
+        "shared negatives" => batch.with_negatives(x),
+        "negatives per query" => batch.with_negatives_per_query(x),
+        _ => batch,
+    };
+    let shared = if beside == "shared negatives" { n } else { 0 };
+    let said = loss.scratch_bytes::<f32>(n, n + shared, d);
+    let mut out = [vec![0.0; n * d], vec![0.0; n * d]];
+    let counted = |call: &mut dyn FnMut() -> bool| {
+        kinfold::release_memory();
+        let before = NOW.load(Ordering::SeqCst);
+        PEAK.store(before, Ordering::SeqCst);
+        call().then(|| PEAK.load(Ordering::SeqCst) - before)
+    };
+    let forward = counted(&mut || loss.value_of(&batch).is_ok())?;
+    let both = counted(&mut || {
+        let [queries, keys] = &mut out;
+        let gradient = GradientMut::new(queries, keys);
+        loss.value_and_gradient_of_into(&batch, gradient).is_ok()
+    })?;
+    Some([said, both, forward])
+}
+
+#[test]
+fn every_loss_needs_what_it_says_whatever_stands_beside() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    rayon::broadcast(|_| ());
+    // The second temperature has the loss computed anew; wide rows have large sums.
+    for loss in [0.1, 1e-4].into_iter().flat_map(every_loss) {
+        let small = loss.with_memory_budget(0);
+        for beside in BESIDE {
+            let Some([said, both, forward]) = peaks(&small, beside, 300, 300) else { continue };
+            assert!(both <= said, "{both} > {said} with {beside}: {loss:?}");
+            assert!(forward <= said, "forward {forward} > {said} with {beside}: {loss:?}");
+        }
+    }
+}
+
+#[test]
+fn no_loss_needs_a_matrix() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    rayon::broadcast(|_| ());
+    let (n, d) = (6_000, 8);
+    let of_interest = |loss: &InfoNce| loss.similarity() == Similarity::Cosine;
+    for loss in every_loss(0.1).into_iter().filter(of_interest) {
+        let small = loss.with_memory_budget(0);
+        let [said, both, forward] = peaks(&small, "nothing", n, d).unwrap();
+        assert!(both <= said && forward <= said, "{both}, {forward} > {said}: {loss:?}");
+        assert!(said < 2 * both, "said {said} for {both}: {loss:?}");
+        assert!(said < n * n * 4, "{said}: {loss:?}");
+        // Four times the rows: sixteen times the matrix, but no more than four times the strips.
+        let more = small.scratch_bytes::<f32>(4 * n, 4 * n, d);
+        assert!(more < 5 * said && more < n * n * 4 * 4, "{said}, {more}: {loss:?}");
     }
 }

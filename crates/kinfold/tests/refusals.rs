@@ -199,6 +199,16 @@ fn batches_that_disagree_with_a_loss() {
             plain.with_negatives_per_query(three),
             "3 negatives do not divide among 2 queries",
         ),
+        (
+            one_way.with_within_views(true).unwrap(),
+            plain.with_negatives_per_query(two),
+            "pushing within views has no meaning with negatives per query",
+        ),
+        (
+            one_way.with_within_views(true).unwrap(),
+            Batch::new(two, three),
+            "keys have 3 rows but queries have 2",
+        ),
         // Ids.
         (one_way, plain.with_ids(&[1]), "the number of ids is 1, but it must lie between 2 and 2"),
         (both_ways(), plain.with_ids(&[1, 2, 3]), "the number of ids is 3"),
@@ -248,6 +258,11 @@ fn guides_that_disagree_with_a_loss() {
             "it has no meaning with an offset",
         ),
         (one_way(), guided.with_negatives_per_query(two), "or with negatives per query"),
+        (
+            one_way().with_label_smoothing(0.1).unwrap(),
+            guided,
+            "label smoothing spreads the target over all candidates, and a guide",
+        ),
         (
             one_way(),
             plain.with_guide(three, two, None),

@@ -234,9 +234,14 @@ fn statistics<T: Element>(
     } else {
         0
     };
+    // What is linear in the logits takes sums in f64: of the columns, of the rows and of the rows as
+    // positives, one for each mark that occurs twice.
+    let linear = loss.label_smoothing > 0.0 || Rule::new(loss.objective()) == Rule::LabelsOutside;
+    let sums =
+        if linear { (plan.columns + 2 * plan.rows) / 2 * plan.dim * size_of::<f64>() } else { 0 };
     Statistics {
         kept_exponentials: gradient && kept > 0,
-        scratch_bytes: plan.bytes::<T::Real>(kept) + copies,
+        scratch_bytes: plan.bytes::<T::Real>(kept) + copies + sums,
     }
 }
 

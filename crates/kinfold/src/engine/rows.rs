@@ -48,7 +48,7 @@ impl<'a, T: Element> Rows<'a, T> {
     pub(super) fn longest(&self) -> f64 {
         let longest = self.lengths.iter().fold(0.0f64, |longest, &length| longest.max(length));
         match self.similarity {
-            Similarity::Cosine => longest.min(1.0),
+            Similarity::Cosine => (longest / self.floor).min(1.0),
             Similarity::Dot => longest,
         }
     }

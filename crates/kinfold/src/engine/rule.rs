@@ -179,15 +179,17 @@ impl Choosing<'_> {
         }
     }
 
-    /// Whether row i's sums have lost too much to underflow.
+    /// Whether row i's sums have lost too much to underflow, which a row's own negatives may, too.
     pub(super) fn lost(&self, i: usize, first: f64, second: Option<f64>, least: f64) -> bool {
-        let has_some = self.negatives(i) != Some(0);
-        let several = self.labelled.get(i).is_none_or(|labelled| labelled.positives > 1);
+        let several = self.labelled.get(i).is_some_and(|labelled| labelled.positives > 1);
+        let by_label = !self.labelled.is_empty();
+        // In one sum over all other rows, several positives are among them.
+        let has_some = self.negatives(i) != Some(0)
+            || self.own_count > 0
+            || (several && second.is_none() && self.rule == Rule::LabelsOutside);
         (has_some && first < least)
-            || second.is_some_and(|second| {
-                let by_label = !self.labelled.is_empty();
-                second < least && if by_label { several } else { has_some }
-            })
+            || second
+                .is_some_and(|second| second < least && if by_label { several } else { has_some })
     }
 
     /// What row i's choice comes to, given its sums over columns and its positive's logit, if it has

@@ -186,6 +186,14 @@ impl<'a, T: Element> Batch<'a, T> {
             return Err(Error::Empty { matrix: "keys", needed: 1 });
         }
         match loss.form() {
+            Form::OneWay if loss.within_views && queries.rows() != keys.rows() => {
+                return Err(Error::Rows {
+                    left: "keys",
+                    left_rows: keys.rows(),
+                    right: "queries",
+                    right_rows: queries.rows(),
+                });
+            }
             Form::OneWay => {
                 let last = queries.rows() - 1;
                 let positive = loss.offset.checked_add(last);
@@ -213,6 +221,12 @@ impl<'a, T: Element> Batch<'a, T> {
             return Err(Error::Meaningless(
                 "explicit negatives are negatives of queries, so they have a meaning where queries \
                  choose among keys, one way, alone",
+            ));
+        }
+        if loss.within_views && matches!(self.negatives, Negatives::PerQuery(_)) {
+            return Err(Error::Meaningless(
+                "pushing within views has no meaning with negatives per query; give them as shared \
+                 negatives",
             ));
         }
         match &self.negatives {
@@ -294,6 +308,12 @@ impl<'a, T: Element> Batch<'a, T> {
             }
             Err(Error::Rows { left, left_rows: given.rows(), right, right_rows: needed })
         };
+        if loss.label_smoothing != 0.0 {
+            return Err(Error::Meaningless(
+                "label smoothing spreads the target over all candidates, and a guide says which of \
+                 them are not to be trusted",
+            ));
+        }
         same_rows("the guide's queries", &guide.queries, "queries", self.queries.rows())?;
         let keys = self.keys.map_or(0, |keys| keys.rows());
         same_rows("the guide's keys", &guide.keys, "keys", keys)?;

@@ -594,7 +594,8 @@ impl InfoNce {
     }
 
     /// Bytes that one call needs beyond its inputs and outputs, for `queries` and `keys` rows of
-    /// dimension `dim` computed in `T`; shared negatives count as keys.
+    /// dimension `dim` computed in `T`; shared negatives count as keys. A guide needs up to four
+    /// numbers more for each of its own, and for each of a strip's rows.
     pub fn scratch_bytes<T: Element>(&self, queries: usize, keys: usize, dim: usize) -> usize {
         engine::scratch_bytes::<T>(self, queries, keys, dim)
     }

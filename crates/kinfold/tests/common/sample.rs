@@ -4,6 +4,8 @@
 use super::common::{normal, tau};
 use kinfold::loss::reference::{Dense, dense};
 use kinfold::{Batch, Embeddings, Form, InfoNce, Objective, Reduction, Similarity};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
 pub(crate) const OBJECTIVES: [Objective; 10] = [
     Objective::Softmax,
@@ -50,6 +52,8 @@ pub(crate) struct Sample {
     pub(crate) keys: Option<Vec<f64>>,
     pub(crate) negatives: Vec<f64>,
     pub(crate) per_query: bool,
+    /// Negatives are given even where there are none of them.
+    pub(crate) empty: bool,
     pub(crate) ids: Option<Vec<u64>>,
     pub(crate) labels: Option<Vec<u64>>,
     pub(crate) weights: Option<Vec<f64>>,
@@ -65,6 +69,7 @@ impl Sample {
             keys: Some(keys.to_vec()),
             negatives: Vec::new(),
             per_query: false,
+            empty: false,
             ids: None,
             labels: None,
             weights: None,
@@ -101,7 +106,7 @@ impl Sample {
             }
             (None, labels) => Batch::labelled(of(&self.queries), labels.as_ref().unwrap()),
         };
-        match (self.negatives.is_empty(), self.per_query) {
+        match (self.negatives.is_empty() && !self.empty, self.per_query) {
             (true, _) => {}
             (false, true) => batch = batch.with_negatives_per_query(of(&self.negatives)),
             (false, false) => batch = batch.with_negatives(of(&self.negatives)),
@@ -115,7 +120,8 @@ impl Sample {
         if let Some(guide) = &self.guide {
             let [queries, keys, negatives] =
                 guide.each_ref().map(|x| Embeddings::new(x, 2).unwrap());
-            batch = batch.with_guide(queries, keys, Some(negatives).filter(|x| x.rows() > 0));
+            let judged = self.empty || negatives.rows() > 0;
+            batch = batch.with_guide(queries, keys, Some(negatives).filter(|_| judged));
         }
         batch
     }
@@ -264,6 +270,114 @@ fn with_guides(loss: InfoNce, add: &mut Add<'_>) {
         x.loss = within;
         x.sample.guide = guide(4);
     });
+}
+
+/// What a seed draws.
+struct Draw(ChaCha8Rng);
+
+impl Draw {
+    fn below(&mut self, n: usize) -> usize {
+        (self.0.next_u64() % n as u64) as usize
+    }
+
+    /// From 0 to 1.
+    fn unit(&mut self) -> f64 {
+        self.0.next_u64() as f64 / u64::MAX as f64
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn normal(&mut self, count: usize) -> Vec<f64> {
+        normal(self.0.next_u64(), count)
+    }
+
+    /// All the same, all different, or anything between.
+    fn marks(&mut self, count: usize) -> Vec<u64> {
+        let kinds = [1, 2, 3, count.max(1), 4 * count.max(1)][self.below(5)];
+        (0..count).map(|_| self.below(kinds) as u64).collect()
+    }
+}
+
+/// Any settings together, with any rows: one alone, zeros, duplicates, no negatives. None where what
+/// was drawn has no meaning.
+pub(crate) fn together(seed: u64, most: usize) -> Option<Setup> {
+    let draw = &mut Draw(ChaCha8Rng::seed_from_u64(seed));
+    let t = 10f64.powf(draw.unit() * 4.0 - 3.0);
+    let form = forms(t)[draw.below(3)];
+    let form = if draw.one_in(3) { form.with_similarity(Similarity::Dot) } else { form };
+    let objective = match OBJECTIVES[draw.below(OBJECTIVES.len())] {
+        Objective::Sigmoid { .. } => Objective::Sigmoid { bias: draw.unit() * 100.0 - 50.0 },
+        other => other,
+    };
+    let mut loss = form.with_objective(objective).ok()?;
+    let one_way = loss.form() == Form::OneWay;
+    let n = if draw.one_in(6) { 1 } else { 1 + draw.below(most) };
+    let d = 1 + draw.below(20);
+    let offset = if one_way && draw.one_in(3) { draw.below(9) } else { 0 };
+    let keys = n + offset + if offset > 0 { draw.below(9) } else { 0 };
+    let mut sample = Sample::new(&draw.normal(n * d), &draw.normal(keys * d), d);
+    // Somewhat near their queries, or very.
+    let near = draw.unit() * 1.5;
+    let own = &mut sample.keys.as_mut()?[offset * d..];
+    own.iter_mut().zip(&sample.queries).for_each(|(key, query)| *key = query + near * *key);
+    if has_labels(&loss) {
+        sample.labels = Some(draw.marks(n));
+        sample.keys = sample.keys.filter(|_| !draw.one_in(3));
+    } else {
+        let mut shared = 0;
+        if one_way && !is_sigmoid(&loss) && !draw.one_in(3) {
+            (sample.per_query, sample.empty) = (draw.one_in(2), true);
+            let m = if sample.per_query { n * draw.below(4) } else { draw.below(12) };
+            sample.negatives = draw.normal(m * d);
+            shared = if sample.per_query { 0 } else { m };
+            loss = loss.with_in_batch_negatives(!draw.one_in(3)).ok()?;
+        }
+        if draw.one_in(2) {
+            let of_negatives = if draw.one_in(2) { shared } else { 0 };
+            sample.ids = Some(draw.marks(keys + of_negatives));
+        }
+        if one_way && draw.one_in(4) {
+            sample.guide = Some([n, keys, shared].map(|rows| draw.normal(rows * 2)));
+        }
+        if draw.one_in(4) {
+            loss = loss.with_within_views(true).unwrap_or(loss);
+        }
+    }
+    for x in [&mut sample.queries, &mut sample.negatives].into_iter().chain(&mut sample.keys) {
+        let rows = x.len() / d;
+        let length = if draw.one_in(3) { 1e-3 } else { 1.0 };
+        x.iter_mut().for_each(|x| *x *= length);
+        if rows > 0 && draw.one_in(6) {
+            let zero = draw.below(rows) * d;
+            x[zero..zero + d].fill(0.0);
+        }
+        if rows > 1 && draw.one_in(6) {
+            let twice = draw.below(rows - 1) * d;
+            x.copy_within(twice..twice + d, twice + d);
+        }
+    }
+    if draw.one_in(3) {
+        let weight = |_| if draw.one_in(3) { 0.0 } else { draw.unit() * 2.0 };
+        sample.weights = Some((0..sample.batch().rows(loss.form())).map(weight).collect());
+    }
+    if draw.one_in(3) {
+        let smoothing = [0.1, 0.5, 1.0][draw.below(3)];
+        loss = loss.with_label_smoothing(smoothing).unwrap_or(loss);
+    }
+    if draw.one_in(3) {
+        loss = loss.with_reduction(Reduction::Sum);
+    }
+    loss = loss.with_memory_budget(if draw.one_in(2) { 0 } else { usize::MAX });
+    let margin = if draw.one_in(3) { draw.unit() * 2.0 - 1.0 } else { 0.0 };
+    let margin = if loss.with_margin(margin).is_ok() { margin } else { 0.0 };
+    let norm_floor = if draw.one_in(5) { 1.0 } else { 1e-12 };
+    let factor = if draw.one_in(3) { 2.3 } else { 1.0 };
+    loss.with_offset(offset).with_factor(factor).ok()?;
+    let name = "together";
+    let setup = Setup { name, loss, sample, offset, margin, factor, norm_floor };
+    setup.loss().value_of(&setup.sample.batch()).is_ok().then_some(setup)
 }
 
 pub(crate) fn close(what: &str, a: f64, b: f64, most: f64) {
