@@ -1,7 +1,7 @@
 //! The command line, and the settings that it asks for.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kinfold_train::{Case, Error, Form, Settings, loss_names};
+use kinfold_train::{Case, Error, Expansion, Form, Of, Recipe, Settings, loss_names};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Train(TrainArguments),
     /// Write the embeddings of images to a file
     Embed(EmbedArguments),
+    /// Draw some images and what views are made of them, to look at before training
+    Views(ViewsArguments),
     /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training
     Evaluate(EvaluateArguments),
     /// Time the loss on this machine, beside the code that builds the n × n matrix
@@ -32,10 +34,21 @@ pub(crate) struct TrainArguments {
     /// The folder for the run; it must not exist [default: runs/<date>-<time>-<data>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// `digits` (embedded), or a folder of images, where two views of one image are a pair
-    /// [default: digits]
+    /// `digits` (embedded), or a folder or .zip of images, MNIST's or CIFAR's files, a .npy array, or
+    /// a list of pairs as .csv or .jsonl [default: digits]
     #[arg(long)]
     data: Option<String>,
+    /// What a pair is: two views of one image, two images of one sub-folder, or a row of a list
+    /// [default: views, and of a list its rows]
+    #[arg(long, value_enum)]
+    pairs: Option<PairsOf>,
+    /// Count each quarter turn of a class (or image) as a further one
+    #[arg(long, value_enum)]
+    expand: Option<Expand>,
+    /// How a view is made: turned, scaled, sheared and shifted (for drawings), or SimCLR's random
+    /// parts in other colours (for photographs) [default: affine]
+    #[arg(long, value_enum)]
+    views: Option<Views>,
     /// Passes over the data
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -59,6 +72,9 @@ pub(crate) struct TrainArguments {
     /// 1 for grey images, 3 for colour
     #[arg(long, value_name = "N")]
     channels: Option<usize>,
+    /// Make dark light and light dark, as suits drawings on white paper
+    #[arg(long)]
+    invert: bool,
 }
 
 fn loss_help() -> String {
@@ -79,6 +95,22 @@ impl TrainArguments {
         if let Some(data) = &self.data {
             settings.data.clone_from(data);
         }
+        if let Some(of) = self.pairs {
+            settings.pairs.of = Some(match of {
+                PairsOf::Views => Of::Views,
+                PairsOf::Folder => Of::Folder,
+                PairsOf::List => Of::List,
+            });
+        }
+        if let Some(expand) = self.expand {
+            settings.pairs.expand = match expand {
+                Expand::None => Expansion::None,
+                Expand::Rotations => Expansion::Rotations,
+            };
+        }
+        if let Some(views) = self.views {
+            views.choose(&mut settings);
+        }
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch = self.batch.or(settings.batch);
         settings.seed = self.seed.unwrap_or(settings.seed);
@@ -94,6 +126,7 @@ impl TrainArguments {
             self.learning_rate.unwrap_or(settings.optimizer.learning_rate);
         settings.image.size = self.image_size.or(settings.image.size);
         settings.image.channels = self.channels.or(settings.image.channels);
+        settings.image.invert |= self.invert;
         Ok(settings)
     }
 
@@ -110,6 +143,91 @@ impl TrainArguments {
             let folders = (1..).map(|n| Path::new("runs").join(name(n)));
             folders.into_iter().find(|path| !path.exists()).unwrap_or_else(|| "runs".into())
         })
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PairsOf {
+    Views,
+    Folder,
+    List,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Expand {
+    None,
+    Rotations,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Views {
+    Affine,
+    Simclr,
+}
+
+impl Views {
+    /// This recipe, with what the settings already say of it.
+    fn choose(self, settings: &mut Settings) {
+        match (self, &settings.view) {
+            (Self::Affine, Recipe::Affine(_)) | (Self::Simclr, Recipe::Simclr(_)) => {}
+            (Self::Affine, _) => settings.view = Recipe::Affine(Default::default()),
+            (Self::Simclr, _) => settings.view = Recipe::Simclr(Default::default()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ViewsArguments {
+    /// Settings to begin with, e.g. runs/NAME/config.toml; flags win over them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What `kinfold train --data` takes [default: digits]
+    #[arg(long)]
+    data: Option<String>,
+    /// The picture to write
+    #[arg(long, value_name = "FILE", default_value = "sheet.png")]
+    pub(crate) out: PathBuf,
+    /// How a view is made [default: affine]
+    #[arg(long, value_enum)]
+    views: Option<Views>,
+    /// Images, spread over the data
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) images: usize,
+    /// Views of each
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) columns: usize,
+    /// Width and height that images are scaled to, in pixels
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// 1 for grey images, 3 for colour
+    #[arg(long, value_name = "N")]
+    channels: Option<usize>,
+    /// Make dark light and light dark, as suits drawings on white paper
+    #[arg(long)]
+    invert: bool,
+    /// Everything random follows from it
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl ViewsArguments {
+    /// The settings of the file or the defaults, and over them what the flags say.
+    pub(crate) fn settings(&self) -> Result<Settings, Error> {
+        let mut settings = match &self.config {
+            Some(file) => Settings::from_file(file)?,
+            None => Settings::default(),
+        };
+        if let Some(data) = &self.data {
+            settings.data.clone_from(data);
+        }
+        if let Some(views) = self.views {
+            views.choose(&mut settings);
+        }
+        settings.image.size = self.image_size.or(settings.image.size);
+        settings.image.channels = self.channels.or(settings.image.channels);
+        settings.image.invert |= self.invert;
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        Ok(settings)
     }
 }
 

@@ -8,6 +8,7 @@ mod show;
 
 use arguments::{
     Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, TrainArguments,
+    ViewsArguments,
 };
 use clap::Parser;
 use kinfold_train::{Error, Format};
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Train(arguments) => train(&arguments),
         Command::Embed(arguments) => embed(&arguments),
+        Command::Views(arguments) => views(&arguments),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Bench(arguments) => bench(&arguments),
     };
@@ -61,6 +63,16 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     embedded.write(&arguments.out, format)?;
     let (n, dim) = (embedded.images.len(), embedded.dim);
     show::line(&format!("{n} embeddings of dimension {dim} in {}", arguments.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn views(arguments: &ViewsArguments) -> Result<ExitCode, Error> {
+    let (settings, out) = (arguments.settings()?, &arguments.out);
+    let looked = kinfold_train::look(&settings, arguments.images, arguments.columns, out)?;
+    show::skipped(&looked.images);
+    let (shown, n) = (looked.shown, looked.images.len());
+    let columns = arguments.columns;
+    show::line(&format!("{shown} of {n} images and {columns} views of each in {}", out.display()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,7 +3,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_train::evaluation::{Evaluation, Measured};
-use kinfold_train::pairs::{Images, Split};
+use kinfold_train::pairs::{Images, Pairs, Split};
 use kinfold_train::{Error, Event, Progress, Record, Seconds, Summary};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -48,6 +48,27 @@ pub(crate) fn skipped(images: &Images) {
     }
 }
 
+/// Labels whose images are in no pair, and the first few by name.
+fn left_out(pairs: &Pairs) {
+    const NAMED: usize = 5;
+    let left_out = &pairs.left_out;
+    if left_out.is_empty() {
+        return;
+    }
+    let images: usize = left_out.iter().map(|label| label.images).sum();
+    note(&format!(
+        "left out {} in sub-folders with too few for a pair, or in none:",
+        if images == 1 { "1 image".to_owned() } else { format!("{images} images") }
+    ));
+    for label in left_out.iter().take(NAMED) {
+        let name = if label.label.is_empty() { "in no sub-folder" } else { &label.label };
+        note(&format!("  {name}: {}", label.images));
+    }
+    if left_out.len() > NAMED {
+        note(&format!("  and {} more", left_out.len() - NAMED));
+    }
+}
+
 fn files(n: usize) -> String {
     if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
 }
@@ -69,11 +90,17 @@ impl Training {
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { settings, images, split, steps } => {
+            Event::Started { settings, images, split, pairs, steps } => {
                 skipped(images);
+                left_out(pairs);
+                let made = match pairs.classes() {
+                    Some(classes) => format!(", {} pairs of {classes} classes", pairs.len()),
+                    None if pairs.len() != split.train.len() => format!(", {} pairs", pairs.len()),
+                    None => String::new(),
+                };
                 line(&format!(
-                    "{}: {} images to train on, {} held out; {} epochs of {} pairs a batch, {steps} \
-                     steps",
+                    "{}: {} images to train on{made}, {} held out; {} epochs of {} pairs a batch, \
+                     {steps} steps",
                     settings.data,
                     split.train.len(),
                     split.test.len(),

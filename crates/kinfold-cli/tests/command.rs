@@ -60,8 +60,10 @@ fn photos() -> TempDir {
 /// A short run on `photos`, with flags of its own; where it is.
 fn small_run(photos: &TempDir, into: &TempDir, name: &str, flags: &[&str]) -> PathBuf {
     let out = into.path().join(name);
-    let mut arguments = vec!["train", "--data", photos.path().to_str().unwrap()];
-    arguments.extend(["--out", out.to_str().unwrap()]);
+    let mut arguments = vec!["train", "--out", out.to_str().unwrap()];
+    if !flags.contains(&"--data") {
+        arguments.extend(["--data", photos.path().to_str().unwrap()]);
+    }
     arguments.extend(["--image-size", "8", "--channels", "1", "--batch", "8", "--epochs", "2"]);
     arguments.extend(flags);
     succeeds(&arguments);
@@ -519,6 +521,76 @@ fn ctrl_c_finishes_the_step_and_saves() {
     assert_eq!(summary["interrupted"], true);
     assert!(summary["steps"].as_u64().unwrap() < 500 * 22);
     succeeds(&["evaluate", out.to_str().unwrap()]);
+}
+
+/// The folder as a .zip beside it.
+fn zipped(photos: &TempDir, into: &TempDir) -> PathBuf {
+    let path = into.path().join("photos.zip");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let options = zip::write::SimpleFileOptions::default();
+    for label in ["lying", "up/standing"] {
+        for name in files(&photos.path().join(label)) {
+            let entry = format!("{label}/{name}");
+            zip.start_file(&entry, options).unwrap();
+            let bytes = std::fs::read(photos.path().join(&entry)).unwrap();
+            std::io::Write::write_all(&mut zip, &bytes).unwrap();
+        }
+    }
+    zip.finish().unwrap();
+    path
+}
+
+#[test]
+fn a_zip_trains_as_its_folder_does() {
+    let (photos, into) = (photos(), tempfile::tempdir().unwrap());
+    let folder = small_run(&photos, &into, "folder", &[]);
+    let zip = zipped(&photos, &into);
+    let archive = small_run(&photos, &into, "zip", &["--data", zip.to_str().unwrap()]);
+    let weights = |run: &Path| std::fs::read(run.join("model.safetensors")).unwrap();
+    assert!(weights(&folder) == weights(&archive));
+}
+
+#[test]
+fn pairs_may_be_two_images_of_a_folder() {
+    let (photos, into) = (photos(), tempfile::tempdir().unwrap());
+    let data = photos.path().to_str().unwrap();
+    // Two classes, and with their quarter turns eight.
+    let flags = ["--pairs", "folder", "--expand", "rotations"];
+    let run = small_run(&photos, &into, "rotations", &flags);
+    let summary = json(&run.join("summary.json"));
+    assert!(summary["pairs"].as_u64().unwrap() >= 64, "{summary}");
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("of = \"folder\"") && config.contains("expand = \"rotations\""));
+    let again = into.path().join("again");
+    let from = run.join("config.toml");
+    succeeds(&["train", "--config", from.to_str().unwrap(), "--out", again.to_str().unwrap()]);
+    let weights = |run: &Path| std::fs::read(run.join("model.safetensors")).unwrap();
+    assert!(weights(&run) == weights(&again));
+    let train = ["train", "--data", data, "--image-size", "8", "--channels", "1", "--out", "x"];
+    let said = fails(2, &[&train[..], &["--pairs", "folder", "--batch", "8"]].concat());
+    assert!(said.contains("2 classes") && said.contains("--batch 2"), "{said}");
+    let said = fails(2, &[&train[..], &["--pairs", "list"]].concat());
+    assert!(said.contains("from a list"), "{said}");
+}
+
+#[test]
+fn views_can_be_looked_at_and_be_those_of_photographs() {
+    let (photos, into) = (photos(), tempfile::tempdir().unwrap());
+    let sheet = into.path().join("sheet.png");
+    let (data, out) = (photos.path().to_str().unwrap(), sheet.to_str().unwrap());
+    let views = ["views", "--data", data, "--views", "simclr", "--image-size", "16", "--out"];
+    let printed = succeeds(&[&views[..], &[out, "--images", "5", "--columns", "6"]].concat());
+    assert!(printed.starts_with("5 of 24 images and 6 views of each"), "{printed}");
+    let picture = image::open(&sheet).unwrap();
+    assert_eq!((picture.width(), picture.height()), (7 * 18 + 2, 5 * 18 + 2));
+    fails(2, &[&views[..], &["sheet.jpg"]].concat());
+    fails(2, &[&views[..], &[out, "--images", "0"]].concat());
+    let run = small_run(&photos, &into, "simclr", &["--views", "simclr", "--invert"]);
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(
+        config.contains("recipe = \"simclr\"") && config.contains("strength = 1.0"),
+        "{config}"
+    );
 }
 
 #[test]

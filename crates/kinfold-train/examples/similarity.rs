@@ -22,9 +22,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = Split::new(&images).test;
     rows.sort_by_key(|&i| (classes[i], i));
 
+    let all: Vec<usize> = (0..images.len()).collect();
     let trained = embed(Path::new(run), None)?;
     let pictures = [
-        matrix(&images.pixels, images.stride(), &rows),
+        matrix(&images.pixels(&all)?, images.stride(), &rows),
         matrix(&trained.embeddings, trained.dim, &rows),
     ];
     let side = rows.len() as u32;

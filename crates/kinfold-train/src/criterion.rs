@@ -8,7 +8,7 @@ use crate::Error;
 use crate::encoder::{Model, numbers};
 use crate::loss::Named;
 use crate::optimizer::adamw;
-use crate::pairs::Images;
+use crate::pairs::{Images, Pair, Pairs};
 use crate::settings::Settings;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -23,6 +23,7 @@ pub(crate) struct Criterion {
     optimizer: ModuleOptimizer,
     /// Each image's class, where the loss wants to know.
     classes: Option<Vec<i64>>,
+    /// Whether pairs of one class, or else of one group, are no negatives of each other.
     mask: bool,
     queue: Option<Queue>,
 }
@@ -56,6 +57,7 @@ impl Criterion {
     pub(crate) fn new(
         settings: &Settings,
         images: &Images,
+        pairs: &Pairs,
         device: &Device,
     ) -> Result<Self, Error> {
         let named = settings.loss.named()?;
@@ -86,21 +88,25 @@ impl Criterion {
             module: if named.learned { module.learned(device) } else { module },
             optimizer: adamw(&settings.optimizer),
             classes: (named.labels || mask).then(|| classes.iter().map(|&c| c as i64).collect()),
-            mask,
+            // Without labels, pairs may still be known to show the same thing.
+            mask: mask || (!named.labels && pairs.share_groups()),
             queue,
         })
     }
 
-    /// The loss of two views each of `rows`, `[2n, channels, size, size]`, first every first view.
+    /// The loss of the views of `pairs`, `[2n, channels, size, size]`, first every first view.
     pub(crate) fn loss(
         &mut self,
         model: &Model,
         views: Tensor<4>,
-        rows: &[usize],
+        pairs: &[Pair],
     ) -> Result<Loss, Error> {
-        let n = rows.len();
-        let of = |classes: &Vec<i64>| rows.iter().map(|&row| classes[row]).collect::<Vec<i64>>();
-        let classes = self.classes.as_ref().map(of);
+        let n = pairs.len();
+        let classes: Option<Vec<i64>> = match &self.classes {
+            Some(classes) => Some(pairs.iter().map(|pair| classes[pair.a]).collect()),
+            None if self.mask => Some(pairs.iter().map(|pair| pair.group as i64).collect()),
+            None => None,
+        };
         let (queries, keys) = match &self.queue {
             None => {
                 let projected = model.project(views);
@@ -262,6 +268,7 @@ impl ModuleMapper for Follow {
 mod tests {
     use super::*;
     use crate::encoder::images_tensor;
+    use crate::pairs::Split;
 
     fn model(seed: u64, device: &Device) -> Model {
         Model::random(&Settings::default().encoder, (8, 1), seed, device)
@@ -275,7 +282,9 @@ mod tests {
         settings.loss.queue = 7;
         settings.loss.momentum = 0.75;
         let images = Images::load(&settings)?;
-        let mut criterion = Criterion::new(&settings, &images, &device)?;
+        let split = Split::new(&images);
+        let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+        let mut criterion = Criterion::new(&settings, &images, &pairs, &device)?;
         let of = |model: &Model| -> Result<Vec<f32>, Error> {
             let mut weights = Weights(VecDeque::new());
             model.visit(&mut weights);
@@ -288,8 +297,9 @@ mod tests {
         let trained = model(1, &device);
         let begin = of(&queue(&criterion).0)?;
         for (step, rows) in [(1, 4), (2, 7), (3, 7)] {
-            let which = [0, 1, 2, 3];
-            let pixels = images.pixels[..8 * 64].to_vec();
+            let which =
+                [0, 1, 2, 3].map(|row| Pair { a: row, b: row, quarters: 0, group: row, key: row });
+            let pixels = images.pixels(&[0, 1, 2, 3, 4, 5, 6, 7])?;
             let views = images_tensor(pixels, (8, 1), &device);
             let loss = criterion.loss(&trained, views, &which)?;
             // At first the other three keys of the batch, then the queue's.

@@ -38,6 +38,15 @@ pub enum Error {
     #[error("{0}")]
     Data(String),
 
+    /// A file of data is not what it has to be.
+    #[error("{}: {reason}", path.display())]
+    DataFile {
+        /// The file, or the entry of an archive.
+        path: PathBuf,
+        /// What was found and what was needed.
+        reason: String,
+    },
+
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -75,6 +84,10 @@ impl Error {
     /// Whether the caller asked for something that cannot be, rather than something that failed.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Setting(_) | Self::SettingsFile { .. } | Self::RunExists(_))
+    }
+
+    pub(crate) fn data_file(path: &Path, reason: impl Into<String>) -> Self {
+        Self::DataFile { path: path.to_path_buf(), reason: reason.into() }
     }
 
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

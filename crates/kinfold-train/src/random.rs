@@ -25,6 +25,18 @@ pub(crate) enum Purpose {
         /// 0 or 1.
         view: usize,
     },
+    /// Which classes meet in an epoch, and each anchor's partner.
+    Visits {
+        /// Counted from 0.
+        epoch: usize,
+    },
+    /// The order in which the images of a class are anchors.
+    Anchors {
+        /// Place of the class among all.
+        class: usize,
+        /// How often all of them have been anchors before.
+        cycle: usize,
+    },
 }
 
 pub(crate) struct Random(ChaCha8Rng);
@@ -35,6 +47,8 @@ impl Random {
             Purpose::Split => [1, 0, 0],
             Purpose::Order { epoch } => [2, epoch as u64, 0],
             Purpose::View { epoch, image, view } => [3 + view as u64, epoch as u64, image as u64],
+            Purpose::Visits { epoch } => [5, epoch as u64, 0],
+            Purpose::Anchors { class, cycle } => [6, class as u64, cycle as u64],
         };
         let mut key = [0; 32];
         for (bytes, word) in key.chunks_mut(8).zip([seed, words[0], words[1], words[2]]) {

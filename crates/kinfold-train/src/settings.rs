@@ -3,7 +3,9 @@
 //! Comes in: a file, and what the command line says. Goes out: settings that can be used, or an
 //! error that names the one that cannot. Whatever is not given has the default written here.
 
-use crate::Error;
+use crate::pairs::{PairSettings, Pairs};
+use crate::views::Recipe;
+use crate::{Error, pairs};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -13,19 +15,23 @@ use std::path::Path;
 pub struct Settings {
     /// The version of kinfold that wrote this.
     pub version: String,
-    /// `digits` for the embedded ones, or a folder of images.
+    /// `digits` for the embedded ones, or where the data is: a folder or a .zip of images, MNIST's or
+    /// CIFAR's files, a .npy array, or a list of pairs (.csv, .jsonl).
     pub data: String,
     /// Everything random follows from it.
     pub seed: u64,
     /// Passes over the data.
     pub epochs: usize,
-    /// Pairs in a batch; by default 479 (a third of the digits that are trained on), or all there
-    /// are.
+    /// Pairs in a batch; by default 479 (a third of the digits that are trained on), or as many as a
+    /// batch can hold.
     pub batch: Option<usize>,
+    /// What a pair is.
+    pub pairs: PairSettings,
     /// How images are read.
     pub image: ImageSettings,
-    /// How a view is made of an image.
-    pub view: ViewSettings,
+    /// How a view is made of an image; without a `recipe` it is the affine one.
+    #[serde(deserialize_with = "recipe")]
+    pub view: Recipe,
     /// What turns a view into an embedding.
     pub encoder: EncoderSettings,
     /// What pulls together and pushes apart.
@@ -38,10 +44,16 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageSettings {
-    /// Width and height in pixels; by default 8 for the digits and 32 for a folder.
+    /// Width and height in pixels; by default 8 for the digits and 32 for everything else.
     pub size: Option<usize>,
-    /// 1 (grey) or 3 (red, green, blue); by default 1 for the digits and 3 for a folder.
+    /// 1 (grey) or 3 (red, green, blue); by default 1 for the digits and 3 for everything else.
     pub channels: Option<usize>,
+    /// Make dark light and light dark: affine views are black beyond an image's edges, which suits
+    /// light ink on black and not drawings on white paper.
+    pub invert: bool,
+    /// MiB of decoded images to keep in memory, 2048 by default; the others are decoded whenever they
+    /// are needed.
+    pub memory: Option<u64>,
 }
 
 /// A random affine view: each of these is the largest amount either way.
@@ -120,8 +132,9 @@ impl Default for Settings {
             seed: 0,
             epochs: 30,
             batch: None,
+            pairs: PairSettings::default(),
             image: ImageSettings::default(),
-            view: ViewSettings::default(),
+            view: Recipe::Affine(ViewSettings::default()),
             encoder: EncoderSettings::default(),
             loss: LossSettings::default(),
             optimizer: OptimizerSettings::default(),
@@ -226,14 +239,7 @@ impl Settings {
                 channels.unwrap_or(0)
             ),
         )?;
-        let ViewSettings { rotation, scale, shear, shift } = self.view;
-        let amounts =
-            [("rotation", rotation), ("scale", scale), ("shear", shear), ("shift", shift)];
-        for (name, value) in amounts {
-            let right = value >= 0.0 && value.is_finite() && (name != "scale" || value < 1.0);
-            let most = if name == "scale" { " and below 1" } else { "" };
-            needs(right, format!("view {name} is {value}, but it must be at least 0{most}"))?;
-        }
+        self.view.check().map_err(Error::Setting)?;
         Ok(())
     }
 
@@ -248,21 +254,28 @@ impl Settings {
         (self.image.size.unwrap_or(size), self.image.channels.unwrap_or(channels))
     }
 
-    /// The settings with everything decided that depends on how many pairs there are.
+    /// Bytes of decoded images to keep in memory.
+    pub(crate) fn image_memory(&self) -> u64 {
+        self.image.memory.map_or(pairs::MEMORY, |mib| mib.saturating_mul(1 << 20))
+    }
+
+    /// The settings with everything decided that depends on the pairs.
     ///
     /// # Errors
-    /// When the batch is larger than the data.
-    pub(crate) fn decided(mut self, pairs: usize) -> Result<Self, Error> {
-        let batch = self.batch.unwrap_or(479.min(pairs));
-        if batch > pairs {
-            return Err(Error::Setting(format!(
-                "batch is {batch} pairs, but {} has only {pairs} to train on: use --batch {pairs} \
-                 or less",
+    /// When a batch cannot be so large.
+    pub(crate) fn decided(mut self, pairs: &Pairs) -> Result<Self, Error> {
+        let batch = self.batch.unwrap_or(479.min(pairs.largest_batch()));
+        pairs.check_batch(batch)?;
+        if batch < 2 {
+            return Err(Error::Data(format!(
+                "{} has {batch} pairs to train on, but at least 2 are needed: a pair alone has \
+                 nothing to be pushed apart from",
                 self.data
             )));
         }
         let (size, channels) = self.image_shape();
-        self.image = ImageSettings { size: Some(size), channels: Some(channels) };
+        self.image.size = Some(size);
+        self.image.channels = Some(channels);
         self.batch = Some(batch);
         let named = self.loss.named()?;
         self.loss.temperature = Some(named.loss.temperature().get());
@@ -270,4 +283,12 @@ impl Settings {
         self.version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(self)
     }
+}
+
+/// A recipe, which is the affine one where none is named.
+fn recipe<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Recipe, D::Error> {
+    use serde::de::Error as _;
+    let mut table = toml::Table::deserialize(from)?;
+    table.entry("recipe").or_insert_with(|| "affine".into());
+    table.try_into().map_err(D::Error::custom)
 }

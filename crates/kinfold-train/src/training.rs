@@ -8,7 +8,7 @@ use crate::criterion::{Criterion, Loss};
 use crate::encoder::{Model, images_tensor};
 use crate::evaluation::Evaluation;
 use crate::optimizer::{adamw, learning_rate};
-use crate::pairs::{Images, Split};
+use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::{RunFolder, SavedModel, Summary, peak_memory_bytes};
 use crate::{Error, Settings, views};
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -30,6 +30,8 @@ pub enum Event<'a> {
         images: &'a Images,
         /// Which of them are held out.
         split: &'a Split,
+        /// What is trained on.
+        pairs: &'a Pairs,
         /// Steps to come.
         steps: usize,
     },
@@ -103,15 +105,17 @@ pub fn train(
     }
     let images = Images::load(&settings)?;
     let split = Split::new(&images);
-    let settings = settings.decided(split.train.len())?;
+    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+    let settings = settings.decided(&pairs)?;
     let folder = RunFolder::create(out, &settings)?;
-    Training::new(settings, images, split, folder)?.run(stop, tell)
+    Training::new(settings, images, split, pairs, folder)?.run(stop, tell)
 }
 
 struct Training {
     settings: Settings,
     images: Images,
     split: Split,
+    pairs: Pairs,
     folder: RunFolder,
     criterion: Criterion,
     batch: usize,
@@ -127,17 +131,19 @@ impl Training {
         settings: Settings,
         images: Images,
         split: Split,
+        pairs: Pairs,
         folder: RunFolder,
     ) -> Result<Self, Error> {
-        let batch = settings.batch.unwrap_or(split.train.len());
-        let steps = settings.epochs * (split.train.len() / batch);
+        let batch = settings.batch.unwrap_or(pairs.largest_batch());
+        let steps = settings.epochs * (pairs.len() / batch);
         let optimizer = adamw(&settings.optimizer);
         let device = Device::flex().autodiff();
-        let criterion = Criterion::new(&settings, &images, &device)?;
+        let criterion = Criterion::new(&settings, &images, &pairs, &device)?;
         Ok(Self {
             settings,
             images,
             split,
+            pairs,
             folder,
             criterion,
             batch,
@@ -149,8 +155,8 @@ impl Training {
     }
 
     fn run(mut self, stop: &AtomicBool, tell: &mut dyn FnMut(Event<'_>)) -> Result<Summary, Error> {
-        let (settings, images, split) = (&self.settings, &self.images, &self.split);
-        tell(Event::Started { settings, images, split, steps: self.steps });
+        let Self { settings, images, split, pairs, .. } = &self;
+        tell(Event::Started { settings, images, split, pairs, steps: self.steps });
         let shape = self.settings.image_shape();
         let mut model =
             Model::random(&self.settings.encoder, shape, self.settings.seed, &self.device);
@@ -167,9 +173,9 @@ impl Training {
             }
             epochs += 1;
             last_epoch.clear();
-            let batches = self.split.batches(self.batch, self.settings.seed, epoch);
-            for (i, rows) in batches.iter().enumerate() {
-                let (next, of_batch) = self.step(model, rows, epoch, step)?;
+            let batches = self.pairs.batches(self.batch, self.settings.seed, epoch);
+            for (i, pairs) in batches.iter().enumerate() {
+                let (next, of_batch) = self.step(model, pairs, epoch, step)?;
                 (model, floor, ceiling) = (next, of_batch.floor, of_batch.ceiling);
                 let loss = of_batch.value;
                 step += 1;
@@ -204,7 +210,7 @@ impl Training {
         }
         let summary = Summary {
             data: self.settings.data.clone(),
-            pairs: self.split.train.len(),
+            pairs: self.pairs.len(),
             epochs,
             steps: step,
             interrupted: step < self.steps,
@@ -226,19 +232,19 @@ impl Training {
     fn step(
         &mut self,
         model: Model,
-        rows: &[usize],
+        pairs: &[Pair],
         epoch: usize,
         step: usize,
     ) -> Result<(Model, Loss), Error> {
         let Settings { view, seed, optimizer, .. } = &self.settings;
-        let views = views::pairs(&self.images, rows, view, *seed, epoch);
+        let views = views::pairs(&self.images, pairs, view, *seed, epoch)?;
         let rate = learning_rate(optimizer, step, self.steps);
         let views = images_tensor(views, self.settings.image_shape(), &self.device);
         let before = model.snapshot();
         let learns = self.criterion.learns();
         let temperature = learns.then(|| self.criterion.temperature()).transpose()?;
         let bias = self.criterion.bias()?;
-        let loss = match self.criterion.loss(&model, views, rows) {
+        let loss = match self.criterion.loss(&model, views, pairs) {
             Ok(loss) => loss,
             Err(reason) => return Err(self.not_finite(step, rate, &reason, &before)),
         };

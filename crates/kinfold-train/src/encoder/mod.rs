@@ -57,8 +57,10 @@ impl Model {
     pub(crate) fn embed(&self, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
         let model = self.snapshot();
         let mut out = Vec::new();
-        for chunk in images.pixels.chunks(CHUNK * images.stride()) {
-            let x = images_tensor(chunk.to_vec(), (images.size, images.channels), device);
+        let rows: Vec<usize> = (0..images.len()).collect();
+        for rows in rows.chunks(CHUNK) {
+            let pixels = images.pixels(rows)?;
+            let x = images_tensor(pixels, (images.size, images.channels), device);
             out.extend(numbers(model.encoder.forward(x))?);
         }
         Ok(out)

@@ -7,7 +7,7 @@ use std::io::Read;
 const FILE: &[u8] = include_bytes!("digits.csv.gz");
 const SIDE: usize = 8;
 /// The largest value of a pixel in the file.
-const WHITE: f32 = 16.0;
+const WHITE: u8 = 16;
 
 pub(super) fn load(size: usize, channels: usize) -> Result<Images, Error> {
     if (size, channels) != (SIDE, 1) {
@@ -19,24 +19,17 @@ pub(super) fn load(size: usize, channels: usize) -> Result<Images, Error> {
     let damaged = || Error::Data("the embedded digits are damaged".into());
     let mut text = String::new();
     flate2::read::GzDecoder::new(FILE).read_to_string(&mut text).map_err(|_| damaged())?;
-    let mut images = Images {
-        names: Vec::new(),
-        labels: Vec::new(),
-        pixels: Vec::new(),
-        channels,
-        size,
-        skipped: Vec::new(),
-    };
+    let (mut names, mut labels, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for (i, line) in text.lines().enumerate() {
-        let numbers: Vec<f32> =
+        let numbers: Vec<u8> =
             line.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| damaged())?;
         let Some((label, pixels)) = numbers.split_last() else { return Err(damaged()) };
         if pixels.len() != SIDE * SIDE {
             return Err(damaged());
         }
-        images.names.push(format!("digits/{i:04}"));
-        images.labels.push(label.to_string());
-        images.pixels.extend(pixels.iter().map(|p| p / WHITE));
+        names.push(format!("digits/{i:04}"));
+        labels.push(label.to_string());
+        all.extend_from_slice(pixels);
     }
-    Ok(images)
+    Ok(Images::of_pixels(names, labels, all, WHITE, (SIDE, 1)))
 }

@@ -1,132 +1,286 @@
-//! A view: a random affine picture of an image.
+//! Views: what the encoder sees of an image.
 //!
-//! Comes in: an image, and (seed, epoch, image, view). Goes out: its view, a pure function of these.
+//! Comes in: images, a recipe, and (seed, epoch, image, view). Goes out: views, each a pure
+//! function of these: neither the batch nor the number of threads matters. A recipe never looks at
+//! another image, and nothing here reads files.
+//!
+//! Two recipes: [`affine`] for drawings (turned, scaled, sheared, shifted), and [`simclr`] for
+//! photographs (a random part, mirrored, recoloured, blurred).
 
-use crate::pairs::Images;
+mod affine;
+mod blur;
+mod colour;
+mod crop;
+#[cfg(test)]
+mod golden;
+mod resize;
+mod sheet;
+mod simclr;
+
+pub use sheet::{Sheet, contact_sheet};
+pub use simclr::SimclrSettings;
+
+use crate::Error;
+use crate::pairs::{Images, Pair, Picture};
 use crate::random::{Purpose, Random};
 use crate::settings::ViewSettings;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-/// Two views of each image: `[2n, channels, size, size]`, first every first view, then every second.
+/// How a view is made; settings that name no recipe are the affine one's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "recipe", rename_all = "kebab-case")]
+pub enum Recipe {
+    /// A random affine picture: for drawings.
+    Affine(ViewSettings),
+    /// SimCLR's: for photographs.
+    Simclr(SimclrSettings),
+}
+
+/// What the random numbers of a view follow from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Of the run.
+    pub seed: u64,
+    /// Counted from 0.
+    pub epoch: usize,
+    /// What stands for the image, [`Pair::key`]: its row where a pair is two views of it.
+    pub image: usize,
+    /// Which of the image's views.
+    pub view: usize,
+}
+
+impl Recipe {
+    /// What can be said of the settings before a picture is seen.
+    ///
+    /// # Errors
+    /// The setting that cannot be, what it is, and what it must be.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Affine(settings) => affine::check(settings),
+            Self::Simclr(settings) => settings.check(),
+        }
+    }
+
+    /// Whether views are made of pictures at their original size.
+    pub(crate) fn wants_originals(&self) -> bool {
+        matches!(self, Self::Simclr(_))
+    }
+
+    /// The picture that views of an image are made of.
+    pub(crate) fn picture<'i>(&self, images: &'i Images, row: usize) -> Result<Picture<'i>, Error> {
+        if self.wants_originals() { images.original(row) } else { images.scaled(row) }
+    }
+
+    /// One view of a picture, into `out`: `[channels, size, size]` of [0, 1].
+    ///
+    /// Affine views are of the largest square about the picture's centre; SimCLR's are of any part.
+    ///
+    /// # Errors
+    /// When `size` is 0, or `out` has another length.
+    pub fn draw(
+        &self,
+        picture: &Picture<'_>,
+        size: usize,
+        key: Key,
+        out: &mut [f32],
+    ) -> Result<(), String> {
+        let needed = picture.channels * size * size;
+        if size == 0 || out.len() != needed {
+            return Err(format!(
+                "room for {} numbers was given, but a view of {} × {size} × {size} needs {needed} \
+                 and at least 1",
+                out.len(),
+                picture.channels,
+            ));
+        }
+        let Key { seed, epoch, image, view } = key;
+        let mut random = Random::new(seed, Purpose::View { epoch, image, view });
+        match self {
+            Self::Affine(settings) => {
+                let mut square = vec![0.0; needed];
+                centre(picture, size, &mut square);
+                affine::draw(&square, size, settings, random, out);
+            }
+            Self::Simclr(settings) => {
+                let (width, height) = (picture.width, picture.height);
+                simclr::Plan::random(&mut random, settings, width, height).draw(picture, size, out);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A view of each member of each pair: `[2n, channels, size, size]`, first every first view, then
+/// every second.
+///
+/// # Errors
+/// When an image cannot be read any more.
 pub(crate) fn pairs(
     images: &Images,
-    rows: &[usize],
-    settings: &ViewSettings,
+    pairs: &[Pair],
+    recipe: &Recipe,
     seed: u64,
     epoch: usize,
-) -> Vec<f32> {
+) -> Result<Vec<f32>, Error> {
     let stride = images.stride();
-    let mut out = vec![0.0; 2 * rows.len() * stride];
-    out.par_chunks_mut(stride).enumerate().for_each(|(i, out)| {
-        let (view, image) = (i / rows.len(), rows[i % rows.len()]);
-        let random = Random::new(seed, Purpose::View { epoch, image, view });
-        let map = Affine::random(random, settings, images.size);
-        for (from, to) in
-            images.image(image).chunks(images.size.pow(2)).zip(out.chunks_mut(images.size.pow(2)))
-        {
-            map.draw(from, to, images.size);
-        }
-    });
-    out
+    let mut out = vec![0.0; 2 * pairs.len() * stride];
+    out.par_chunks_mut(stride).enumerate().try_for_each(|(i, out)| {
+        let (view, pair) = (i / pairs.len(), pairs[i % pairs.len()]);
+        let row = if view == 0 { pair.a } else { pair.b };
+        let picture = recipe.picture(images, row)?.turned(pair.quarters);
+        let key = Key { seed, epoch, image: pair.key, view };
+        recipe.draw(&picture, images.size, key, out).map_err(Error::Setting)
+    })?;
+    Ok(out)
 }
 
-/// From a pixel of the view to a place in the image: `(x, y) ↦ A (x, y) + b`, in pixels from the
-/// centre.
-struct Affine {
-    a: [[f32; 2]; 2],
-    b: [f32; 2],
+/// The largest square about a picture's centre, as planes of [0, 1]. Bytes that need no scaling are
+/// divided by 255 exactly, as where images are loaded.
+fn centre(picture: &Picture<'_>, size: usize, out: &mut [f32]) {
+    let (width, height) = (picture.width, picture.height);
+    if (width, height) == (size, size) {
+        out.copy_from_slice(&picture.floats());
+    } else {
+        resize::resize(picture, crop::Crop::square(width, height), size, false, out);
+    }
 }
 
-impl Affine {
-    fn random(mut random: Random, settings: &ViewSettings, size: usize) -> Self {
-        let mut up_to = |most: f32| random.symmetric() * most;
-        let angle = up_to(settings.rotation).to_radians();
-        let (wide, high) = (1.0 + up_to(settings.scale), 1.0 + up_to(settings.scale));
-        let shear = up_to(settings.shear);
-        let shift = [up_to(settings.shift), up_to(settings.shift)].map(|s| s * size as f32);
-        let (sin, cos) = angle.sin_cos();
-        // Rotation · shear · scaling.
-        let a =
-            [[cos * wide, (cos * shear - sin) * high], [sin * wide, (sin * shear + cos) * high]];
-        Self { a, b: shift }
-    }
+/// Uniform in [least, most), in 2³⁰ steps.
+fn uniform(random: &mut Random, least: f64, most: f64) -> f64 {
+    const STEPS: usize = 1 << 30;
+    least + (most - least) * (random.below(STEPS) as f64 / STEPS as f64)
+}
 
-    /// One channel, bilinear, 0 outside.
-    fn draw(&self, from: &[f32], to: &mut [f32], size: usize) {
-        let centre = (size as f32 - 1.0) / 2.0;
-        let at = |x: isize, y: isize| {
-            let inside = 0..size as isize;
-            if inside.contains(&x) && inside.contains(&y) {
-                from[y as usize * size + x as usize]
-            } else {
-                0.0
-            }
-        };
-        for (i, out) in to.iter_mut().enumerate() {
-            let (u, v) = ((i % size) as f32 - centre, (i / size) as f32 - centre);
-            let x = self.a[0][0] * u + self.a[0][1] * v + self.b[0] + centre;
-            let y = self.a[1][0] * u + self.a[1][1] * v + self.b[1] + centre;
-            let (left, top) = (x.floor(), y.floor());
-            let (dx, dy) = (x - left, y - top);
-            let (left, top) = (left as isize, top as isize);
-            *out = (1.0 - dy) * ((1.0 - dx) * at(left, top) + dx * at(left + 1, top))
-                + dy * ((1.0 - dx) * at(left, top + 1) + dx * at(left + 1, top + 1));
-        }
+/// eˣ for x up to 1, from sums and products only: a system's own differs between systems in the
+/// last bit, and views must not.
+fn exp(x: f64) -> f64 {
+    // Below is no number that a picture could show.
+    if x < -40.0 {
+        return 0.0;
     }
+    let part = x / 1024.0;
+    let series = (1..=8).rev().fold(1.0, |sum, k| 1.0 + part / f64::from(k) * sum);
+    (0..10).fold(series, |power, _| power * power)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn images() -> Images {
-        Images {
-            names: vec![String::new(); 3],
-            labels: vec![String::new(); 3],
-            pixels: (0..3 * 16).map(|i| i as f32 / 48.0).collect(),
-            channels: 1,
-            size: 4,
-            skipped: vec![],
-        }
+    const RECIPES: [Recipe; 3] = [
+        Recipe::Affine(ViewSettings { rotation: 15.0, scale: 0.2, shear: 0.2, shift: 0.1 }),
+        Recipe::Simclr(SimclrSettings { strength: 1.0, blur: 1.0, area: 0.08 }),
+        Recipe::Simclr(SimclrSettings::CIFAR),
+    ];
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n).map(|i| (i * i % 239) as u8).collect()
     }
 
-    const STILL: ViewSettings = ViewSettings { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
+    fn images(channels: usize) -> Images {
+        let (n, size) = (3, 24);
+        let names = vec![String::new(); n];
+        let pixels = bytes(n * size * size * channels);
+        Images::of_pixels(names.clone(), names, pixels, 255, (size, channels))
+    }
 
-    #[test]
-    fn without_motion_a_view_is_the_image() {
-        let images = images();
-        let views = pairs(&images, &[2, 0], &STILL, 5, 1);
-        let expected =
-            [images.image(2), images.image(0), images.image(2), images.image(0)].concat();
-        assert_eq!(views, expected);
+    fn two_views(rows: &[usize]) -> Vec<Pair> {
+        let pair = |&row: &usize| Pair { a: row, b: row, quarters: 0, group: row, key: row };
+        rows.iter().map(pair).collect()
     }
 
     #[test]
     fn a_view_depends_on_seed_epoch_image_and_view_alone() {
-        let (images, settings) = (images(), ViewSettings::default());
-        let views = pairs(&images, &[2, 0], &settings, 5, 1);
-        let (first, second) = views.split_at(32);
-        assert_ne!(first, second, "two views differ");
-        let alone = pairs(&images, &[0], &settings, 5, 1);
-        assert_eq!(alone, [&first[16..], &second[16..]].concat(), "the batch does not matter");
-        assert_ne!(views, pairs(&images, &[2, 0], &settings, 6, 1));
-        assert_ne!(views, pairs(&images, &[2, 0], &settings, 5, 2));
+        for (recipe, channels) in RECIPES.into_iter().flat_map(|r| [(r, 1), (r, 3)]) {
+            let images = images(channels);
+            let pairs = |rows: &[usize], seed, epoch| {
+                pairs(&images, &two_views(rows), &recipe, seed, epoch).expect("drawn")
+            };
+            let stride = channels * 24 * 24;
+            let views = pairs(&[2, 0, 1], 5, 1);
+            assert!(views.iter().all(|p| (0.0..=1.0).contains(p)));
+            let alone = pairs(&[0], 5, 1);
+            assert_eq!(alone[..stride], views[stride..2 * stride], "the batch does not matter");
+            assert_eq!(alone[stride..], views[4 * stride..5 * stride]);
+            assert_ne!(alone[..stride], alone[stride..], "two views differ");
+            assert_ne!(alone, pairs(&[0], 6, 1));
+            assert_ne!(alone, pairs(&[0], 5, 2));
+            let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+            let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+            let rows = [0, 1, 2, 1, 0];
+            let (one, three) =
+                (one.install(|| pairs(&rows, 5, 1)), three.install(|| pairs(&rows, 5, 1)));
+            assert_eq!(one, three, "threads do not matter");
+        }
+    }
+
+    /// Without motion a view is its image: the second member's, and turned if the pair is.
+    #[test]
+    fn each_view_is_of_its_member() {
+        let images = images(1);
+        let still = ViewSettings { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
+        let pair = Pair { a: 2, b: 0, quarters: 1, group: 0, key: 7 };
+        let views = pairs(&images, &[pair], &Recipe::Affine(still), 5, 1).expect("drawn");
+        let turned = |row| images.scaled(row).expect("there").turned(1).floats();
+        assert_eq!(views, [turned(2), turned(0)].concat());
+    }
+
+    /// SimCLR's views are sums, products and roots in a fixed order, so they have the same bits on
+    /// every machine. A change of these numbers is a change of every run's results.
+    #[test]
+    fn simclr_views_are_the_same_bits_everywhere() {
+        let bytes = bytes(61 * 47 * 3);
+        let picture = Picture::new(&bytes, 61, 47, 3).expect("fits");
+        let mut hashes = Vec::new();
+        for image in 0..2 {
+            let mut out = vec![0.0f32; 3 * 40 * 40];
+            RECIPES[1].draw(&picture, 40, Key { image, ..KEY }, &mut out).expect("drawn");
+            // Fowler, Noll and Vo's hash.
+            hashes.push(
+                out.iter()
+                    .flat_map(|p| p.to_bits().to_le_bytes())
+                    .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+                    }),
+            );
+        }
+        assert_eq!(hashes, [16_780_104_168_596_210_982, 7_784_243_794_344_189_876]);
     }
 
     #[test]
-    fn a_quarter_turn_turns() {
-        let map = Affine { a: [[0.0, -1.0], [1.0, 0.0]], b: [0.0, 0.0] };
-        let from: Vec<f32> = (0..9).map(|i| i as f32).collect();
-        let mut to = vec![0.0; 9];
-        map.draw(&from, &mut to, 3);
-        assert_eq!(to, [2.0, 5.0, 8.0, 1.0, 4.0, 7.0, 0.0, 3.0, 6.0]);
+    fn what_does_not_fit_is_said() {
+        let bytes = bytes(3 * 4);
+        let picture = Picture::new(&bytes, 2, 2, 3).expect("fits");
+        let error = RECIPES[1].draw(&picture, 4, KEY, &mut [0.0; 16]).expect_err("no room");
+        assert!(error.contains("16 numbers") && error.contains("needs 48"), "{error}");
+        assert!(RECIPES[1].draw(&picture, 0, KEY, &mut []).is_err());
     }
 
     #[test]
-    fn outside_is_zero() {
-        let map = Affine { a: [[1.0, 0.0], [0.0, 1.0]], b: [1.5, 0.0] };
-        let mut to = vec![9.0; 4];
-        map.draw(&[1.0, 1.0, 1.0, 1.0], &mut to, 2);
-        assert_eq!(to, [0.5, 0.0, 0.5, 0.0]);
+    fn exp_is_near_enough() {
+        for i in -4000..100 {
+            let x = f64::from(i) / 100.0;
+            assert!((exp(x) / x.exp() - 1.0).abs() < 1e-12, "{x}");
+        }
+        assert_eq!(exp(-1e9), 0.0);
+    }
+
+    const KEY: Key = Key { seed: 0, epoch: 0, image: 0, view: 0 };
+
+    #[test]
+    fn recipes_are_written_and_read() {
+        for recipe in RECIPES {
+            let text = serde_json::to_string(&recipe).expect("written");
+            assert_eq!(serde_json::from_str::<Recipe>(&text).expect("read"), recipe);
+            assert_eq!(recipe.check(), Ok(()));
+        }
+        let read = serde_json::from_str::<Recipe>;
+        assert_eq!(
+            read(r#"{"recipe":"simclr"}"#).expect("defaults"),
+            Recipe::Simclr(Default::default())
+        );
+        assert!(read(r#"{"recipe":"simclr","rotation":1}"#).is_err());
+        assert!(read(r#"{"recipe":"simclr2"}"#).is_err());
     }
 }

@@ -1,0 +1,312 @@
+//! What a pair is, and the order in which pairs are seen.
+//!
+//! Comes in: images, which of them to train on, and what a pair is. Goes out: the batches of an
+//! epoch, a pure function of seed and epoch. What is left over when pairs are cut into batches
+//! waits for another epoch.
+//!
+//! By `views`, every image is a pair once in an epoch; by `list`, every row. By `folder`, an epoch
+//! is rounds, and every class is visited once in each: one of its images, the anchor, meets another.
+//! There are as many rounds as a class has images in the mean, so each image is an anchor about
+//! once. Classes count the same however large they are; but a class's anchors go on from epoch to
+//! epoch, and each of its images is one before any is one again.
+
+use super::list::Listed;
+use super::{Images, Split};
+use crate::Error;
+use crate::random::{Purpose, Random};
+use serde::{Deserialize, Serialize};
+use std::mem;
+
+/// What a pair is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Of {
+    /// Two views of one image.
+    Views,
+    /// Two images of one sub-folder or label, a view of each.
+    Folder,
+    /// A row of a list, a view of each of its images.
+    List,
+}
+
+/// What more is made of the images there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expansion {
+    /// Nothing.
+    #[default]
+    None,
+    /// Each quarter turn of a class counts as a further class. Wrong where turned images show the
+    /// same thing, as circles do.
+    Rotations,
+}
+
+/// What pairs are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PairSettings {
+    /// What a pair is; by default a row where the data is a list, else two views.
+    pub of: Option<Of>,
+    /// What more is made of the images there are.
+    pub expand: Expansion,
+    /// Whether pairs of one class may meet in a batch, where pairs are by folder. They are pushed
+    /// apart then, unless the loss is told of their groups.
+    pub allow_same_class: bool,
+}
+
+/// Two images that belong together, and what views of them follow from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// The row whose view comes first.
+    pub a: usize,
+    /// The row whose view comes second; by views the same.
+    pub b: usize,
+    /// Quarter turns clockwise of both images, before their views.
+    pub quarters: usize,
+    /// Pairs of one group show the same thing.
+    pub group: usize,
+    /// What stands for the image in the random numbers of its views: by views the row, else the
+    /// pair's number in its epoch, since an image may be seen more than once.
+    pub key: usize,
+}
+
+/// A label with too few images for a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The label; empty for images that have none.
+    pub label: String,
+    /// How many images to train on have it.
+    pub images: usize,
+}
+
+/// The pairs to train on.
+#[derive(Debug, Clone)]
+pub struct Pairs {
+    /// Labels whose images are in no pair.
+    pub left_out: Vec<LeftOut>,
+    source: Made,
+    turns: usize,
+    /// Number of images that keys are counted over.
+    images: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Made {
+    Rows(Vec<usize>),
+    Listed(Vec<Listed>),
+    Classes { rows: Vec<Vec<usize>>, rounds: usize, mixed: bool },
+}
+
+impl Pairs {
+    /// The pairs of the images to train on.
+    ///
+    /// # Errors
+    /// When pairs are to come from a list but the data is none, or from folders but no label has
+    /// two images.
+    pub fn new(images: &Images, split: &Split, settings: &PairSettings) -> Result<Self, Error> {
+        let of = settings.of.unwrap_or(if images.is_list() { Of::List } else { Of::Views });
+        let mut left_out = Vec::new();
+        let source = match of {
+            Of::Views => Made::Rows(split.train.clone()),
+            Of::List if images.is_list() => Made::Listed(images.listed.clone()),
+            Of::List => {
+                return Err(Error::Setting(
+                    "pairs are to come from a list, but the data is none: it is a .csv or .jsonl \
+                     whose rows are pairs"
+                        .into(),
+                ));
+            }
+            Of::Folder => {
+                let rows;
+                (rows, left_out) = classes(images, &split.train)?;
+                let n: usize = rows.iter().map(Vec::len).sum();
+                let rounds = (n + rows.len() / 2) / rows.len();
+                Made::Classes { rows, rounds, mixed: settings.allow_same_class }
+            }
+        };
+        let turns = match settings.expand {
+            Expansion::None => 1,
+            Expansion::Rotations => 4,
+        };
+        Ok(Self { left_out, source, turns, images: images.len() })
+    }
+
+    /// Pairs in an epoch.
+    pub fn len(&self) -> usize {
+        self.turns
+            * match &self.source {
+                Made::Rows(rows) => rows.len(),
+                Made::Listed(rows) => rows.len(),
+                Made::Classes { rows, rounds, .. } => rows.len() * rounds,
+            }
+    }
+
+    /// No pairs.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether pairs that show the same thing may meet in a batch.
+    pub fn share_groups(&self) -> bool {
+        match &self.source {
+            Made::Rows(_) => false,
+            Made::Classes { mixed, .. } => *mixed,
+            Made::Listed(rows) => {
+                let mut groups: Vec<usize> = rows.iter().map(|row| row.group).collect();
+                groups.sort_unstable();
+                groups.windows(2).any(|pair| pair[0] == pair[1])
+            }
+        }
+    }
+
+    /// Classes, with their turns; nothing where pairs are not by folder.
+    pub fn classes(&self) -> Option<usize> {
+        match &self.source {
+            Made::Classes { rows, .. } => Some(rows.len() * self.turns),
+            _ => None,
+        }
+    }
+
+    /// The most pairs that a batch can hold.
+    pub fn largest_batch(&self) -> usize {
+        match (&self.source, self.classes()) {
+            (Made::Classes { mixed: false, .. }, Some(classes)) => classes,
+            _ => self.len(),
+        }
+    }
+
+    /// Whether a batch can be so large.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where it cannot, saying why and what can be done.
+    pub fn check_batch(&self, batch: usize) -> Result<(), Error> {
+        let largest = self.largest_batch();
+        if batch <= largest {
+            return Ok(());
+        }
+        Err(Error::Setting(match self.classes() {
+            Some(classes) if largest == classes && largest < self.len() => {
+                let expand = if self.turns == 1 { ", expand rotations" } else { "" };
+                format!(
+                    "batch is {batch} pairs, but a batch holds one pair of a class and there are \
+                     {classes} classes with two images or more to train on: use --batch {classes} \
+                     or less{expand}, or allow the same class"
+                )
+            }
+            _ => format!(
+                "batch is {batch} pairs, but the data has only {largest} to train on: use --batch \
+                 {largest} or less"
+            ),
+        }))
+    }
+
+    /// The batches of an epoch, each of `batch` pairs.
+    pub fn batches(&self, batch: usize, seed: u64, epoch: usize) -> Vec<Vec<Pair>> {
+        let order = |n: usize| Random::new(seed, Purpose::Order { epoch }).order(n * self.turns);
+        let pairs: Vec<Pair> = match &self.source {
+            Made::Rows(rows) => {
+                let pair = |i: usize| {
+                    let (row, quarters) = (rows[i % rows.len()], i / rows.len());
+                    let key = quarters * self.images + row;
+                    Pair { a: row, b: row, quarters, group: key, key }
+                };
+                order(rows.len()).into_iter().map(pair).collect()
+            }
+            Made::Listed(rows) => {
+                let pair = |(key, i): (usize, usize)| {
+                    let (Listed { a, b, group, .. }, quarters) =
+                        (rows[i % rows.len()], i / rows.len());
+                    Pair { a, b, quarters, group: group * self.turns + quarters, key }
+                };
+                order(rows.len()).into_iter().enumerate().map(pair).collect()
+            }
+            Made::Classes { rows, rounds, mixed } => {
+                let pairs = self.visits(rows, *rounds, seed, epoch);
+                if !mixed {
+                    return apart(pairs, batch, rows.len() * self.turns);
+                }
+                pairs
+            }
+        };
+        pairs.chunks_exact(batch.max(1)).map(<[Pair]>::to_vec).collect()
+    }
+
+    /// Round after round, a pair of every class.
+    fn visits(&self, rows: &[Vec<usize>], rounds: usize, seed: u64, epoch: usize) -> Vec<Pair> {
+        let n = rows.len() * self.turns;
+        let mut random = Random::new(seed, Purpose::Visits { epoch });
+        let mut orders: Vec<Option<(usize, Vec<usize>)>> = vec![None; n];
+        let mut pairs = Vec::with_capacity(n * rounds);
+        for round in 0..rounds {
+            for class in random.order(n) {
+                let (rows, quarters) = (&rows[class / self.turns], class % self.turns);
+                // Counted over all epochs, so that no image of a class is forgotten.
+                let visit = epoch * rounds + round;
+                let cycle = visit / rows.len();
+                if orders[class].as_ref().is_none_or(|(of, _)| *of != cycle) {
+                    let purpose = Purpose::Anchors { class, cycle };
+                    orders[class] = Some((cycle, Random::new(seed, purpose).order(rows.len())));
+                }
+                let anchor =
+                    orders[class].as_ref().map_or(0, |(_, order)| order[visit % rows.len()]);
+                // Any of the others, equally often.
+                let other = (anchor + 1 + random.below(rows.len() - 1)) % rows.len();
+                let (a, b) = (rows[anchor], rows[other]);
+                pairs.push(Pair { a, b, quarters, group: class, key: pairs.len() });
+            }
+        }
+        pairs
+    }
+}
+
+/// Batches without two pairs of one group, of pairs that come in rounds of every group. A pair whose
+/// group is in the batch already, from the round before, waits for the next one. As no batch is
+/// larger than a round, each is full before its second round is over, and nothing waits longer.
+fn apart(pairs: Vec<Pair>, batch: usize, groups: usize) -> Vec<Vec<Pair>> {
+    let (mut batches, mut current, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    let mut taken = vec![false; groups];
+    for pair in pairs {
+        if mem::replace(&mut taken[pair.group], true) {
+            waiting.push(pair);
+        } else {
+            current.push(pair);
+        }
+        if current.len() == batch {
+            batches.push(mem::replace(&mut current, mem::take(&mut waiting)));
+            taken.fill(false);
+            for pair in &current {
+                taken[pair.group] = true;
+            }
+        }
+    }
+    batches
+}
+
+/// The rows to train on of each label that has two or more, and the labels that have not.
+fn classes(images: &Images, train: &[usize]) -> Result<(Vec<Vec<usize>>, Vec<LeftOut>), Error> {
+    let (labels, places) = images.classes();
+    let mut rows = vec![Vec::new(); labels.len()];
+    let mut train = train.to_vec();
+    // Held-out rows are drawn by a shuffle; the order of the others has nothing to say.
+    train.sort_unstable();
+    for row in train {
+        rows[places[row]].push(row);
+    }
+    let (mut whole, mut left_out) = (Vec::new(), Vec::new());
+    for (label, rows) in labels.into_iter().zip(rows) {
+        match rows.len() {
+            0 => {}
+            2.. if !label.is_empty() => whole.push(rows),
+            images => left_out.push(LeftOut { label: label.to_owned(), images }),
+        }
+    }
+    if whole.is_empty() {
+        return Err(Error::Data(format!(
+            "pairs by folder need a sub-folder with two images or more to train on, but of {} labels \
+             none has: put the images of each class into a sub-folder of its own, or let a pair be \
+             two views",
+            left_out.len()
+        )));
+    }
+    Ok((whole, left_out))
+}

@@ -1,0 +1,32 @@
+//! Which images are trained on.
+//!
+//! Comes in: images. Goes out: the rows to train on and the rows to judge by.
+
+use super::Images;
+use crate::random::{Purpose, Random};
+
+/// Which images are trained on and which are held out to judge by.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// Rows to train on.
+    pub train: Vec<usize>,
+    /// Rows to judge by; empty where there are no labels to judge with.
+    pub test: Vec<usize>,
+}
+
+impl Split {
+    /// What the data itself holds out; else a fifth of labelled images, by a shuffle that is always
+    /// the same. Of images with fewer than two labels, and of a list of pairs, none is.
+    pub fn new(images: &Images) -> Self {
+        if !images.held_out.is_empty() {
+            let (test, train) = (0..images.len()).partition(|row| images.held_out.contains(row));
+            return Self { train, test };
+        }
+        if images.classes().0.len() < 2 {
+            return Self { train: (0..images.len()).collect(), test: Vec::new() };
+        }
+        let order = Random::new(0, Purpose::Split).order(images.len());
+        let (test, train) = order.split_at(images.len().div_ceil(5));
+        Self { train: train.to_vec(), test: test.to_vec() }
+    }
+}
