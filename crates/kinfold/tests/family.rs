@@ -228,16 +228,53 @@ proptest! {
         let budget = if keep { usize::MAX } else { 0 };
         let loss = setup.loss().with_memory_budget(budget).with_threads(threads);
         let right = sample.dense(&loss);
+        if on_edge(&loss, &sample, &right) {
+            return Ok(());
+        }
         let largest = if loss.similarity() == Similarity::Dot { 40.0 * d as f64 } else { 1.0 } / t;
         let out = loss.value_and_gradient_of(&sample.batch()).unwrap();
         same(setup.name, &loss, &Given::new(out), &right, &sample, 4e-13 * (10.0 + largest));
-        // Among so many, some similarities of a guide are so close that f32 cannot tell them apart.
-        if sample.guide.is_some() {
+        // Among so many, some similarities of a guide are so close that f32 cannot tell them apart, and
+        // of some corrected negatives nothing is left that it could tell.
+        if sample.guide.is_some() || is_corrected(&loss) {
             return Ok(());
         }
         // Products up to 1e4 leave f32 no digits after the point.
         same(setup.name, &loss, &in_f32(&sample, &loss), &right, &sample, 4e-6 * (3.0 + largest));
     }
+}
+
+fn is_corrected(loss: &InfoNce) -> bool {
+    matches!(loss.objective(), Objective::Debiased { .. } | Objective::HardNegatives { .. })
+}
+
+/// Whether the oracle itself says something else of input that is off by 1e-10: corrected negatives
+/// are a difference, of which little may be left, and they have a kink, which duplicates can hit.
+fn on_edge(loss: &InfoNce, sample: &Sample, right: &Dense) -> bool {
+    const OFF: f64 = 1e-10;
+    if !is_corrected(loss) {
+        return false;
+    }
+    let moved = |x: &Vec<f64>| -> Vec<f64> {
+        x.iter().enumerate().map(|(i, x)| x * (1.0 + OFF * (i as f64 * 1.7).sin())).collect()
+    };
+    let other = Sample {
+        queries: moved(&sample.queries),
+        keys: sample.keys.as_ref().map(moved),
+        negatives: moved(&sample.negatives),
+        ..sample.clone()
+    };
+    let other = other.dense(loss);
+    let scale = loss.temperature().scale();
+    let most = 300.0 * OFF * (10.0 + scale);
+    let rows = other.rows.iter().zip(&right.rows);
+    let gradients = [&right.queries, &right.keys, &right.negatives];
+    let others = [&other.queries, &other.keys, &other.negatives];
+    rows.into_iter().any(|(a, b)| (a - b).abs() > most * b.abs().max(1.0))
+        || gradients.iter().zip(others).any(|(a, b)| {
+            let rows = a.chunks(sample.d).zip(b.chunks(sample.d));
+            rows.into_iter().any(|(a, b)| apart(a, b, 0.0) > most && size(a) + size(b) > 1e-30)
+        })
 }
 
 /// As [`same`], each row's gradient beside that row's own length, which may be 0.
@@ -299,14 +336,13 @@ proptest! {
         let value = loss.value_of(&sample.batch()).unwrap();
         let bits = |x: &[f64]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&value.rows), bits(&out.rows), "forward alone: {loss:?}");
+        if on_edge(&loss, &sample, &right) {
+            return Ok(());
+        }
         same_by_rows(&setup, &Given::new(out), &right, &sample, 3e-13);
         // In f32, similarities of a guide may be too close to tell apart, and what is left of
         // corrected negatives a difference without digits.
-        let corrected = matches!(
-            loss.objective(),
-            Objective::Debiased { .. } | Objective::HardNegatives { .. }
-        );
-        if sample.guide.is_none() && !corrected {
+        if sample.guide.is_none() && !is_corrected(&loss) {
             same_by_rows(&setup, &in_f32(&sample, &loss), &right, &sample, 1e-6);
         }
     }
