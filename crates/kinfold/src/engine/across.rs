@@ -27,11 +27,8 @@ struct Matrices<'a, T> {
 impl<'a, T: Element> Matrices<'a, T> {
     fn new(run: &Run<'_, '_, T::Real>, batch: &Batch<'a, T>) -> Self {
         let keys = batch.keys.unwrap_or(batch.queries);
-        let (explicit, per_query) = match batch.negatives {
-            Negatives::None => (None, false),
-            Negatives::Shared(x) => (Some(x), false),
-            Negatives::PerQuery(x) => (Some(x), true),
-        };
+        let explicit = batch.negatives.given();
+        let per_query = matches!(batch.negatives, Negatives::PerQuery(_));
         let stacked = explicit.filter(|_| !per_query && run.loss.in_batch);
         Self {
             queries: run.rows(batch.queries, None),
@@ -88,8 +85,7 @@ impl<R: Real> Run<'_, '_, R> {
         };
         let mut choosing = self.choosing(negatives);
         if let Some(own) = matrices.own() {
-            let terms = choosing.rule.terms(choosing.margin);
-            choosing.own = own::sums(a, own, choosing.scale, terms, self.team);
+            choosing.own = own::sums(a, own, choosing.scale, choosing.terms(), self.team);
             choosing.own_count = own.len() / n;
         }
         if let Objective::DecoupledWeighted { sigma } = loss.objective() {

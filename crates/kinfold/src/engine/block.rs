@@ -6,7 +6,8 @@
 
 use super::kernels::{Left, Product};
 use super::panel::{
-    MOST_WIDTH, asked, each_own, hide, pack, panel_product, self_and_others, weigh_panel,
+    MOST_WIDTH, asked, each_own, exponentials_alone, hide, pack, panel_product, self_and_others,
+    weigh_panel,
 };
 use super::plan::Plan;
 use super::rule::{Chosen, Sums, Terms};
@@ -168,12 +169,14 @@ impl<R: Real> Block<'_, '_, R> {
 
     /// One reference for all rows.
     fn refer<T: Element<Real = R>>(&mut self, p: &Problem<'_, T>, reference: f64) {
-        self.scratch.references.fill(R::from_f64(reference));
-        match p.plan.terms {
+        let reference = match p.plan.terms {
             // What is subtracted from the sigmoid's logit makes it larger by the bias.
-            Terms::Sigmoid(bias) => self.scratch.references.fill(R::from_f64(-bias)),
-            Terms::Powers(_) => self.raise_references(p),
-            Terms::One | Terms::ByLabel => {}
+            Terms::Sigmoid(bias) => -bias,
+            Terms::One | Terms::ByLabel | Terms::Powers(_) => reference,
+        };
+        self.scratch.references.fill(R::from_f64(reference));
+        if matches!(p.plan.terms, Terms::Powers(_)) {
+            self.raise_references(p);
         }
     }
 
@@ -309,13 +312,8 @@ impl<R: Real> Block<'_, '_, R> {
                     each_own(p, self.first, j, panel, |row, x| {
                         *x += shift * (references[row] - own[row]);
                     });
-                    // Sums of both together are of no use here, but that is what the kernel adds up.
-                    let mut both = ([R::default(); 16], [0.0; MOST_WIDTH]);
-                    for (row, x) in panel.chunks_mut(width).enumerate() {
-                        let reference = &references[row..=row];
-                        let both = (&mut both.0[..lanes], &mut both.1[..width]);
-                        p.kernels.exponentials(x, p.scale, reference, both.0, both.1);
-                    }
+                    // The kernel would add up both together.
+                    exponentials_alone(p, panel, p.scale, references);
                     let (firsts, seconds) = self.scratch.lanes.split_at_mut(block * width);
                     let zero = R::default();
                     self_and_others(p, self.first, j, panel, |at, x, own| {
@@ -371,12 +369,7 @@ impl<R: Real> Block<'_, '_, R> {
             let scratch = (&*self.scratch.references, &mut *self.scratch.spare);
             weigh_panel(p, self.first, j, &mut self.stored[at], scratch, rows, columns);
         }
-        for i in 0..self.rows() {
-            let positive = p.positive(self.first + i);
-            if let Some(column) = positive.filter(|c| panels.contains(&(c / p.plan.width))) {
-                self.set(&p.plan, i, column, R::from_f64(self.chosen[i].positive));
-            }
-        }
+        self.set_positives(p, panels, |block, i| R::from_f64(block.chosen[i].positive));
     }
 
     /// Turns a chunk's terms into weights, where columns choose, too.
@@ -400,10 +393,21 @@ impl<R: Real> Block<'_, '_, R> {
             let scratch = (&*self.scratch.references, &mut *self.scratch.spare);
             weigh_panel(p, self.first, j, &mut self.stored[at], scratch, of_rows, of_columns);
         }
+        self.set_positives(p, panels, |block, i| factors.of_positives[block.first + i]);
+    }
+
+    /// Writes the weights of the positives among some panels.
+    #[inline(always)]
+    fn set_positives<T: Element<Real = R>>(
+        &mut self,
+        p: &Problem<'_, T>,
+        panels: Range<usize>,
+        weight: impl Fn(&Self, usize) -> R,
+    ) {
         for i in 0..self.rows() {
             let positive = p.positive(self.first + i);
-            if let Some(column) = positive.filter(|column| panels.contains(&(column / width))) {
-                self.set(&p.plan, i, column, factors.of_positives[self.first + i]);
+            if let Some(column) = positive.filter(|c| panels.contains(&(c / p.plan.width))) {
+                self.set(&p.plan, i, column, weight(self, i));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! ours, and for each row the similarity above which a column is a false negative.
 
 use super::aligned::Aligned;
+use super::panel::pack;
 use super::plan::Plan;
 use super::rows::Rows;
 use super::run::Run;
@@ -56,11 +57,8 @@ impl<'p, T: Element> Guide<'p, T> {
         let mut packed = Aligned::zeros(plan.panels * dim * width);
         team.each(packed.chunks_mut(dim * width).enumerate(), |(j, panel)| {
             let mut row = vec![T::Real::default(); dim];
-            for column in j * width..columns.len().min((j + 1) * width) {
-                columns.read(column, &mut row);
-                let to = panel[column % width..].iter_mut().step_by(width);
-                to.zip(&row).for_each(|(to, &x)| *to = x);
-            }
+            let these = j * width..columns.len().min((j + 1) * width);
+            pack(width, columns, these, &mut row, panel);
         });
         Self { rows, columns: packed, thresholds }
     }

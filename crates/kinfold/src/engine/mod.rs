@@ -192,17 +192,7 @@ pub(crate) fn collapsed(loss: &InfoNce, pairs: usize) -> f64 {
     let candidates = loss.candidates(pairs).max(1);
     let scale = loss.temperature().scale();
     let negatives = candidates - 1;
-    let choosing = Choosing {
-        rule: Rule::new(loss.objective()),
-        scale,
-        margin: loss.margin * scale,
-        negatives: Count::Same(negatives),
-        own: Vec::new(),
-        own_count: 0,
-        positive_weights: Vec::new(),
-        labelled: Vec::new(),
-        row_weights: &[],
-    };
+    let choosing = Choosing::new(loss, Count::Same(negatives), &[]);
     let each = match loss.objective() {
         Objective::Sigmoid { bias } => rule::softplus(scale + bias),
         _ => 1.0,

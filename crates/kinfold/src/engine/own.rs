@@ -57,7 +57,7 @@ pub(super) fn gradients<T: Element>(
     if m == 0 {
         return;
     }
-    let terms = choosing.rule.terms(choosing.margin);
+    let terms = choosing.terms();
     let (first, second) = terms.powers();
     let of_own = of_own.chunks_mut(m).map(Some).chain(std::iter::repeat_with(|| None));
     team.each(of_a.iter_mut().zip(of_own).enumerate(), |(row, (of_a, mut of_own))| {

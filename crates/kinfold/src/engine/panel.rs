@@ -24,7 +24,8 @@ pub(super) fn asked<'s>(
     if sums.is_empty() { &mut unasked[..width] } else { &mut sums[j * width..(j + 1) * width] }
 }
 
-/// Packs rows as the left operand of a product, `[rows / height, dim, height]`, by way of `row`.
+/// Packs rows as an operand of a product, `[rows / height, dim, height]`, by way of `row`; columns are
+/// packed so, too, with a tile's width for its height.
 #[inline(always)]
 pub(super) fn pack<T: Element>(
     height: usize,
@@ -114,6 +115,22 @@ pub(super) fn each_own<T: Element>(
     }
 }
 
+/// Exponentials of a panel whose sums, which the kernel adds up as well, are of no use.
+#[inline(always)]
+pub(super) fn exponentials_alone<T: Element>(
+    p: &Problem<'_, T>,
+    panel: &mut [T::Real],
+    scale: T::Real,
+    references: &[T::Real],
+) {
+    let Plan { width, lanes, .. } = p.plan;
+    let (mut of_rows, mut of_columns) = ([T::Real::default(); 16], [0.0; MOST_WIDTH]);
+    for (row, reference) in panel.chunks_mut(width).zip(references.chunks(1)) {
+        let sums = (&mut of_rows[..lanes], &mut of_columns[..width]);
+        p.kernels.exponentials(row, scale, reference, sums.0, sums.1);
+    }
+}
+
 /// Turns a panel's terms into weights: each times what belongs to its row and to its column.
 #[inline(always)]
 pub(super) fn weigh_panel<T: Element>(
@@ -125,7 +142,7 @@ pub(super) fn weigh_panel<T: Element>(
     of_rows: [&[T::Real]; 2],
     of_columns: [&[T::Real]; 2],
 ) {
-    let Plan { width, block, lanes, .. } = p.plan;
+    let Plan { width, block, .. } = p.plan;
     match p.plan.terms {
         Terms::One | Terms::Sigmoid(_) => p.kernels.weights(panel, of_rows[0], of_columns[0]),
         Terms::ByLabel => {
@@ -149,12 +166,7 @@ pub(super) fn weigh_panel<T: Element>(
             for (which, power, x) in [(1, first, &mut *panel), (2, second, &mut *spare)] {
                 let references = &references[which * block..][..of_rows[0].len()];
                 let scale = T::Real::from_f64(power * p.beside.choosing.scale);
-                let mut unasked = ([T::Real::default(); 16], [0.0; MOST_WIDTH]);
-                for (row, x) in x.chunks_mut(width).enumerate() {
-                    let reference = &references[row..=row];
-                    let unasked = (&mut unasked.0[..lanes], &mut unasked.1[..width]);
-                    p.kernels.exponentials(x, scale, reference, unasked.0, unasked.1);
-                }
+                exponentials_alone(p, x, scale, references);
                 p.kernels.weights(x, of_rows[which - 1], of_columns[which - 1]);
             }
             panel.iter_mut().zip(spare).for_each(|(x, y)| *x += *y);

@@ -17,7 +17,7 @@
 //! Q is the sum over the row's own label. Nothing here takes the difference of two numbers that are
 //! nearly the same where the loss is small.
 
-use crate::loss::Objective;
+use crate::loss::{InfoNce, Objective};
 
 /// What the strips add up for each element of the matrix of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,7 +169,28 @@ pub(super) enum Count {
     Unknown,
 }
 
-impl Choosing<'_> {
+impl<'p> Choosing<'p> {
+    /// Rows that choose as `loss` says, each with one positive.
+    pub(super) fn new(loss: &InfoNce, negatives: Count, row_weights: &'p [f64]) -> Self {
+        let scale = loss.temperature().scale();
+        Self {
+            rule: Rule::new(loss.objective()),
+            scale,
+            margin: loss.margin * scale,
+            negatives,
+            own: Vec::new(),
+            own_count: 0,
+            positive_weights: Vec::new(),
+            labelled: Vec::new(),
+            row_weights,
+        }
+    }
+
+    /// What is to be added up for each row.
+    pub(super) fn terms(&self) -> Terms {
+        self.rule.terms(self.margin)
+    }
+
     /// Negatives of row i among the columns, where that is known.
     pub(super) fn negatives(&self, i: usize) -> Option<usize> {
         match &self.negatives {
@@ -195,7 +216,7 @@ impl Choosing<'_> {
     /// What row i's choice comes to, given its sums over columns and its positive's logit, if it has
     /// one of its own.
     pub(super) fn choose(&self, i: usize, mut sums: Sums, positive: Option<f64>) -> Chosen {
-        let terms = self.rule.terms(self.margin);
+        let terms = self.terms();
         if let Some(own) = self.own.get(i) {
             let (first, second) = terms.powers();
             sums.first += (own.first - first * sums.reference).exp();
@@ -326,7 +347,7 @@ impl Choosing<'_> {
 
     fn outside(&self, sums: &Sums, labelled: Labelled) -> Chosen {
         let of_others = sums.first.ln() + sums.reference;
-        if self.rule.terms(self.margin) == Terms::One {
+        if self.terms() == Terms::One {
             let loss = of_others - labelled.mean;
             return Chosen { loss, first: sums.first.recip(), ..Chosen::default() };
         }

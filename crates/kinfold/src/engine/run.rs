@@ -8,7 +8,7 @@ use super::guide::Guide;
 use super::marks::Marks;
 use super::plan::{Candidates, Plan, Shape};
 use super::rows::Rows;
-use super::rule::{Choosing, Chosen, Count, Rule};
+use super::rule::{Choosing, Chosen, Count};
 use super::strip::{Beside, Problem, Reference, Side};
 use super::threads::Team;
 use super::{Outcome, passes};
@@ -39,18 +39,7 @@ impl<'l, R: Real> Run<'l, '_, R> {
     }
 
     pub(super) fn choosing(&self, negatives: Count) -> Choosing<'l> {
-        let scale = self.loss.temperature().scale();
-        Choosing {
-            rule: Rule::new(self.loss.objective()),
-            scale,
-            margin: self.loss.margin * scale,
-            negatives,
-            own: Vec::new(),
-            own_count: 0,
-            positive_weights: Vec::new(),
-            labelled: Vec::new(),
-            row_weights: self.row_weights,
-        }
+        Choosing::new(self.loss, negatives, self.row_weights)
     }
 
     /// What the choices of rows come to and, both ways, those of columns; gradients are added to what
@@ -115,8 +104,7 @@ impl<'l, R: Real> Run<'l, '_, R> {
         let (of_a, of_b) = (a.longest(), b.longest().max(sides.longest_own));
         let bound = self.loss.temperature().scale() * of_a * of_b;
         let room = range - 8.0 - count - of_a.max(of_b).max(1.0).ln();
-        let choosing = sides.choosing;
-        let (power, _) = choosing.rule.terms(choosing.margin).powers();
+        let (power, _) = sides.choosing.terms().powers();
         ((bound - room / power).max(0.0), (count + digits - range).exp())
     }
 
@@ -141,7 +129,7 @@ impl<'l, R: Real> Run<'l, '_, R> {
             columns: b.0.len(),
             dim: a.0.dim(),
             candidates,
-            terms: choosing.rule.terms(choosing.margin),
+            terms: choosing.terms(),
             guide: sides.guide.map_or(0, |(rows, ..)| rows.dim()),
             moving,
             stored: gradient || stored,

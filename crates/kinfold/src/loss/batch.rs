@@ -42,6 +42,16 @@ pub(crate) enum Negatives<'a, T> {
     PerQuery(Embeddings<'a, T>),
 }
 
+impl<'a, T: Element> Negatives<'a, T> {
+    /// All of them, whosever they are.
+    pub(crate) fn given(&self) -> Option<Embeddings<'a, T>> {
+        match self {
+            Self::None => None,
+            Self::Shared(x) | Self::PerQuery(x) => Some(*x),
+        }
+    }
+}
+
 /// Another model's embeddings of the same things, whose similarities tell false negatives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guide<'a, T> {
@@ -173,10 +183,7 @@ impl<'a, T: Element> Batch<'a, T> {
         self.check_guide(loss)?;
         queries.check_finite("queries")?;
         self.keys.map_or(Ok(()), |keys| keys.check_finite("keys"))?;
-        match self.negatives {
-            Negatives::None => Ok(()),
-            Negatives::Shared(x) | Negatives::PerQuery(x) => x.check_finite("negatives"),
-        }
+        self.negatives.given().map_or(Ok(()), |x| x.check_finite("negatives"))
     }
 
     fn check_keys(&self, loss: &InfoNce, keys: &Embeddings<'a, T>) -> Result<(), Error> {
@@ -186,15 +193,7 @@ impl<'a, T: Element> Batch<'a, T> {
             return Err(Error::Empty { matrix: "keys", needed: 1 });
         }
         match loss.form() {
-            Form::OneWay if loss.within_views && queries.rows() != keys.rows() => {
-                return Err(Error::Rows {
-                    left: "keys",
-                    left_rows: keys.rows(),
-                    right: "queries",
-                    right_rows: queries.rows(),
-                });
-            }
-            Form::OneWay => {
+            Form::OneWay if !loss.within_views => {
                 let last = queries.rows() - 1;
                 let positive = loss.offset.checked_add(last);
                 if positive.is_none_or(|positive| positive >= keys.rows()) {
@@ -202,7 +201,7 @@ impl<'a, T: Element> Batch<'a, T> {
                     return Err(Error::Offset { last, offset, keys });
                 }
             }
-            Form::BothWays | Form::NtXent if queries.rows() != keys.rows() => {
+            _ if queries.rows() != keys.rows() => {
                 return Err(Error::Rows {
                     left: "keys",
                     left_rows: keys.rows(),
@@ -210,13 +209,13 @@ impl<'a, T: Element> Batch<'a, T> {
                     right_rows: queries.rows(),
                 });
             }
-            Form::BothWays | Form::NtXent => {}
+            _ => {}
         }
         Ok(())
     }
 
     fn check_negatives(&self, loss: &InfoNce) -> Result<(), Error> {
-        let given = !matches!(self.negatives, Negatives::None);
+        let given = self.negatives.given().is_some();
         if given && (loss.form() != Form::OneWay || loss.objective().is_sigmoid()) {
             return Err(Error::Meaningless(
                 "explicit negatives are negatives of queries, so they have a meaning where queries \

@@ -541,13 +541,9 @@ impl InfoNce {
         let zeros = |x: Option<&Embeddings<'_, T>>| {
             vec![T::Real::default(); x.map_or(0, |x| x.rows() * x.dim())]
         };
-        let explicit = match &batch.negatives {
-            Negatives::None => None,
-            Negatives::Shared(x) | Negatives::PerQuery(x) => Some(x),
-        };
         let mut queries = zeros(Some(&batch.queries));
         let mut keys = zeros(batch.keys.as_ref());
-        let mut negatives = zeros(explicit);
+        let mut negatives = zeros(batch.negatives.given().as_ref());
         let gradient = GradientMut::new(&mut queries, &mut keys).with_negatives(&mut negatives);
         let value = self.value_and_gradient_of_into(batch, gradient)?;
         let Value { mean, sum, rows, log_scale, bias, statistics } = value;
@@ -576,15 +572,12 @@ impl InfoNce {
         gradient: GradientMut<'_, T::Real>,
     ) -> Result<Value, Error> {
         batch.check(self)?;
-        let (negatives, may_be_empty) = match &batch.negatives {
-            Negatives::None => (0, true),
-            Negatives::Shared(x) | Negatives::PerQuery(x) => (x.rows() * x.dim(), true),
-        };
         let numbers = |x: &Embeddings<'_, T>| x.rows() * x.dim();
+        let negatives = batch.negatives.given().as_ref().map_or(0, numbers);
         for (matrix, needed, given, may_be_empty) in [
             ("queries", numbers(&batch.queries), gradient.queries.len(), false),
             ("keys", batch.keys.as_ref().map_or(0, numbers), gradient.keys.len(), false),
-            ("negatives", negatives, gradient.negatives.len(), may_be_empty),
+            ("negatives", negatives, gradient.negatives.len(), true),
         ] {
             if given != needed && !(may_be_empty && given == 0) {
                 return Err(Error::Buffer { matrix, given, needed });
