@@ -26,46 +26,20 @@ pub(crate) enum Command {
     Bench(BenchArguments),
 }
 
+/// What images are seen, and how: the same for training and for a look before it.
 #[derive(Debug, Args)]
-pub(crate) struct TrainArguments {
+struct SeenArguments {
     /// Settings to begin with, e.g. runs/NAME/config.toml to repeat a run; flags win over them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The folder for the run; it must not exist [default: runs/<date>-<time>-<data>]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
     /// `digits` (embedded), or a folder or .zip of images, MNIST's or CIFAR's files, a .npy array, or
     /// a list of pairs as .csv or .jsonl [default: digits]
     #[arg(long)]
     data: Option<String>,
-    /// What a pair is: two views of one image, two images of one sub-folder, or a row of a list
-    /// [default: views, and of a list its rows]
-    #[arg(long, value_enum)]
-    pairs: Option<PairsOf>,
-    /// Count each quarter turn of a class (or image) as a further one
-    #[arg(long, value_enum)]
-    expand: Option<Expand>,
     /// How a view is made: turned, scaled, sheared and shifted (for drawings), or SimCLR's random
     /// parts in other colours (for photographs) [default: affine]
     #[arg(long, value_enum)]
     views: Option<Views>,
-    /// Passes over the data
-    #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
-    /// Pairs in a batch
-    #[arg(long, value_name = "N")]
-    batch: Option<usize>,
-    /// Everything random follows from it
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    #[arg(long, value_name = "NAME", help = loss_help())]
-    loss: Option<String>,
-    /// The temperature that similarities are divided by [default: the loss's own]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    temperature: Option<f64>,
-    /// The highest learning rate
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    learning_rate: Option<f64>,
     /// Width and height that images are scaled to, in pixels
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
@@ -75,6 +49,60 @@ pub(crate) struct TrainArguments {
     /// Make dark light and light dark, as suits drawings on white paper
     #[arg(long)]
     invert: bool,
+    /// Everything random follows from it
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl SeenArguments {
+    /// The settings of the file or the defaults, and over them what the flags say.
+    fn settings(&self) -> Result<Settings, Error> {
+        let mut settings = match &self.config {
+            Some(file) => Settings::from_file(file)?,
+            None => Settings::default(),
+        };
+        if let Some(data) = &self.data {
+            settings.data.clone_from(data);
+        }
+        if let Some(views) = self.views {
+            views.choose(&mut settings);
+        }
+        settings.image.size = self.image_size.or(settings.image.size);
+        settings.image.channels = self.channels.or(settings.image.channels);
+        settings.image.invert |= self.invert;
+        settings.seed = self.seed.unwrap_or(settings.seed);
+        Ok(settings)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    seen: SeenArguments,
+    /// The folder for the run; it must not exist [default: runs/<date>-<time>-<data>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// What a pair is: two views of one image, two images of one sub-folder, or a row of a list
+    /// [default: views, and of a list its rows]
+    #[arg(long, value_enum)]
+    pairs: Option<PairsOf>,
+    /// Count each quarter turn of a class (or image) as a further one
+    #[arg(long, value_enum)]
+    expand: Option<Expand>,
+    /// Passes over the data
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Pairs in a batch
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    #[arg(long, value_name = "NAME", help = loss_help())]
+    loss: Option<String>,
+    /// The temperature that similarities are divided by [default: the loss's own]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
+    /// The highest learning rate
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    learning_rate: Option<f64>,
 }
 
 fn loss_help() -> String {
@@ -88,13 +116,7 @@ fn loss_help() -> String {
 impl TrainArguments {
     /// The settings of the file or the defaults, and over them what the flags say.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let mut settings = match &self.config {
-            Some(file) => Settings::from_file(file)?,
-            None => Settings::default(),
-        };
-        if let Some(data) = &self.data {
-            settings.data.clone_from(data);
-        }
+        let mut settings = self.seen.settings()?;
         if let Some(of) = self.pairs {
             settings.pairs.of = Some(match of {
                 PairsOf::Views => Of::Views,
@@ -108,12 +130,8 @@ impl TrainArguments {
                 Expand::Rotations => Expansion::Rotations,
             };
         }
-        if let Some(views) = self.views {
-            views.choose(&mut settings);
-        }
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch = self.batch.or(settings.batch);
-        settings.seed = self.seed.unwrap_or(settings.seed);
         if let Some(name) = &self.loss
             && *name != settings.loss.name
         {
@@ -124,9 +142,6 @@ impl TrainArguments {
         settings.loss.temperature = self.temperature.or(settings.loss.temperature);
         settings.optimizer.learning_rate =
             self.learning_rate.unwrap_or(settings.optimizer.learning_rate);
-        settings.image.size = self.image_size.or(settings.image.size);
-        settings.image.channels = self.channels.or(settings.image.channels);
-        settings.image.invert |= self.invert;
         Ok(settings)
     }
 
@@ -178,56 +193,22 @@ impl Views {
 
 #[derive(Debug, Args)]
 pub(crate) struct ViewsArguments {
-    /// Settings to begin with, e.g. runs/NAME/config.toml; flags win over them
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// What `kinfold train --data` takes [default: digits]
-    #[arg(long)]
-    data: Option<String>,
+    #[command(flatten)]
+    seen: SeenArguments,
     /// The picture to write
     #[arg(long, value_name = "FILE", default_value = "sheet.png")]
     pub(crate) out: PathBuf,
-    /// How a view is made [default: affine]
-    #[arg(long, value_enum)]
-    views: Option<Views>,
     /// Images, spread over the data
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) images: usize,
     /// Views of each
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) columns: usize,
-    /// Width and height that images are scaled to, in pixels
-    #[arg(long, value_name = "PIXELS")]
-    image_size: Option<usize>,
-    /// 1 for grey images, 3 for colour
-    #[arg(long, value_name = "N")]
-    channels: Option<usize>,
-    /// Make dark light and light dark, as suits drawings on white paper
-    #[arg(long)]
-    invert: bool,
-    /// Everything random follows from it
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
 }
 
 impl ViewsArguments {
-    /// The settings of the file or the defaults, and over them what the flags say.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let mut settings = match &self.config {
-            Some(file) => Settings::from_file(file)?,
-            None => Settings::default(),
-        };
-        if let Some(data) = &self.data {
-            settings.data.clone_from(data);
-        }
-        if let Some(views) = self.views {
-            views.choose(&mut settings);
-        }
-        settings.image.size = self.image_size.or(settings.image.size);
-        settings.image.channels = self.channels.or(settings.image.channels);
-        settings.image.invert |= self.invert;
-        settings.seed = self.seed.unwrap_or(settings.seed);
-        Ok(settings)
+        self.seen.settings()
     }
 }
 
