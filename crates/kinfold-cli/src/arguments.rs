@@ -1,7 +1,7 @@
 //! The command line, and the settings that it asks for.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kinfold_train::{Case, Error, Expansion, Form, Of, Recipe, Settings, loss_names};
+use kinfold_train::{Case, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -235,6 +235,40 @@ pub(crate) struct EvaluateArguments {
     /// Print the measures as JSON, as summary.json has them
     #[arg(long)]
     pub(crate) json: bool,
+    /// Measure one-shot classification within the folders of this data instead: groups (alphabets) of
+    /// classes (characters) of images, or Lake's own runs; `folder` for that of --data
+    #[arg(long, value_name = "DATA")]
+    one_shot: Option<String>,
+    /// Of these groups alone, by the names of their folders
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "one_shot")]
+    only: Vec<String>,
+    /// Runs, spread over the groups [default: 200]
+    #[arg(long, value_name = "N", requires = "one_shot")]
+    runs: Option<usize>,
+    /// Classes in a run [default: 20]
+    #[arg(long, value_name = "N", requires = "one_shot")]
+    ways: Option<usize>,
+    /// Another draw of runs [default: 0]
+    #[arg(long, value_name = "N", requires = "one_shot")]
+    seed: Option<u64>,
+}
+
+impl EvaluateArguments {
+    /// The one-shot task, where one is asked for.
+    pub(crate) fn one_shot(&self) -> Option<OneShotTask> {
+        let data = match (self.one_shot.as_deref()?, &self.data) {
+            ("folder", Some(data)) => data,
+            (data, _) => data,
+        };
+        let task = OneShotTask::new(data);
+        Some(OneShotTask {
+            only: self.only.clone(),
+            runs: self.runs.unwrap_or(task.runs),
+            ways: self.ways.unwrap_or(task.ways),
+            seed: self.seed.unwrap_or(task.seed),
+            ..task
+        })
+    }
 }
 
 #[derive(Debug, Args)]

@@ -77,6 +77,15 @@ fn views(arguments: &ViewsArguments) -> Result<ExitCode, Error> {
 }
 
 fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
+    if let Some(task) = arguments.one_shot() {
+        let measured = kinfold_train::one_shot(&arguments.run, &task)?;
+        if arguments.json {
+            show::json(&measured);
+        } else {
+            show::one_shot(&measured);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref())?;
     show::skipped(&evaluated.images);
     if arguments.json {

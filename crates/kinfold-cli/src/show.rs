@@ -2,7 +2,7 @@
 #![allow(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kinfold_train::evaluation::{Evaluation, Measured};
+use kinfold_train::evaluation::{Evaluation, Measured, OneShot};
 use kinfold_train::pairs::{Images, Pairs, Split};
 use kinfold_train::{Error, Event, Progress, Record, Seconds, Summary};
 use std::io::{IsTerminal, Write};
@@ -164,9 +164,10 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
     line("");
     match &summary.evaluation {
         Some(evaluation) => table(evaluation),
-        None => {
-            line("no labels, so nothing to measure accuracy by: put each class into a sub-folder")
-        }
+        None => line(
+            "no labelled images were held out to measure accuracy by; images have labels where each \
+             class is in a sub-folder of its own",
+        ),
     }
     line("");
     line(&format!("saved in {}", out.display()));
@@ -182,20 +183,34 @@ pub(crate) fn judged_by(images: &Images, split: &Split) {
 
 /// The measures as percentages, one a line.
 pub(crate) fn table(evaluation: &Evaluation) {
-    line("share of held-out images recognised     raw pixels   random encoder   trained encoder");
-    let rows = [
-        ("one labelled example per class", &evaluation.one_shot),
-        ("all examples labelled (1-NN)", &evaluation.nearest_neighbour),
-    ];
-    for (name, Measured { raw, random_encoder, trained }) in rows {
-        let percent = |x: &f64| format!("{:.1} %", 100.0 * x);
-        line(&format!(
-            "{name:<40}{:>10}{:>17}{:>18}",
-            percent(raw),
-            percent(random_encoder),
-            percent(trained)
-        ));
-    }
+    columns("share of held-out images recognised");
+    row("one labelled example per class", &evaluation.one_shot);
+    row("all examples labelled (1-NN)", &evaluation.nearest_neighbour);
+}
+
+/// How often one-shot classification was wrong.
+pub(crate) fn one_shot(measured: &OneShot) {
+    let OneShot { groups, runs, ways, decisions, error, standard_error } = measured;
+    let within = match groups.len() {
+        n if n > 5 => format!("{} and {} more", groups[..5].join(", "), n - 5),
+        _ => groups.join(", "),
+    };
+    line(&format!(
+        "{runs} runs of up to {ways} classes, {decisions} images to classify; {within}\n"
+    ));
+    columns("share classified wrongly");
+    row("one labelled example per class", error);
+    row("  standard error over runs", standard_error);
+}
+
+fn columns(what: &str) {
+    line(&format!("{what:<39}raw pixels   random encoder   trained encoder"));
+}
+
+fn row(name: &str, Measured { raw, random_encoder, trained }: &Measured) {
+    let percent = |x: &f64| format!("{:.1} %", 100.0 * x);
+    let [raw, random, trained] = [raw, random_encoder, trained].map(percent);
+    line(&format!("{name:<40}{raw:>10}{random:>17}{trained:>18}"));
 }
 
 /// What a bench found.

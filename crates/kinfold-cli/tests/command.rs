@@ -636,3 +636,41 @@ fn bench_agrees_with_the_dense_computation() {
     assert!(fails(2, &["bench", "--rows", "0"]).contains("rows is 0"));
     assert!(fails(2, &["bench", "--temperature", "0"]).contains("temperature is 0"));
 }
+
+#[test]
+fn one_shot_classification_is_measured_within_folders() {
+    let (photos, runs) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &runs, "run", &[]);
+    let run = run.to_str().unwrap();
+    // The same bars, now two classes beside each other.
+    let data = tempfile::tempdir().unwrap();
+    let bars = data.path().join("bars");
+    std::fs::create_dir(&bars).unwrap();
+    for (from, to) in [("lying", "lying"), ("up/standing", "standing")] {
+        std::fs::rename(photos.path().join(from), bars.join(to)).unwrap();
+    }
+    let data = data.path().to_str().unwrap();
+    let task = ["evaluate", run, "--one-shot", data, "--runs", "30"];
+    let printed = succeeds(&task);
+    assert!(printed.contains("30 runs of up to 2 classes, 60 images"), "{printed}");
+    // With nothing held out, all of it is trained on.
+    let config = runs.path().join("all.toml");
+    std::fs::write(&config, "hold_out = 0").unwrap();
+    let whole = ["--config", config.to_str().unwrap(), "--data", data];
+    let whole = small_run(&photos, &runs, "whole", &whole);
+    assert_eq!(json(&whole.join("summary.json"))["pairs"], 24);
+    let said = fails(1, &["evaluate", whole.to_str().unwrap()]);
+    assert!(said.contains("nothing held out"), "{said}");
+    let again = ["evaluate", run, "--one-shot", "folder", "--data", data, "--runs", "30", "--json"];
+    let measured: Value = serde_json::from_str(&succeeds(&again)).unwrap();
+    assert_eq!(measured["groups"], serde_json::json!(["bars"]));
+    for model in ["raw", "random_encoder", "trained"] {
+        let error = measured["error"][model].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&error));
+        assert!(printed.contains(&format!("{:.1} %", 100.0 * error)), "{printed}");
+    }
+    let said = fails(2, &["evaluate", run, "--one-shot", data, "--only", "beams"]);
+    assert!(said.contains("no folder beams") && said.contains("bars"), "{said}");
+    assert!(fails(2, &["evaluate", run, "--one-shot", data, "--ways", "1"]).contains("ways is 1"));
+    assert!(fails(2, &["evaluate", run, "--runs", "1"]).contains("--one-shot"));
+}

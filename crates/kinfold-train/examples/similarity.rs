@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let images = Images::load(&Settings::default())?;
     let (_, classes) = images.classes();
-    let mut rows = Split::new(&images).test;
+    let mut rows = Split::new(&images, 0.2).test;
     rows.sort_by_key(|&i| (classes[i], i));
 
     let all: Vec<usize> = (0..images.len()).collect();

@@ -282,7 +282,7 @@ mod tests {
         settings.loss.queue = 7;
         settings.loss.momentum = 0.75;
         let images = Images::load(&settings)?;
-        let split = Split::new(&images);
+        let split = Split::new(&images, 0.2);
         let pairs = Pairs::new(&images, &split, &settings.pairs)?;
         let mut criterion = Criterion::new(&settings, &images, &pairs, &device)?;
         let of = |model: &Model| -> Result<Vec<f32>, Error> {

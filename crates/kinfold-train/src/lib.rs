@@ -25,7 +25,7 @@ mod views;
 pub use bench::{Case, Dense, Record, Seconds, bench};
 pub use embed::{Embedded, Format, embed};
 pub use error::Error;
-pub use evaluation::evaluate;
+pub use evaluation::{OneShot, OneShotTask, evaluate, one_shot};
 pub use kinfold::Form;
 pub use look::{Looked, look};
 pub use loss::loss_names;

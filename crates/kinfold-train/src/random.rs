@@ -37,6 +37,11 @@ pub(crate) enum Purpose {
         /// How often all of them have been anchors before.
         cycle: usize,
     },
+    /// The classes and images of a run of one-shot classification.
+    OneShot {
+        /// Counted from 0.
+        run: usize,
+    },
 }
 
 pub(crate) struct Random(ChaCha8Rng);
@@ -49,6 +54,7 @@ impl Random {
             Purpose::View { epoch, image, view } => [3 + view as u64, epoch as u64, image as u64],
             Purpose::Visits { epoch } => [5, epoch as u64, 0],
             Purpose::Anchors { class, cycle } => [6, class as u64, cycle as u64],
+            Purpose::OneShot { run } => [7, run as u64, 0],
         };
         let mut key = [0; 32];
         for (bytes, word) in key.chunks_mut(8).zip([seed, words[0], words[1], words[2]]) {

@@ -18,6 +18,9 @@ pub struct Settings {
     /// `digits` for the embedded ones, or where the data is: a folder or a .zip of images, MNIST's or
     /// CIFAR's files, a .npy array, or a list of pairs (.csv, .jsonl).
     pub data: String,
+    /// The share of labelled images that is held out to judge by, from 0 to below 1; where the data
+    /// itself holds some out, it is those.
+    pub hold_out: f64,
     /// Everything random follows from it.
     pub seed: u64,
     /// Passes over the data.
@@ -129,6 +132,7 @@ impl Default for Settings {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data: DIGITS.to_owned(),
+            hold_out: 0.2,
             seed: 0,
             epochs: 30,
             batch: None,
@@ -207,6 +211,10 @@ impl Settings {
                  pushed apart from",
                 self.batch.unwrap_or(0)
             ),
+        )?;
+        needs(
+            (0.0..1.0).contains(&self.hold_out),
+            format!("hold_out is {}, but it must be from 0 to below 1", self.hold_out),
         )?;
         let rate = self.optimizer.learning_rate;
         needs(

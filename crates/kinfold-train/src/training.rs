@@ -104,7 +104,7 @@ pub fn train(
         return Err(Error::RunExists(out.to_path_buf()));
     }
     let images = Images::load(&settings)?;
-    let split = Split::new(&images);
+    let split = Split::new(&images, settings.hold_out);
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
     let folder = RunFolder::create(out, &settings)?;

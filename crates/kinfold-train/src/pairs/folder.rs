@@ -10,14 +10,8 @@ use std::path::Path;
 
 pub(super) fn load(folder: &Path) -> Result<Found, Error> {
     let mut found = Found::default();
-    for entry in walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name() {
-        let entry = entry.map_err(|e| {
-            let path = e.path().unwrap_or(folder).to_path_buf();
-            Error::File { action: "read", path, source: e.into() }
-        })?;
-        if !entry.file_type().is_file() {
-            continue;
-        }
+    for entry in files(folder) {
+        let entry = entry?;
         if !is_image(entry.path()) {
             found.others += 1;
             continue;
@@ -28,4 +22,31 @@ pub(super) fn load(folder: &Path) -> Result<Found, Error> {
         found.push(name, label, Source::File(entry.into_path()));
     }
     Ok(found)
+}
+
+/// The files of this name, and their text.
+pub(super) fn texts(folder: &Path, name: &str) -> Result<Vec<(String, String)>, Error> {
+    let mut found = Vec::new();
+    for entry in files(folder) {
+        let entry = entry?;
+        if entry.file_name() == name {
+            let path = entry.path();
+            let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+            found.push((slashed(path.strip_prefix(folder).unwrap_or(path)), text));
+        }
+    }
+    Ok(found)
+}
+
+/// Every file, by name, a level at a time.
+fn files(folder: &Path) -> impl Iterator<Item = Result<walkdir::DirEntry, Error>> {
+    let entries = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name();
+    entries.into_iter().filter(|entry| !matches!(entry, Ok(e) if !e.file_type().is_file())).map(
+        |entry| {
+            entry.map_err(|e| {
+                let path = e.path().unwrap_or(folder).to_path_buf();
+                Error::File { action: "read", path, source: e.into() }
+            })
+        },
+    )
 }

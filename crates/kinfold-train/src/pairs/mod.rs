@@ -278,6 +278,17 @@ fn find(path: &Path, budget: &Budget) -> Result<Found, Error> {
     }
 }
 
+/// The files of this name in a folder of images or a zip file of one: each one's path in it, and its
+/// text. Other data has none.
+pub(crate) fn texts(data: &Path, name: &str) -> Result<Vec<(String, String)>, Error> {
+    let is_zip = data.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"));
+    match data.is_dir() {
+        true => folder::texts(data, name),
+        false if is_zip => zipped::texts(data, name),
+        false => Ok(Vec::new()),
+    }
+}
+
 fn takes() -> String {
     format!(
         "--data takes `{DIGITS}`, a folder of images, a .zip of one, a folder of MNIST's or CIFAR's \

@@ -25,9 +25,7 @@ pub(super) struct Archive {
 
 /// The images of a zip file.
 pub(super) fn load(path: &Path) -> Result<Found, Error> {
-    let file = File::open(path).map_err(Error::file("read", path))?;
-    let zip = ZipArchive::new(BufReader::new(file))
-        .map_err(|e| Error::data_file(path, format!("it cannot be read as a zip file: {e}")))?;
+    let zip = open(path)?;
     let mut found = Found::default();
     let mut images = Vec::new();
     for index in 0..zip.len() {
@@ -48,6 +46,31 @@ pub(super) fn load(path: &Path) -> Result<Found, Error> {
         found.push(name, label, Source::Entry { archive: archive.clone(), index });
     }
     Ok(found)
+}
+
+fn open(path: &Path) -> Result<ZipArchive<BufReader<File>>, Error> {
+    let file = File::open(path).map_err(Error::file("read", path))?;
+    ZipArchive::new(BufReader::new(file))
+        .map_err(|e| Error::data_file(path, format!("it cannot be read as a zip file: {e}")))
+}
+
+/// The entries of this name, and their text.
+pub(super) fn texts(path: &Path, name: &str) -> Result<Vec<(String, String)>, Error> {
+    let zip = open(path)?;
+    let mut entries: Vec<(String, usize)> = (0..zip.len())
+        .filter_map(|index| Some((entry(&zip, index).ok()??, index)))
+        .filter(|(entry, _)| entry.rsplit('/').next() == Some(name))
+        .collect();
+    entries.sort_by(|(a, _), (b, _)| a.split('/').cmp(b.split('/')));
+    let archive = Archive { path: path.to_path_buf(), zip: Mutex::new(zip) };
+    let text = |(entry, index): (String, usize)| {
+        let text = archive
+            .read(index)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|e| format!("it is no text: {e}")));
+        let text = text.map_err(|reason| Error::data_file(&path.join(&entry), reason))?;
+        Ok((entry, text))
+    };
+    entries.into_iter().map(text).collect()
 }
 
 /// An entry's name where it is a file to look at.

@@ -19,6 +19,9 @@ pub(crate) struct SavedModel {
     version: String,
     /// What it was trained on.
     pub(crate) data: String,
+    /// The share of it that was held out.
+    #[serde(default = "held_out_by_default")]
+    pub(crate) hold_out: f64,
     /// The random encoder that it began as follows from it.
     pub(crate) seed: u64,
     /// How its images are read.
@@ -27,10 +30,14 @@ pub(crate) struct SavedModel {
     pub(crate) encoder: EncoderSettings,
 }
 
+fn held_out_by_default() -> f64 {
+    Settings::default().hold_out
+}
+
 impl SavedModel {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let Settings { version, data, seed, image, encoder, .. } = settings.clone();
-        Self { version, data, seed, image, encoder }
+        let Settings { version, data, hold_out, seed, image, encoder, .. } = settings.clone();
+        Self { version, data, hold_out, seed, image, encoder }
     }
 
     /// Writes the model into its run folder, the weights last.

@@ -23,7 +23,7 @@ fn the_digits_are_the_file_to_the_last_bit() {
             (&format!("digits/{i:04}"), &label.to_string())
         );
     }
-    let split = Split::new(&images);
+    let split = Split::new(&images, 0.2);
     assert_eq!((split.train.len(), split.test.len()), (1437, 360));
     assert!(Images::read("digits", &reading(8, 3)).is_err());
 }

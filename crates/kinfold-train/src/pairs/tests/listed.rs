@@ -19,7 +19,7 @@ fn a_list_is_read_with_or_without_a_heading_as_csv_or_json() {
         let images = read(&path, &reading(4, 1)).unwrap();
         assert_eq!(images.names, ["a/0.png", "c/d/1.png", "a/1.png", "a/2.png", "alone.png"]);
         assert!(images.labels.iter().all(String::is_empty) && images.is_list());
-        let split = Split::new(&images);
+        let split = Split::new(&images, 0.2);
         assert_eq!((split.train.len(), split.test.len()), (5, 0));
         let pairs = Pairs::new(&images, &split, &PairSettings::default()).unwrap();
         assert_eq!(pairs.len(), 3);
@@ -42,7 +42,7 @@ fn pairs_with_an_image_that_cannot_be_read_are_left_out() {
     let reasons: Vec<&str> = images.skipped.iter().map(|s| &*s.reason).collect();
     assert_eq!(images.skipped.len(), 4);
     assert!(reasons[2].contains("line 2") && reasons[3].contains("line 4"), "{reasons:?}");
-    let split = Split::new(&images);
+    let split = Split::new(&images, 0.2);
     let pairs = Pairs::new(&images, &split, &PairSettings::default()).unwrap();
     let pair = pairs.batches(1, 0, 0).remove(0)[0];
     assert_eq!((pairs.len(), pair.a, pair.b), (1, 1, 2));
@@ -80,6 +80,6 @@ fn damaged_lists_are_refused() {
 fn what_is_no_list_has_no_pairs_of_one() {
     let images = labelled(&["a", "a"]);
     let settings = PairSettings { of: Some(Of::List), ..Default::default() };
-    let said = Pairs::new(&images, &Split::new(&images), &settings).unwrap_err();
+    let said = Pairs::new(&images, &Split::new(&images, 0.2), &settings).unwrap_err();
     assert!(said.is_usage() && said.to_string().contains(".csv or .jsonl"), "{said}");
 }

@@ -23,7 +23,7 @@ fn sized(sizes: &[usize]) -> Images {
 #[test]
 fn by_views_batches_are_what_they_always_were() {
     let images = Images::read("digits", &reading(8, 1)).unwrap();
-    let split = Split::new(&images);
+    let split = Split::new(&images, 0.2);
     let pairs = Pairs::new(&images, &split, &PairSettings::default()).unwrap();
     assert_eq!((pairs.len(), pairs.largest_batch()), (1437, 1437));
     for (seed, epoch) in [(0, 0), (3, 7)] {

@@ -43,7 +43,7 @@ fn mnist_is_read_packed_or_not_and_holds_out_its_test_images() {
     let original = images.original(12).unwrap();
     assert_eq!((original.width, original.height), (3, 4));
     assert_eq!(original.pixels, (100..112).collect::<Vec<u8>>());
-    let split = Split::new(&images);
+    let split = Split::new(&images, 0.2);
     assert_eq!((split.train.len(), split.test), (12, vec![12, 13, 14]));
 
     // One file alone, not packed, from memory and from disk.
@@ -51,7 +51,7 @@ fn mnist_is_read_packed_or_not_and_holds_out_its_test_images() {
     let alone = read(&path, &reading(3, 1)).unwrap();
     let disk = read(&path, &Reading { memory: 0, ..reading(3, 1) }).unwrap();
     assert_eq!((alone.len(), alone.in_memory(), disk.in_memory()), (12, 12, 0));
-    assert!(Split::new(&alone).test.len() == 3);
+    assert!(Split::new(&alone, 0.2).test.len() == 3);
     assert_same(&alone, &disk);
     assert_eq!(alone.image(5).unwrap(), images.image(5).unwrap());
     // Packed and not packed is the same file twice.

@@ -2,10 +2,15 @@
 //!
 //! Comes in: labelled images, a split, two encoders. Goes out: accuracies.
 
+mod one_shot;
+
+pub use one_shot::{OneShot, OneShotTask, one_shot};
+
 use crate::Error;
 use crate::encoder::Model;
 use crate::pairs::{Images, Split};
 use crate::run::SavedModel;
+use crate::settings::Settings;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
@@ -82,9 +87,17 @@ pub fn evaluate(run: &Path, data: Option<&str>) -> Result<Evaluated, Error> {
     let trained = saved.trained(run, &device)?;
     let settings = saved.settings(data);
     let images = Images::load(&settings)?;
-    let split = Split::new(&images);
+    // All of other data is new to the model, but some is needed as labelled examples.
+    let share = data.map_or(saved.hold_out, |_| Settings::default().hold_out);
+    let split = Split::new(&images, share);
     let evaluation = Evaluation::new(&images, &split, &saved.random(&device), &trained, &device)?;
     let evaluation = evaluation.ok_or_else(|| {
+        if share == 0.0 {
+            return Error::Data(format!(
+                "all of {} was trained on and nothing held out to judge by: give other --data",
+                settings.data
+            ));
+        }
         Error::Data(format!(
             "{} has {} images but fewer than two labels to judge with: put the images of each \
              class into a sub-folder of its own",
