@@ -86,7 +86,8 @@ pub(crate) struct TrainArguments {
     /// [default: views, and of a list its rows]
     #[arg(long, value_enum)]
     pairs: Option<PairsOf>,
-    /// Count each quarter turn of a class (or image) as a further one
+    /// Count each quarter turn of a class (or image) as a further one, or each symmetry of the square:
+    /// quarter turns, and those of the mirror image
     #[arg(long, value_enum)]
     expand: Option<Expand>,
     /// Passes over the data
@@ -128,6 +129,7 @@ impl TrainArguments {
             settings.pairs.expand = match expand {
                 Expand::None => Expansion::None,
                 Expand::Rotations => Expansion::Rotations,
+                Expand::Symmetries => Expansion::Symmetries,
             };
         }
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
@@ -172,6 +174,7 @@ enum PairsOf {
 enum Expand {
     None,
     Rotations,
+    Symmetries,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

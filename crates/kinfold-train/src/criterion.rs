@@ -298,7 +298,7 @@ mod tests {
         let begin = of(&queue(&criterion).0)?;
         for (step, rows) in [(1, 4), (2, 7), (3, 7)] {
             let which =
-                [0, 1, 2, 3].map(|row| Pair { a: row, b: row, quarters: 0, group: row, key: row });
+                [0, 1, 2, 3].map(|row| Pair { a: row, b: row, pose: 0, group: row, key: row });
             let pixels = images.pixels(&[0, 1, 2, 3, 4, 5, 6, 7])?;
             let views = images_tensor(pixels, (8, 1), &device);
             let loss = criterion.loss(&trained, views, &which)?;

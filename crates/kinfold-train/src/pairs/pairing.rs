@@ -39,6 +39,9 @@ pub enum Expansion {
     /// Each quarter turn of a class counts as a further class. Wrong where turned images show the
     /// same thing, as circles do.
     Rotations,
+    /// Each quarter turn of a class and of its mirror image counts as a further class. Wrong, too,
+    /// where a mirror image shows the same thing.
+    Symmetries,
 }
 
 /// What pairs are made of.
@@ -61,8 +64,9 @@ pub struct Pair {
     pub a: usize,
     /// The row whose view comes second; by views the same.
     pub b: usize,
-    /// Quarter turns clockwise of both images, before their views.
-    pub quarters: usize,
+    /// How both images lie before their views: so many quarter turns clockwise, from 4 on of the
+    /// mirror image.
+    pub pose: usize,
     /// Pairs of one group show the same thing.
     pub group: usize,
     /// What stands for the image in the random numbers of its views: by views the row, else the
@@ -85,7 +89,7 @@ pub struct Pairs {
     /// Labels whose images are in no pair.
     pub left_out: Vec<LeftOut>,
     source: Made,
-    turns: usize,
+    poses: usize,
     /// Number of images that keys are counted over.
     images: usize,
 }
@@ -124,16 +128,17 @@ impl Pairs {
                 Made::Classes { rows, rounds, mixed: settings.allow_same_class }
             }
         };
-        let turns = match settings.expand {
+        let poses = match settings.expand {
             Expansion::None => 1,
             Expansion::Rotations => 4,
+            Expansion::Symmetries => 8,
         };
-        Ok(Self { left_out, source, turns, images: images.len() })
+        Ok(Self { left_out, source, poses, images: images.len() })
     }
 
     /// Pairs in an epoch.
     pub fn len(&self) -> usize {
-        self.turns
+        self.poses
             * match &self.source {
                 Made::Rows(rows) => rows.len(),
                 Made::Listed(rows) => rows.len(),
@@ -159,10 +164,10 @@ impl Pairs {
         }
     }
 
-    /// Classes, with their turns; nothing where pairs are not by folder.
+    /// Classes, in all their poses; nothing where pairs are not by folder.
     pub fn classes(&self) -> Option<usize> {
         match &self.source {
-            Made::Classes { rows, .. } => Some(rows.len() * self.turns),
+            Made::Classes { rows, .. } => Some(rows.len() * self.poses),
             _ => None,
         }
     }
@@ -186,7 +191,7 @@ impl Pairs {
         }
         Err(Error::Setting(match self.classes() {
             Some(classes) if largest == classes && largest < self.len() => {
-                let expand = if self.turns == 1 { ", expand rotations" } else { "" };
+                let expand = if self.poses == 1 { ", expand rotations or symmetries" } else { "" };
                 format!(
                     "batch is {batch} pairs, but a batch holds one pair of a class and there are \
                      {classes} classes with two images or more to train on: use --batch {classes} \
@@ -202,28 +207,27 @@ impl Pairs {
 
     /// The batches of an epoch, each of `batch` pairs.
     pub fn batches(&self, batch: usize, seed: u64, epoch: usize) -> Vec<Vec<Pair>> {
-        let order = |n: usize| Random::new(seed, Purpose::Order { epoch }).order(n * self.turns);
+        let order = |n: usize| Random::new(seed, Purpose::Order { epoch }).order(n * self.poses);
         let pairs: Vec<Pair> = match &self.source {
             Made::Rows(rows) => {
                 let pair = |i: usize| {
-                    let (row, quarters) = (rows[i % rows.len()], i / rows.len());
-                    let key = quarters * self.images + row;
-                    Pair { a: row, b: row, quarters, group: key, key }
+                    let (row, pose) = (rows[i % rows.len()], i / rows.len());
+                    let key = pose * self.images + row;
+                    Pair { a: row, b: row, pose, group: key, key }
                 };
                 order(rows.len()).into_iter().map(pair).collect()
             }
             Made::Listed(rows) => {
                 let pair = |(key, i): (usize, usize)| {
-                    let (Listed { a, b, group, .. }, quarters) =
-                        (rows[i % rows.len()], i / rows.len());
-                    Pair { a, b, quarters, group: group * self.turns + quarters, key }
+                    let (Listed { a, b, group, .. }, pose) = (rows[i % rows.len()], i / rows.len());
+                    Pair { a, b, pose, group: group * self.poses + pose, key }
                 };
                 order(rows.len()).into_iter().enumerate().map(pair).collect()
             }
             Made::Classes { rows, rounds, mixed } => {
                 let pairs = self.visits(rows, *rounds, seed, epoch);
                 if !mixed {
-                    return apart(pairs, batch, rows.len() * self.turns);
+                    return apart(pairs, batch, rows.len() * self.poses);
                 }
                 pairs
             }
@@ -233,13 +237,13 @@ impl Pairs {
 
     /// Round after round, a pair of every class.
     fn visits(&self, rows: &[Vec<usize>], rounds: usize, seed: u64, epoch: usize) -> Vec<Pair> {
-        let n = rows.len() * self.turns;
+        let n = rows.len() * self.poses;
         let mut random = Random::new(seed, Purpose::Visits { epoch });
         let mut orders: Vec<Option<(usize, Vec<usize>)>> = vec![None; n];
         let mut pairs = Vec::with_capacity(n * rounds);
         for round in 0..rounds {
             for class in random.order(n) {
-                let (rows, quarters) = (&rows[class / self.turns], class % self.turns);
+                let (rows, pose) = (&rows[class / self.poses], class % self.poses);
                 // Counted over all epochs, so that no image of a class is forgotten.
                 let visit = epoch * rounds + round;
                 let cycle = visit / rows.len();
@@ -252,7 +256,7 @@ impl Pairs {
                 // Any of the others, equally often.
                 let other = (anchor + 1 + random.below(rows.len() - 1)) % rows.len();
                 let (a, b) = (rows[anchor], rows[other]);
-                pairs.push(Pair { a, b, quarters, group: class, key: pairs.len() });
+                pairs.push(Pair { a, b, pose, group: class, key: pairs.len() });
             }
         }
         pairs

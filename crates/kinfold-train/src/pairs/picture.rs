@@ -1,6 +1,6 @@
 //! An image as decoded.
 //!
-//! Comes in: bytes of a decoder, interleaved. Goes out: the same, turned by quarters, or numbers
+//! Comes in: bytes of a decoder, interleaved. Goes out: the same, turned by pose, or numbers
 //! between 0 and 1, channel by channel.
 
 use image::DynamicImage;
@@ -87,24 +87,28 @@ impl Picture<'_> {
         Self { pixels: pixels.into(), ..self }
     }
 
-    /// Turned clockwise by so many quarters.
-    pub fn turned(self, quarters: usize) -> Self {
+    /// In one of a square's eight poses: turned clockwise by `pose` quarters, and from 4 on mirrored
+    /// before that, left for right.
+    pub fn posed(self, pose: usize) -> Self {
+        let (pose, quarters) = (pose % 8, pose % 4);
+        if pose == 0 {
+            return self;
+        }
         let (width, height) = match quarters % 2 {
             0 => (self.width, self.height),
             _ => (self.height, self.width),
         };
-        if quarters.is_multiple_of(4) {
-            return self;
-        }
         let mut pixels = Vec::with_capacity(self.pixels.len());
         for y in 0..height {
             for x in 0..width {
                 // Where the pixel that comes to (x, y) was before.
-                let (u, v) = match quarters % 4 {
+                let (u, v) = match quarters {
+                    0 => (x, y),
                     1 => (y, self.height - 1 - x),
                     2 => (self.width - 1 - x, self.height - 1 - y),
                     _ => (self.width - 1 - y, x),
                 };
+                let u = if pose < 4 { u } else { self.width - 1 - u };
                 let at = (v * self.width + u) * self.channels;
                 pixels.extend_from_slice(&self.pixels[at..at + self.channels]);
             }

@@ -128,7 +128,7 @@ pub(crate) fn pairs(
     out.par_chunks_mut(stride).enumerate().try_for_each(|(i, out)| {
         let (view, pair) = (i / pairs.len(), pairs[i % pairs.len()]);
         let row = if view == 0 { pair.a } else { pair.b };
-        let picture = recipe.picture(images, row)?.turned(pair.quarters);
+        let picture = recipe.picture(images, row)?.posed(pair.pose);
         let key = Key { seed, epoch, image: pair.key, view };
         recipe.draw(&picture, images.size, key, out).map_err(Error::Setting)
     })?;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn two_views(rows: &[usize]) -> Vec<Pair> {
-        let pair = |&row: &usize| Pair { a: row, b: row, quarters: 0, group: row, key: row };
+        let pair = |&row: &usize| Pair { a: row, b: row, pose: 0, group: row, key: row };
         rows.iter().map(pair).collect()
     }
 
@@ -220,10 +220,10 @@ mod tests {
     fn each_view_is_of_its_member() {
         let images = images(1);
         let still = ViewSettings { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
-        let pair = Pair { a: 2, b: 0, quarters: 1, group: 0, key: 7 };
+        let pair = Pair { a: 2, b: 0, pose: 1, group: 0, key: 7 };
         let views = pairs(&images, &[pair], &Recipe::Affine(still), 5, 1).expect("drawn");
-        let turned = |row| images.scaled(row).expect("there").turned(1).floats();
-        assert_eq!(views, [turned(2), turned(0)].concat());
+        let posed = |row| images.scaled(row).expect("there").posed(1).floats();
+        assert_eq!(views, [posed(2), posed(0)].concat());
     }
 
     /// SimCLR's views are sums, products and roots in a fixed order, so they have the same bits on

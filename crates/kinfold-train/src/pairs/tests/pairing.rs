@@ -32,7 +32,7 @@ fn by_views_batches_are_what_they_always_were() {
         let batches = pairs.batches(479, seed, epoch);
         assert_eq!(batches.len(), 3);
         for (pair, row) in batches.concat().iter().zip(rows) {
-            assert_eq!(*pair, Pair { a: row, b: row, quarters: 0, group: row, key: row });
+            assert_eq!(*pair, Pair { a: row, b: row, pose: 0, group: row, key: row });
         }
     }
     // The embedded digits are always split the same way.
@@ -51,7 +51,7 @@ fn a_quarter_turn_of_every_image_is_a_pair_of_its_own() {
     let settings = PairSettings { expand: Expansion::Rotations, ..Default::default() };
     let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
     let batch = pairs.batches(12, 0, 0).remove(0);
-    let seen: HashSet<_> = batch.iter().map(|pair| (pair.a, pair.b, pair.quarters)).collect();
+    let seen: HashSet<_> = batch.iter().map(|pair| (pair.a, pair.b, pair.pose)).collect();
     assert_eq!((pairs.len(), seen.len()), (12, 12));
     assert_eq!(batch.iter().map(|pair| pair.key).collect::<HashSet<_>>().len(), 12);
 }
@@ -123,19 +123,22 @@ fn batches_follow_from_seed_and_epoch_alone() {
 }
 
 #[test]
-fn rotations_make_four_classes_of_one() {
+fn rotations_make_four_classes_of_one_and_symmetries_eight() {
     let images = sized(&[3; 5]);
-    let settings = PairSettings { expand: Expansion::Rotations, ..by_folder(&images) };
-    let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
-    assert_eq!((pairs.classes(), pairs.len()), (Some(20), 60));
-    let batches = pairs.batches(20, 0, 0);
-    for batch in &batches {
-        let classes: HashSet<_> =
-            batch.iter().map(|pair| (&images.labels[pair.a], pair.quarters)).collect();
-        assert_eq!(classes.len(), 20);
+    for (expand, poses) in [(Expansion::Rotations, 4), (Expansion::Symmetries, 8)] {
+        let settings = PairSettings { expand, ..by_folder(&images) };
+        let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
+        let n = 5 * poses;
+        assert_eq!((pairs.classes(), pairs.len()), (Some(n), 3 * n));
+        let batches = pairs.batches(n, 0, 0);
+        for batch in &batches {
+            let classes: HashSet<_> =
+                batch.iter().map(|pair| (&images.labels[pair.a], pair.pose)).collect();
+            assert_eq!(classes.len(), n);
+        }
+        let shown: HashSet<_> = batches.concat().iter().map(|pair| (pair.a, pair.pose)).collect();
+        assert_eq!(shown.len(), 3 * n, "every pose of every image is an anchor once");
     }
-    let shown: HashSet<_> = batches.concat().iter().map(|pair| (pair.a, pair.quarters)).collect();
-    assert_eq!(shown.len(), 60, "every turn of every image is an anchor once");
 }
 
 #[test]
@@ -177,7 +180,7 @@ fn labels_without_a_pair_are_named_and_counted() {
 }
 
 #[test]
-fn a_picture_turns_clockwise() {
+fn a_picture_turns_clockwise_and_is_mirrored_first() {
     let picture = Picture {
         width: 3,
         height: 2,
@@ -185,12 +188,16 @@ fn a_picture_turns_clockwise() {
         pixels: vec![1, 2, 3, 4, 5, 6].into(),
         white: 6,
     };
-    let turned = |quarters| picture.clone().turned(quarters);
-    assert_eq!((turned(1).width, turned(1).height), (2, 3));
-    assert_eq!(*turned(1).pixels, [4, 1, 5, 2, 6, 3]);
-    assert_eq!(*turned(2).pixels, [6, 5, 4, 3, 2, 1]);
-    assert_eq!(*turned(3).pixels, [3, 6, 2, 5, 1, 4]);
-    assert_eq!((turned(4), turned(2).turned(3)), (picture.clone(), turned(1)));
+    let posed = |pose| picture.clone().posed(pose);
+    assert_eq!((posed(1).width, posed(1).height), (2, 3));
+    assert_eq!(*posed(1).pixels, [4, 1, 5, 2, 6, 3]);
+    assert_eq!(*posed(2).pixels, [6, 5, 4, 3, 2, 1]);
+    assert_eq!(*posed(3).pixels, [3, 6, 2, 5, 1, 4]);
+    assert_eq!(posed(2).posed(3), posed(1));
+    assert_eq!(posed(4).pixels.to_vec(), [3, 2, 1, 6, 5, 4]);
+    assert_eq!(posed(6).pixels.to_vec(), [4, 5, 6, 1, 2, 3], "upside down");
+    assert_eq!((5..8).map(posed).collect::<Vec<_>>(), [1, 2, 3].map(|q| posed(4).posed(q)));
+    assert_eq!(posed(8), picture);
     let colours = Picture {
         width: 1,
         height: 2,
@@ -198,7 +205,7 @@ fn a_picture_turns_clockwise() {
         pixels: vec![1, 2, 3, 4, 5, 6].into(),
         white: 255,
     };
-    assert_eq!(*colours.clone().turned(1).pixels, [4, 5, 6, 1, 2, 3]);
+    assert_eq!(*colours.clone().posed(1).pixels, [4, 5, 6, 1, 2, 3]);
     let planes: Vec<u8> = colours.floats().iter().map(|x| (x * 255.0) as u8).collect();
     assert_eq!(planes, [1, 4, 2, 5, 3, 6]);
 }
