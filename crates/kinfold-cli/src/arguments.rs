@@ -1,6 +1,7 @@
 //! The command line, and the settings that it asks for.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kinfold_train::settings::{EncoderName, EncoderSettings};
 use kinfold_train::{Case, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names};
 use std::path::{Path, PathBuf};
 
@@ -96,6 +97,14 @@ pub(crate) struct TrainArguments {
     /// Pairs in a batch
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// What turns a view into an embedding [default: convnet]; its settings are in --config's
+    /// [encoder]
+    #[arg(long, value_enum)]
+    encoder: Option<Encoder>,
+    /// Weights to begin with: torchvision's for a ResNet (.safetensors, .pth, .pt), or those of a run,
+    /// its folder or its model.safetensors [default: random]
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
     #[arg(long, value_name = "NAME", help = loss_help())]
     loss: Option<String>,
     /// The temperature that similarities are divided by [default: the loss's own]
@@ -134,6 +143,12 @@ impl TrainArguments {
         }
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch = self.batch.or(settings.batch);
+        if let Some(encoder) = self.encoder {
+            encoder.choose(&mut settings.encoder);
+        }
+        if let Some(init) = &self.init {
+            settings.encoder.init = Some(init.clone());
+        }
         if let Some(name) = &self.loss
             && *name != settings.loss.name
         {
@@ -190,6 +205,36 @@ impl Views {
             (Self::Affine, Recipe::Affine(_)) | (Self::Simclr, Recipe::Simclr(_)) => {}
             (Self::Affine, _) => settings.view = Recipe::Affine(Default::default()),
             (Self::Simclr, _) => settings.view = Recipe::Simclr(Default::default()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Encoder {
+    /// Three convolutions and a linear layer: small images, such as digits and letters
+    Convnet,
+    /// Two hidden layers over the pixels: the fastest, for small images that are aligned
+    Mlp,
+    /// ResNet-18, 512 dimensions: photographs, and SimCLR's results on CIFAR
+    Resnet18,
+    /// ResNet-50, 2048 dimensions: four times the work of ResNet-18 at 32 × 32 pixels, twice at 224
+    Resnet50,
+    /// A small vision transformer, 192 dimensions: wants more data and longer training
+    Vit,
+}
+
+impl Encoder {
+    /// This encoder, with what the settings already say of it.
+    fn choose(self, settings: &mut EncoderSettings) {
+        let name = match self {
+            Self::Convnet => EncoderName::ConvNet,
+            Self::Mlp => EncoderName::Mlp,
+            Self::Resnet18 => EncoderName::ResNet18,
+            Self::Resnet50 => EncoderName::ResNet50,
+            Self::Vit => EncoderName::Vit,
+        };
+        if name != settings.name {
+            *settings = EncoderSettings::named(name);
         }
     }
 }

@@ -75,14 +75,18 @@ impl Criterion {
         let module = InfoNceLoss::new(named.loss);
         let (least, most) = named.bounds;
         let module = module.with_log_scale_bounds(least, most)?;
-        let queue = named.queue.then(|| Queue {
-            model: Model::random(&settings.encoder, settings.image_shape(), settings.seed, device),
-            momentum: settings.loss.momentum,
-            most: settings.loss.queue,
-            keys: None,
-            classes: VecDeque::new(),
-            new: None,
-        });
+        let queue = || {
+            let (shape, seed) = (settings.image_shape(), settings.seed);
+            Ok::<_, Error>(Queue {
+                model: Model::initial(&settings.encoder, shape, seed, device)?,
+                momentum: settings.loss.momentum,
+                most: settings.loss.queue,
+                keys: None,
+                classes: VecDeque::new(),
+                new: None,
+            })
+        };
+        let queue = named.queue.then(queue).transpose()?;
         Ok(Self {
             named,
             module: if named.learned { module.learned(device) } else { module },

@@ -3,6 +3,8 @@
 //! Comes in: a file, and what the command line says. Goes out: settings that can be used, or an
 //! error that names the one that cannot. Whatever is not given has the default written here.
 
+pub use crate::encoder::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+
 use crate::pairs::{PairSettings, Pairs};
 use crate::views::Recipe;
 use crate::{Error, pairs};
@@ -73,18 +75,6 @@ pub struct ViewSettings {
     pub shift: f32,
 }
 
-/// A small convolutional network, its embedding, and the projector that training puts behind it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EncoderSettings {
-    /// Channels of each 3×3 convolution; each but the first halves the sides.
-    pub widths: Vec<usize>,
-    /// Dimension of the embedding.
-    pub embedding: usize,
-    /// Dimension of the projector's output, which the loss sees.
-    pub projection: usize,
-}
-
 /// The loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -149,12 +139,6 @@ impl Default for Settings {
 impl Default for ViewSettings {
     fn default() -> Self {
         Self { rotation: 15.0, scale: 0.2, shear: 0.2, shift: 0.1 }
-    }
-}
-
-impl Default for EncoderSettings {
-    fn default() -> Self {
-        Self { widths: vec![48, 96, 192], embedding: 128, projection: 64 }
     }
 }
 
@@ -226,14 +210,6 @@ impl Settings {
             decay >= 0.0 && decay.is_finite(),
             format!("weight_decay is {decay}, but it must be a finite number of at least 0"),
         )?;
-        let EncoderSettings { widths, embedding, projection } = &self.encoder;
-        needs(
-            !widths.is_empty() && widths.iter().all(|&width| width > 0),
-            format!("widths is {widths:?}, but it must name at least one layer of at least 1"),
-        )?;
-        for (name, value) in [("embedding", *embedding), ("projection", *projection)] {
-            needs(value > 0, format!("{name} is {value}, but it must be at least 1"))?;
-        }
         let size = self.image.size;
         needs(
             size.is_none_or(|size| (4..=1024).contains(&size)),
@@ -247,6 +223,7 @@ impl Settings {
                 channels.unwrap_or(0)
             ),
         )?;
+        self.encoder.check(self.image_shape().0)?;
         self.view.check().map_err(Error::Setting)?;
         Ok(())
     }
@@ -284,6 +261,7 @@ impl Settings {
         let (size, channels) = self.image_shape();
         self.image.size = Some(size);
         self.image.channels = Some(channels);
+        self.encoder = self.encoder.decided(size);
         self.batch = Some(batch);
         let named = self.loss.named()?;
         self.loss.temperature = Some(named.loss.temperature().get());

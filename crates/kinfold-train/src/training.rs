@@ -158,9 +158,9 @@ impl Training {
         let Self { settings, images, split, pairs, .. } = &self;
         tell(Event::Started { settings, images, split, pairs, steps: self.steps });
         let shape = self.settings.image_shape();
-        let mut model =
-            Model::random(&self.settings.encoder, shape, self.settings.seed, &self.device);
-        let random = model.snapshot();
+        let Settings { encoder, seed, .. } = &self.settings;
+        let random = Model::random(encoder, shape, *seed, &self.device).snapshot();
+        let mut model = Model::initial(encoder, shape, *seed, &self.device)?;
 
         let (mut step, mut epochs) = (0, 0);
         let (mut floor, mut ceiling) = (None, 0.0);

@@ -1,19 +1,33 @@
 //! What turns a view into an embedding, and the projector that training puts behind it.
 //!
 //! Comes in: images `[n, channels, size, size]`. Goes out: embeddings `[n, d]`; the loss sees the
-//! projector's output, the user the encoder's.
+//! projector's output, the user the encoder's. An encoder is a file here; its layers are all in
+//! `layers`, what it is made of in `settings`, how it is written and read in `weights`.
 
 mod convnet;
+mod layers;
+mod mlp;
+mod projector;
+mod resnet;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod vit;
+mod weights;
+
+pub use settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+pub(crate) use weights::WEIGHTS;
 
 use crate::Error;
 use crate::pairs::Images;
-use crate::settings::EncoderSettings;
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
-use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use burn::tensor::{Device, Tensor, TensorData};
 use convnet::ConvNet;
+use mlp::Mlp;
+use projector::Projector;
+use resnet::ResNet;
 use std::path::Path;
+use vit::Vit;
 
 /// Images that are encoded at a time outside training.
 const CHUNK: usize = 256;
@@ -21,25 +35,72 @@ const CHUNK: usize = 256;
 /// An encoder and its projector.
 #[derive(Module, Debug)]
 pub(crate) struct Model {
-    encoder: ConvNet,
-    projector: Linear,
+    encoder: Encoder,
+    projector: Option<Projector>,
+}
+
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // There is one of it.
+enum Encoder {
+    ConvNet(ConvNet),
+    Mlp(Mlp),
+    ResNet(ResNet),
+    Vit(Vit),
+}
+
+impl Encoder {
+    fn new(settings: &EncoderSettings, shape: (usize, usize), device: &Device) -> Self {
+        let (size, channels) = shape;
+        let stem = settings.stem(size);
+        match settings.name {
+            EncoderName::ConvNet => Self::ConvNet(ConvNet::new(settings, shape, device)),
+            EncoderName::Mlp => Self::Mlp(Mlp::new(settings, shape, device)),
+            EncoderName::ResNet18 => Self::ResNet(ResNet::new_18(stem, channels, device)),
+            EncoderName::ResNet50 => Self::ResNet(ResNet::new_50(stem, channels, device)),
+            EncoderName::Vit => Self::Vit(Vit::new(settings, shape, device)),
+        }
+    }
+
+    /// `[n, channels, size, size]` to `[n, embedding]`.
+    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::ConvNet(encoder) => encoder.forward(x),
+            Self::Mlp(encoder) => encoder.forward(x),
+            Self::ResNet(encoder) => encoder.forward(x),
+            Self::Vit(encoder) => encoder.forward(x),
+        }
+    }
 }
 
 impl Model {
-    /// A model with random weights that follow from `seed`.
+    /// A model with random weights that follow from `seed`. The settings have been checked.
     pub(crate) fn random(
         settings: &EncoderSettings,
-        (size, channels): (usize, usize),
+        shape: (usize, usize),
         seed: u64,
         device: &Device,
     ) -> Self {
         device.seed(seed);
         let model = Self {
-            encoder: ConvNet::new(settings, size, channels, device),
-            projector: LinearConfig::new(settings.embedding, settings.projection).init(device),
+            encoder: Encoder::new(settings, shape, device),
+            projector: Projector::new(settings, device),
         };
         // Burn draws weights when they are first used; draw them now, while the seed is fresh.
         model.materialize()
+    }
+
+    /// What training begins with: a random model, with the weights of `init` where that is given.
+    pub(crate) fn initial(
+        settings: &EncoderSettings,
+        shape: (usize, usize),
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let model = Self::random(settings, shape, seed, device);
+        match &settings.init {
+            Some(from) => weights::begin(model, settings.name, from),
+            None => Ok(model),
+        }
     }
 
     /// The model as it stands, for use without training. A plain clone would go on sharing batch
@@ -50,7 +111,11 @@ impl Model {
 
     /// What the loss sees, `[n, projection]`.
     pub(crate) fn project(&self, images: Tensor<4>) -> Tensor<2> {
-        self.projector.forward(self.encoder.forward(images))
+        let embeddings = self.encoder.forward(images);
+        match &self.projector {
+            Some(projector) => projector.forward(embeddings),
+            None => embeddings,
+        }
     }
 
     /// Embeddings of all images as one slice, `[n, embedding]`.
@@ -68,32 +133,12 @@ impl Model {
 
     /// The weights as a safetensors file, in PyTorch's names and layouts.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
-        // Burn keeps a training flag beside batch norm's weights; it is no weight.
-        let mut store = SafetensorsStore::from_bytes(None)
-            .with_to_adapter(BurnToPyTorchAdapter)
-            .with_predicate(|path, _| !path.ends_with(".training"))
-            .clear_metadata()
-            .metadata("format", "pt");
-        self.snapshot().save_into(&mut store).map_err(unsaved)?;
-        store.get_bytes().map_err(unsaved)
+        weights::to_bytes(&self.snapshot())
     }
 
-    /// The model with the weights of a safetensors file.
-    pub(crate) fn with_weights(mut self, file: &Path) -> Result<Self, Error> {
-        let bytes = std::fs::read(file).map_err(Error::file("read", file))?;
-        let mut store = SafetensorsStore::from_bytes(Some(bytes))
-            .with_from_adapter(PyTorchToBurnAdapter)
-            .allow_partial(true);
-        let wrong = |reason: String| Error::NotARun { path: file.to_path_buf(), reason };
-        let result = self.load_from(&mut store).map_err(|e| wrong(e.to_string()))?;
-        if let Some(error) = result.errors.first() {
-            return Err(wrong(error.to_string()));
-        }
-        let missing = |(name, _): &&(String, String)| !name.ends_with(".training");
-        if let Some((name, _)) = result.missing.iter().find(missing) {
-            return Err(wrong(format!("the weight {name} is missing")));
-        }
-        Ok(self)
+    /// The model with the weights of a safetensors file that such a model was written to.
+    pub(crate) fn with_weights(self, file: &Path) -> Result<Self, Error> {
+        weights::load(self, file)
     }
 }
 
@@ -110,8 +155,4 @@ pub(crate) fn images_tensor(
 /// A tensor's numbers, row by row.
 pub(crate) fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
     x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
-}
-
-fn unsaved(e: impl std::fmt::Display) -> Error {
-    Error::Data(format!("the model cannot be written as safetensors: {e}"))
 }

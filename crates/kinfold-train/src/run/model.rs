@@ -1,14 +1,12 @@
 //! `model.toml` and `model.safetensors`: together they are the model.
 
-use crate::encoder::Model;
+use crate::encoder::{Model, WEIGHTS};
 use crate::settings::{EncoderSettings, ImageSettings, Settings};
 use crate::{Error, run::RunFolder};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The file of the weights.
-const WEIGHTS: &str = "model.safetensors";
 const ARCHITECTURE: &str = "model.toml";
 
 /// What it takes, beside the weights, to build a model again and to judge it as before.
@@ -36,7 +34,9 @@ fn held_out_by_default() -> f64 {
 
 impl SavedModel {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let Settings { version, data, hold_out, seed, image, encoder, .. } = settings.clone();
+        let Settings { version, data, hold_out, seed, image, mut encoder, .. } = settings.clone();
+        // What it began with is in its weights.
+        encoder.init = None;
         Self { version, data, hold_out, seed, image, encoder }
     }
 
@@ -53,7 +53,10 @@ impl SavedModel {
         let not = |reason: String| Error::NotARun { path: run.to_path_buf(), reason };
         let text = std::fs::read_to_string(run.join(ARCHITECTURE))
             .map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
-        toml::from_str(&text).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))
+        let saved: Self = toml::from_str(&text).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
+        let (size, _) = saved.settings(None).image_shape();
+        saved.encoder.check(size).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
+        Ok(saved)
     }
 
     /// Settings under which images are read as this model takes them.
