@@ -1,7 +1,7 @@
 //! The command line, and the settings that it asks for.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kinfold_train::settings::{EncoderName, EncoderSettings};
+use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
 use kinfold_train::{Case, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names};
 use std::path::{Path, PathBuf};
 
@@ -97,6 +97,10 @@ pub(crate) struct TrainArguments {
     /// Pairs in a batch
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// The most pairs that are encoded at a time: a batch of any size in the memory of a chunk, for
+    /// half as much time again. Batch norm sees one chunk at a time [default: the whole batch]
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
     /// What turns a view into an embedding [default: convnet]; its settings are in --config's
     /// [encoder]
     #[arg(long, value_enum)]
@@ -110,9 +114,22 @@ pub(crate) struct TrainArguments {
     /// The temperature that similarities are divided by [default: the loss's own]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// The highest learning rate
+    /// What moves the weights; LARS, as SimCLR's code has it, suits large batches [default: adamw]
+    #[arg(long, value_enum)]
+    optimizer: Option<Optimizer>,
+    /// The highest learning rate [default: 0.002 for adamw; for a batch of B pairs 0.06 · B / 256 for
+    /// sgd and 0.3 · B / 256 for lars]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
+    /// How strongly weights are pulled to 0 [default: 0.0001]
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    weight_decay: Option<f32>,
+    /// Steps in which the learning rate rises to its highest [default: 10]
+    #[arg(long, value_name = "STEPS")]
+    warmup: Option<usize>,
+    /// The most that the norm of all gradients together may be [default: any]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    clip: Option<f64>,
 }
 
 fn loss_help() -> String {
@@ -157,8 +174,18 @@ impl TrainArguments {
             (settings.loss.temperature, settings.loss.learned_temperature) = (None, None);
         }
         settings.loss.temperature = self.temperature.or(settings.loss.temperature);
-        settings.optimizer.learning_rate =
-            self.learning_rate.unwrap_or(settings.optimizer.learning_rate);
+        settings.chunk = self.chunk.or(settings.chunk);
+        let optimizer = &mut settings.optimizer;
+        if let Some(name) = self.optimizer.map(Optimizer::name)
+            && name != optimizer.name
+        {
+            // Another optimizer has a learning rate of its own, which the file did not mean.
+            (optimizer.name, optimizer.learning_rate) = (name, None);
+        }
+        optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
+        optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
+        optimizer.warmup = self.warmup.unwrap_or(optimizer.warmup);
+        optimizer.clip = self.clip.or(optimizer.clip);
         Ok(settings)
     }
 
@@ -190,6 +217,24 @@ enum Expand {
     None,
     Rotations,
     Symmetries,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Optimizer {
+    #[value(name = "adamw")]
+    AdamW,
+    Sgd,
+    Lars,
+}
+
+impl Optimizer {
+    fn name(self) -> OptimizerName {
+        match self {
+            Self::AdamW => OptimizerName::AdamW,
+            Self::Sgd => OptimizerName::Sgd,
+            Self::Lars => OptimizerName::Lars,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -1,17 +1,17 @@
 //! The loss of a run, and what it carries from step to step: a learned temperature and bias, a queue
 //! of earlier keys and the encoder that these come from.
 //!
-//! Comes in: a model, two views of each of some images. Goes out: the loss of their projections; and
-//! after the model's step its own.
+//! Comes in: a model, two views of each of some images. Goes out: their projections, the loss of
+//! these, and after the model's step its own.
 
 use crate::Error;
 use crate::encoder::{Model, numbers};
 use crate::loss::Named;
-use crate::optimizer::adamw;
+use crate::optimizer::Optimizer;
 use crate::pairs::{Images, Pair, Pairs};
-use crate::settings::Settings;
+use crate::settings::{OptimizerName, OptimizerSettings, Settings};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use kinfold::{Batch, Embeddings, InfoNce, Objective, Temperature};
 use kinfold_burn::{InfoNceLoss, PairBatch};
@@ -20,7 +20,9 @@ use std::collections::VecDeque;
 pub(crate) struct Criterion {
     named: Named,
     module: InfoNceLoss,
-    optimizer: ModuleOptimizer,
+    optimizer: Optimizer,
+    /// What the model's learning rate is multiplied by for what the loss learns.
+    share: f64,
     /// Each image's class, where the loss wants to know.
     classes: Option<Vec<i64>>,
     /// Whether pairs of one class, or else of one group, are no negatives of each other.
@@ -78,7 +80,7 @@ impl Criterion {
         let queue = || {
             let (shape, seed) = (settings.image_shape(), settings.seed);
             Ok::<_, Error>(Queue {
-                model: Model::initial(&settings.encoder, shape, seed, device)?,
+                model: Model::initial(&settings.encoder, shape, seed, device)?.no_grad(),
                 momentum: settings.loss.momentum,
                 most: settings.loss.queue,
                 keys: None,
@@ -87,10 +89,23 @@ impl Criterion {
             })
         };
         let queue = named.queue.then(queue).transpose()?;
+        let module = if named.learned { module.learned(device) } else { module };
+        // Weight decay would pull the temperature to 1; open_clip decays none of these, either.
+        let own = OptimizerSettings {
+            name: OptimizerName::AdamW,
+            weight_decay: 0.0,
+            clip: None,
+            ..settings.optimizer
+        };
+        let highest = settings.optimizer.highest_rate(settings.batch.unwrap_or_default());
         Ok(Self {
             named,
-            module: if named.learned { module.learned(device) } else { module },
-            optimizer: adamw(&settings.optimizer),
+            optimizer: Optimizer::new(&own, &module),
+            module,
+            share: match settings.optimizer.name {
+                OptimizerName::AdamW => 1.0,
+                OptimizerName::Sgd | OptimizerName::Lars => OptimizerSettings::ADAMW_RATE / highest,
+            },
             classes: (named.labels || mask).then(|| classes.iter().map(|&c| c as i64).collect()),
             // Without labels, pairs may still be known to show the same thing.
             mask: mask || (!named.labels && pairs.share_groups()),
@@ -98,11 +113,26 @@ impl Criterion {
         })
     }
 
-    /// The loss of the views of `pairs`, `[2n, channels, size, size]`, first every first view.
+    /// What the model makes of views `[2n, channels, size, size]`, first every first view: `[2n,
+    /// projection]`, or of the first views alone where keys come from the encoder of a queue.
+    pub(crate) fn rows(&self, model: &Model, views: Tensor<4>) -> Tensor<2> {
+        let n = views.dims()[0] / 2;
+        model.project(if self.queue.is_some() { views.narrow(0, 0, n) } else { views })
+    }
+
+    /// The keys that a queue's encoder makes of the second views, `[n, projection]`; constants.
+    pub(crate) fn keys(&self, views: &Tensor<4>) -> Option<Tensor<2>> {
+        let n = views.dims()[0] / 2;
+        let queue = self.queue.as_ref()?;
+        Some(queue.model.project(views.clone().narrow(0, n, n)).detach())
+    }
+
+    /// The loss of `pairs`, by their [`rows`](Self::rows), in as many parts as one likes, and
+    /// [`keys`](Self::keys).
     pub(crate) fn loss(
         &mut self,
-        model: &Model,
-        views: Tensor<4>,
+        rows: Vec<Tensor<2>>,
+        keys: Option<Tensor<2>>,
         pairs: &[Pair],
     ) -> Result<Loss, Error> {
         let n = pairs.len();
@@ -111,14 +141,15 @@ impl Criterion {
             None if self.mask => Some(pairs.iter().map(|pair| pair.group as i64).collect()),
             None => None,
         };
-        let (queries, keys) = match &self.queue {
+        let (queries, keys) = match keys {
+            Some(keys) => (Tensor::cat(rows, 0), keys),
             None => {
-                let projected = model.project(views);
-                (projected.clone().narrow(0, 0, n), projected.narrow(0, n, n))
-            }
-            Some(queue) => {
-                let queries = model.project(views.clone().narrow(0, 0, n));
-                (queries, queue.model.project(views.narrow(0, n, n)).detach())
+                let halves = rows.into_iter().map(|rows| {
+                    let n = rows.dims()[0] / 2;
+                    (rows.clone().narrow(0, 0, n), rows.narrow(0, n, n))
+                });
+                let (queries, keys) = halves.unzip();
+                (Tensor::cat(queries, 0), Tensor::cat(keys, 0))
             }
         };
         let earlier = self.queue.as_ref().and_then(|queue| queue.keys.clone());
@@ -185,6 +216,7 @@ impl Criterion {
     pub(crate) fn step(&mut self, rate: f64, gradients: &mut Gradients, model: &Model) {
         if self.named.learned {
             let own = GradientsParams::from_module(gradients, &self.module);
+            let rate = rate * self.share;
             self.module = self.optimizer.step(rate, self.module.clone(), own).clamped();
         }
         if let Some(queue) = &mut self.queue {
@@ -305,7 +337,8 @@ mod tests {
                 [0, 1, 2, 3].map(|row| Pair { a: row, b: row, pose: 0, group: row, key: row });
             let pixels = images.pixels(&[0, 1, 2, 3, 4, 5, 6, 7])?;
             let views = images_tensor(pixels, (8, 1), &device);
-            let loss = criterion.loss(&trained, views, &which)?;
+            let keys = criterion.keys(&views);
+            let loss = criterion.loss(vec![criterion.rows(&trained, views)], keys, &which)?;
             // At first the other three keys of the batch, then the queue's.
             let candidates = [4.0f64, 5.0, 8.0][step - 1];
             assert!((loss.ceiling - candidates.ln()).abs() < 1e-9, "{}", loss.ceiling);

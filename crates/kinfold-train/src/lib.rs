@@ -12,6 +12,7 @@ mod embed;
 mod encoder;
 mod error;
 pub mod evaluation;
+mod gradients;
 mod look;
 mod loss;
 mod optimizer;

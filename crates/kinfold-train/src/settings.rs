@@ -30,6 +30,10 @@ pub struct Settings {
     /// Pairs in a batch; by default 479 (a third of the digits that are trained on), or as many as a
     /// batch can hold.
     pub batch: Option<usize>,
+    /// The most pairs that are encoded at a time; by default the whole batch. In chunks, a batch of
+    /// any size needs the memory of one, and encoding takes half as long again. The gradient is the
+    /// whole batch's, but for batch norm, which sees one chunk at a time.
+    pub chunk: Option<usize>,
     /// What a pair is.
     pub pairs: PairSettings,
     /// How images are read.
@@ -102,16 +106,56 @@ pub struct LossSettings {
     pub momentum: f64,
 }
 
-/// AdamW, with a linear warm-up and then a cosine down to 0.
+/// How weights are moved, with a linear warm-up and then a cosine down to 0.
+///
+/// A temperature or bias that the loss learns is moved by AdamW, whatever the optimizer, without
+/// weight decay or clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerSettings {
-    /// The highest learning rate.
-    pub learning_rate: f64,
-    /// Decoupled weight decay.
+    /// By default AdamW.
+    pub name: OptimizerName,
+    /// The highest learning rate; by default 0.002 for AdamW, and for a batch of B pairs
+    /// 0.06 · B / 256 for SGD and 0.3 · B / 256 for LARS.
+    pub learning_rate: Option<f64>,
+    /// Weight decay; AdamW's is decoupled. LARS excludes biases and the weights of norms, which are
+    /// those of one dimension.
     pub weight_decay: f32,
+    /// For SGD and LARS, the part of the velocity that stays at each step.
+    pub momentum: f32,
     /// Steps of warm-up.
     pub warmup: usize,
+    /// The most that the norm of all gradients together may be; longer ones are scaled down to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+}
+
+/// The optimizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// AdamW (Loshchilov and Hutter 2019), as PyTorch has it.
+    #[default]
+    AdamW,
+    /// Gradient descent with momentum, as PyTorch has it.
+    Sgd,
+    /// LARS (You et al. 2017), as SimCLR's code has it.
+    Lars,
+}
+
+impl OptimizerSettings {
+    /// AdamW's learning rate, unless another is asked for.
+    pub(crate) const ADAMW_RATE: f64 = 2e-3;
+
+    /// The highest learning rate, for batches of so many pairs.
+    pub fn highest_rate(&self, batch: usize) -> f64 {
+        let own = || match self.name {
+            OptimizerName::AdamW => Self::ADAMW_RATE,
+            OptimizerName::Sgd => 0.06 * batch as f64 / 256.0,
+            OptimizerName::Lars => 0.3 * batch as f64 / 256.0,
+        };
+        self.learning_rate.unwrap_or_else(own)
+    }
 }
 
 /// The name of the embedded data.
@@ -126,6 +170,7 @@ impl Default for Settings {
             seed: 0,
             epochs: 30,
             batch: None,
+            chunk: None,
             pairs: PairSettings::default(),
             image: ImageSettings::default(),
             view: Recipe::Affine(ViewSettings::default()),
@@ -159,7 +204,14 @@ impl Default for LossSettings {
 
 impl Default for OptimizerSettings {
     fn default() -> Self {
-        Self { learning_rate: 2e-3, weight_decay: 1e-4, warmup: 10 }
+        Self {
+            name: OptimizerName::default(),
+            learning_rate: None,
+            weight_decay: 1e-4,
+            momentum: 0.9,
+            warmup: 10,
+            clip: None,
+        }
     }
 }
 
@@ -200,10 +252,23 @@ impl Settings {
             (0.0..1.0).contains(&self.hold_out),
             format!("hold_out is {}, but it must be from 0 to below 1", self.hold_out),
         )?;
-        let rate = self.optimizer.learning_rate;
         needs(
-            rate > 0.0 && rate.is_finite(),
-            format!("learning_rate is {rate}, but it must be a finite number above 0"),
+            self.chunk.is_none_or(|chunk| chunk >= 2),
+            format!("chunk is {} pairs, but at least 2 are needed", self.chunk.unwrap_or(0)),
+        )?;
+        let OptimizerSettings { learning_rate, momentum, clip, .. } = self.optimizer;
+        for (name, value) in [("learning_rate", learning_rate), ("clip", clip)] {
+            needs(
+                value.is_none_or(|value| value > 0.0 && value.is_finite()),
+                format!(
+                    "{name} is {}, but it must be a finite number above 0",
+                    value.unwrap_or_default()
+                ),
+            )?;
+        }
+        needs(
+            (0.0..1.0).contains(&momentum),
+            format!("momentum is {momentum}, but it must be at least 0 and below 1"),
         )?;
         let decay = self.optimizer.weight_decay;
         needs(
@@ -263,6 +328,7 @@ impl Settings {
         self.image.channels = Some(channels);
         self.encoder = self.encoder.decided(size);
         self.batch = Some(batch);
+        self.optimizer.learning_rate = Some(self.optimizer.highest_rate(batch));
         let named = self.loss.named()?;
         self.loss.temperature = Some(named.loss.temperature().get());
         self.loss.learned_temperature = Some(named.learned);

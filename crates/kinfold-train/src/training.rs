@@ -7,11 +7,11 @@
 use crate::criterion::{Criterion, Loss};
 use crate::encoder::{Model, images_tensor};
 use crate::evaluation::Evaluation;
-use crate::optimizer::{adamw, learning_rate};
+use crate::gradients::{Found, gradients};
+use crate::optimizer::{Optimizer, learning_rate};
 use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::{RunFolder, SavedModel, Summary, peak_memory_bytes};
 use crate::{Error, Settings, views};
-use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
 use serde::Serialize;
 use std::path::Path;
@@ -71,6 +71,8 @@ struct StepLine {
     epoch: usize,
     loss: f64,
     learning_rate: f64,
+    /// The norm of all of the model's gradients together, before clipping.
+    gradient_norm: f64,
     /// The temperature and the bias that the loss was computed with, where they are learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -121,7 +123,7 @@ struct Training {
     batch: usize,
     steps: usize,
     device: Device,
-    optimizer: ModuleOptimizer,
+    optimizer: Optimizer,
     /// The last weights whose loss was finite.
     good: Option<Model>,
 }
@@ -136,8 +138,10 @@ impl Training {
     ) -> Result<Self, Error> {
         let batch = settings.batch.unwrap_or(pairs.largest_batch());
         let steps = settings.epochs * (pairs.len() / batch);
-        let optimizer = adamw(&settings.optimizer);
         let device = Device::flex().autodiff();
+        let shape = settings.image_shape();
+        let model = Model::random(&settings.encoder, shape, settings.seed, &device);
+        let optimizer = Optimizer::new(&settings.optimizer, &model);
         let criterion = Criterion::new(&settings, &images, &pairs, &device)?;
         Ok(Self {
             settings,
@@ -236,32 +240,37 @@ impl Training {
         epoch: usize,
         step: usize,
     ) -> Result<(Model, Loss), Error> {
-        let Settings { view, seed, optimizer, .. } = &self.settings;
-        let views = views::pairs(&self.images, pairs, view, *seed, epoch)?;
-        let rate = learning_rate(optimizer, step, self.steps);
-        let views = images_tensor(views, self.settings.image_shape(), &self.device);
+        let Settings { view, seed, optimizer, chunk, .. } = &self.settings;
+        let rate = learning_rate(optimizer, self.batch, step, self.steps);
+        let shape = self.settings.image_shape();
+        let views = |pairs: &[Pair]| {
+            let views = views::pairs(&self.images, pairs, view, *seed, epoch)?;
+            Ok(images_tensor(views, shape, &self.device))
+        };
         let before = model.snapshot();
         let learns = self.criterion.learns();
         let temperature = learns.then(|| self.criterion.temperature()).transpose()?;
         let bias = self.criterion.bias()?;
-        let loss = match self.criterion.loss(&model, views, pairs) {
-            Ok(loss) => loss,
-            Err(reason) => return Err(self.not_finite(step, rate, &reason, &before)),
+        let found = gradients(&model, &mut self.criterion, pairs, *chunk, &views);
+        let Found { loss, of_model, mut of_loss } = match found {
+            Err(reason @ Error::Embeddings(_)) => {
+                return Err(self.not_finite(step, rate, &reason, &before));
+            }
+            found => found?,
         };
+        // These weights gave a finite loss; the ones that follow from it may not.
+        self.good = Some(before);
+        let model = self.optimizer.step(rate, model, of_model);
+        self.criterion.step(rate, &mut of_loss, &model);
         self.folder.metric(&StepLine {
             step: step + 1,
             epoch: epoch + 1,
             loss: loss.value,
             learning_rate: rate,
+            gradient_norm: self.optimizer.gradient_norm(),
             temperature,
             bias,
         })?;
-        let mut gradients = loss.tensor.clone().backward();
-        let of_model = GradientsParams::from_module(&mut gradients, &model);
-        // These weights gave a finite loss; the ones that follow from it may not.
-        self.good = Some(before);
-        let model = self.optimizer.step(rate, model, of_model);
-        self.criterion.step(rate, &mut gradients, &model);
         Ok((model, loss))
     }
 
