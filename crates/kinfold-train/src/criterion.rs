@@ -9,6 +9,7 @@ use crate::encoder::{Model, numbers};
 use crate::loss::Named;
 use crate::optimizer::adamw;
 use crate::pairs::{Images, Pair, Pairs};
+use crate::run::State;
 use crate::settings::Settings;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -186,6 +187,36 @@ impl Criterion {
         if let Some(queue) = &mut self.queue {
             queue.step(model);
         }
+    }
+
+    /// What it carries from step to step.
+    pub(crate) fn state(&self, into: &mut State) -> Result<(), Error> {
+        if self.named.learned {
+            into.put_module("loss", &self.module);
+            into.put_optimizer("loss_optimizer", &self.optimizer, &self.module)?;
+        }
+        if let Some(queue) = &self.queue {
+            into.put_module("queue_model", &queue.model.snapshot());
+            let keys = queue.keys.iter().map(|keys| ("keys".to_owned(), keys.to_data()));
+            into.put_all("queue", keys.collect());
+            into.put_numbers("queue.classes", queue.classes.iter().copied().collect());
+        }
+        Ok(())
+    }
+
+    /// Takes back what it carried.
+    pub(crate) fn restore(&mut self, from: &mut State, device: &Device) -> Result<(), Error> {
+        if self.named.learned {
+            let module = from.take_module("loss", self.module.clone())?;
+            (self.optimizer, self.module) =
+                from.take_optimizer("loss_optimizer", self.optimizer.clone(), module)?;
+        }
+        if let Some(queue) = &mut self.queue {
+            queue.model = from.take_module("queue_model", queue.model.clone())?;
+            queue.classes = from.take_numbers("queue.classes")?.into();
+            queue.keys = from.take("queue.keys").ok().map(|keys| Tensor::from_data(keys, device));
+        }
+        Ok(())
     }
 
     /// The loss with what was learned so far.
