@@ -1,6 +1,6 @@
 //! The command line, and the settings that it asks for.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
 use kinfold_train::{Case, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,21 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+impl Arguments {
+    /// What the command line says; where it cannot be, the process says so and ends.
+    pub(crate) fn read() -> Self {
+        // A run goes on as it began: whatever else could be asked of it is refused.
+        let command = Self::command().mut_subcommand("train", |train| {
+            let all = train.get_arguments().map(|argument| argument.get_id().clone());
+            let others: Vec<_> = all.filter(|id| id != RESUME).collect();
+            train.mut_arg(RESUME, |resume| resume.conflicts_with_all(others))
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+const RESUME: &str = "resume";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -83,6 +98,10 @@ pub(crate) struct TrainArguments {
     /// The folder for the run; it must not exist [default: runs/<date>-<time>-<data>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on with a run that was stopped, to the same bits as if it never had been: from its last
+    /// checkpoint, or from the one given; its settings are the run's own
+    #[arg(long, value_name = "RUN")]
+    pub(crate) resume: Option<PathBuf>,
     /// What a pair is: two views of one image, two images of one sub-folder, or a row of a list
     /// [default: views, and of a list its rows]
     #[arg(long, value_enum)]

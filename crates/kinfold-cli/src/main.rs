@@ -10,14 +10,13 @@ use arguments::{
     Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, TrainArguments,
     ViewsArguments,
 };
-use clap::Parser;
-use kinfold_train::{Error, Format};
+use kinfold_train::{Error, Event, Format, run_folder};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
+    let done = match Arguments::read().command {
         Command::Train(arguments) => train(&arguments),
         Command::Embed(arguments) => embed(&arguments),
         Command::Views(arguments) => views(&arguments),
@@ -34,8 +33,6 @@ fn main() -> ExitCode {
 }
 
 fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
-    let settings = arguments.settings()?;
-    let out = arguments.out(&settings);
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     let handler = move || {
@@ -49,7 +46,18 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
         show::note(&format!("Ctrl-C will end this at once, without saving: {error}"));
     }
     let mut progress = show::Training::new();
-    let summary = kinfold_train::train(settings, &out, &stop, &mut |event| progress.show(&event));
+    let mut tell = |event: Event<'_>| progress.show(&event);
+    let (out, summary) = match &arguments.resume {
+        Some(path) => {
+            (run_folder(path).to_path_buf(), kinfold_train::resume(path, &stop, &mut tell))
+        }
+        None => {
+            let settings = arguments.settings()?;
+            let out = arguments.out(&settings);
+            let summary = kinfold_train::train(settings, &out, &stop, &mut tell);
+            (out, summary)
+        }
+    };
     progress.end();
     let summary = summary?;
     show::summary(&summary, &out);

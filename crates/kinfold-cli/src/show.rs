@@ -111,6 +111,10 @@ impl Training {
                     bar.set_length(*steps as u64);
                 }
             }
+            Event::Resumed { step, from: Some(checkpoint) } => {
+                line(&format!("goes on after step {step}, from {}", checkpoint.display()));
+            }
+            Event::Resumed { .. } => line("no checkpoint was written yet, so it begins again"),
             Event::Stepped(progress) => match &self.bar {
                 Some(bar) => {
                     bar.set_position(progress.step as u64);
@@ -172,6 +176,9 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
     line("");
     line(&format!("saved in {}", out.display()));
     line(&format!("  kinfold evaluate {0}\n  kinfold embed {0}", out.display()));
+    if summary.interrupted {
+        line(&format!("resume with: kinfold train --resume {}", out.display()));
+    }
 }
 
 /// What an evaluation was made on.

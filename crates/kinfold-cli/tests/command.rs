@@ -83,7 +83,14 @@ fn the_main_job_learns_digits() {
 
     assert_eq!(
         files(&run),
-        ["config.toml", "metrics.jsonl", "model.safetensors", "model.toml", "summary.json"]
+        [
+            "config.toml",
+            "events.out.tfevents.kinfold",
+            "metrics.jsonl",
+            "model.safetensors",
+            "model.toml",
+            "summary.json"
+        ]
     );
     let summary = json(&run.join("summary.json"));
     assert_eq!(summary["data"], "digits");
@@ -428,7 +435,10 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights() {
         ],
     );
     assert!(said.contains("not finite at step") && said.contains("learning rate"), "{said}");
-    assert_eq!(files(&out), ["checkpoints", "config.toml", "metrics.jsonl"]);
+    assert_eq!(
+        files(&out),
+        ["checkpoints", "config.toml", "events.out.tfevents.kinfold", "metrics.jsonl"]
+    );
     let weights = std::fs::read(out.join("checkpoints/last-good.safetensors")).unwrap();
     let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
     for (name, tensor) in weights.tensors() {
@@ -489,7 +499,10 @@ fn a_full_disk_leaves_nothing_half_written() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot write") && said.contains("model.safetensors"), "{said}");
-    assert_eq!(files(&out), ["config.toml", "metrics.jsonl", "model.toml"]);
+    assert_eq!(
+        files(&out),
+        ["config.toml", "events.out.tfevents.kinfold", "metrics.jsonl", "model.toml"]
+    );
     // No room for anything: no folder.
     let out = folder.path().join("none");
     let output = limited(0, &["train", "--data", data, "--out", out.to_str().unwrap()]);

@@ -9,6 +9,7 @@ use crate::encoder::{Model, numbers};
 use crate::loss::Named;
 use crate::optimizer::Optimizer;
 use crate::pairs::{Images, Pair, Pairs};
+use crate::run::State;
 use crate::settings::{OptimizerName, OptimizerSettings, Settings};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -222,6 +223,34 @@ impl Criterion {
         if let Some(queue) = &mut self.queue {
             queue.step(model);
         }
+    }
+
+    /// What it carries from step to step.
+    pub(crate) fn state(&self, into: &mut State) {
+        if self.named.learned {
+            into.put_module("loss", &self.module);
+            into.put_all("loss_optimizer", self.optimizer.state());
+        }
+        if let Some(queue) = &self.queue {
+            into.put_module("queue_model", &queue.model.snapshot());
+            let keys = queue.keys.iter().map(|keys| ("keys".to_owned(), keys.to_data()));
+            into.put_all("queue", keys.collect());
+            into.put_numbers("queue.classes", queue.classes.iter().copied().collect());
+        }
+    }
+
+    /// Takes back what it carried.
+    pub(crate) fn restore(&mut self, from: &mut State, device: &Device) -> Result<(), Error> {
+        if self.named.learned {
+            self.module = from.take_module("loss", self.module.clone())?;
+            self.optimizer.restore(from.take_all("loss_optimizer"))?;
+        }
+        if let Some(queue) = &mut self.queue {
+            queue.model = from.take_module("queue_model", queue.model.clone())?;
+            queue.classes = from.take_numbers("queue.classes")?.into();
+            queue.keys = from.take("queue.keys").ok().map(|keys| Tensor::from_data(keys, device));
+        }
+        Ok(())
     }
 
     /// The loss with what was learned so far.

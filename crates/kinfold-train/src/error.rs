@@ -34,6 +34,30 @@ pub enum Error {
         reason: String,
     },
 
+    /// Another process has the run folder.
+    #[error("{} is in use: another process trains in it", .0.display())]
+    RunInUse(PathBuf),
+
+    /// A run that cannot go on.
+    #[error("{} cannot be resumed: {reason}", run.display())]
+    CannotResume {
+        /// Its folder.
+        run: PathBuf,
+        /// Why.
+        reason: String,
+    },
+
+    /// A checkpoint that cannot be used.
+    #[error("the checkpoint {} cannot be used: {reason}; {help}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do instead.
+        help: String,
+    },
+
     /// The data cannot be used.
     #[error("{0}")]
     Data(String),
@@ -50,7 +74,7 @@ pub enum Error {
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// `read`, `write` or `create`.
+        /// `read`, `write`, `create`, `delete` or `lock`.
         action: &'static str,
         /// The file.
         path: PathBuf,

@@ -72,7 +72,6 @@ impl Optimizer {
     }
 
     /// All that the steps to come depend on, by name.
-    #[allow(dead_code, reason = "checkpoints take it")]
     pub(crate) fn state(&self) -> Vec<(String, TensorData)> {
         let mut state = vec![(STEPS.to_owned(), TensorData::new(vec![self.steps as i64], [1]))];
         for (path, kept) in &self.kept {
@@ -91,7 +90,6 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Data`], naming what is missing, has a wrong shape or belongs to no weight. Nothing is
     /// changed then.
-    #[allow(dead_code, reason = "checkpoints give it")]
     pub(crate) fn restore(&mut self, state: Vec<(String, TensorData)>) -> Result<(), Error> {
         let mut given: BTreeMap<String, TensorData> = state.into_iter().collect();
         let mut take = |name: &str, shape: &Shape| {

@@ -9,6 +9,7 @@ use crate::pairs::{PairSettings, Pairs};
 use crate::views::Recipe;
 use crate::{Error, pairs};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Every setting of a run.
@@ -47,6 +48,8 @@ pub struct Settings {
     pub loss: LossSettings,
     /// How weights are moved.
     pub optimizer: OptimizerSettings,
+    /// When a run is saved, to be resumed.
+    pub checkpoint: CheckpointSettings,
 }
 
 /// How images are read.
@@ -158,6 +161,17 @@ impl OptimizerSettings {
     }
 }
 
+/// When a checkpoint is written; one is written whenever a run is stopped by Ctrl-C, too. Nothing that
+/// a run learns depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointSettings {
+    /// After so many steps; 0 for not by steps.
+    pub every_steps: usize,
+    /// After so many minutes; 0 for not by time.
+    pub every_minutes: f64,
+}
+
 /// The name of the embedded data.
 pub const DIGITS: &str = "digits";
 
@@ -177,6 +191,7 @@ impl Default for Settings {
             encoder: EncoderSettings::default(),
             loss: LossSettings::default(),
             optimizer: OptimizerSettings::default(),
+            checkpoint: CheckpointSettings::default(),
         }
     }
 }
@@ -212,6 +227,12 @@ impl Default for OptimizerSettings {
             warmup: 10,
             clip: None,
         }
+    }
+}
+
+impl Default for CheckpointSettings {
+    fn default() -> Self {
+        Self { every_steps: 0, every_minutes: 5.0 }
     }
 }
 
@@ -289,8 +310,33 @@ impl Settings {
             ),
         )?;
         self.encoder.check(self.image_shape().0)?;
+        let minutes = self.checkpoint.every_minutes;
+        needs(
+            minutes >= 0.0 && minutes.is_finite(),
+            format!("every_minutes is {minutes}, but it must be a finite number of at least 0"),
+        )?;
         self.view.check().map_err(Error::Setting)?;
         Ok(())
+    }
+
+    /// The settings as `config.toml` has them.
+    pub(crate) fn to_toml(&self) -> Result<String, Error> {
+        toml::to_string(self)
+            .map_err(|e| Error::Setting(format!("settings cannot be written: {e}")))
+    }
+
+    /// The settings that a run depends on and that are not what they were before, by name; none
+    /// where there are none.
+    pub(crate) fn differ(&self, before: &Self) -> Option<String> {
+        let table = |settings: &Self| {
+            let mut settings = settings.clone();
+            (settings.checkpoint, settings.image.memory) = (CheckpointSettings::default(), None);
+            toml::Value::try_from(settings).ok()
+        };
+        let (now, before) = (table(self), table(before));
+        let mut differ = Vec::new();
+        differences("", now.as_ref(), before.as_ref(), &mut differ);
+        (!differ.is_empty()).then(|| differ.join(", "))
     }
 
     /// Whether the data is the embedded digits.
@@ -335,6 +381,29 @@ impl Settings {
         self.version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(self)
     }
+}
+
+/// Where two values, either of which may be missing, have other leaves.
+fn differences(
+    name: &str,
+    now: Option<&toml::Value>,
+    before: Option<&toml::Value>,
+    out: &mut Vec<String>,
+) {
+    if now == before {
+        return;
+    }
+    let tables = (now.and_then(|now| now.as_table()), before.and_then(|before| before.as_table()));
+    if let (Some(now), Some(before)) = tables {
+        let names: BTreeSet<&String> = now.keys().chain(before.keys()).collect();
+        for key in names {
+            let name = if name.is_empty() { key } else { &format!("{name}.{key}") };
+            differences(name, now.get(key), before.get(key), out);
+        }
+        return;
+    }
+    let shown = |value: Option<&toml::Value>| value.map_or("not set".into(), ToString::to_string);
+    out.push(format!("{name} was {} and is {}", shown(before), shown(now)));
 }
 
 /// A recipe, which is the affine one where none is named.

@@ -1,0 +1,81 @@
+//! The batches of a run, drawn one ahead: while the encoder works on a batch, a thread draws the views
+//! of the next.
+//!
+//! Comes in: images, pairs, and the place in the run to begin at. Goes out: batches in their order,
+//! the same to the last bit however fast they are drawn.
+
+use crate::pairs::{Images, Pair, Pairs};
+use crate::{Error, Settings, views};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+/// What a step is taken with.
+pub(super) struct Batch {
+    /// Counted from 0.
+    pub(super) epoch: usize,
+    /// Its place in the epoch, counted from 0.
+    pub(super) place: usize,
+    /// Whether it is the last of its epoch.
+    pub(super) last: bool,
+    pub(super) pairs: Vec<Pair>,
+    /// A view of each member of each pair, as [`views::pairs`] has them; none where a batch is encoded
+    /// in chunks, so that it need not fit into memory.
+    pub(super) views: Option<Vec<f32>>,
+}
+
+/// Ends when it is dropped, after the batch that is being drawn.
+pub(super) struct Loader(Receiver<Result<Batch, Error>>);
+
+impl Loader {
+    /// The batches after the first `place` of `epoch`.
+    pub(super) fn start(
+        settings: &Settings,
+        images: &Arc<Images>,
+        pairs: &Arc<Pairs>,
+        (epoch, place): (usize, usize),
+    ) -> Self {
+        // With no room in the channel, one batch is drawn and waits in the thread.
+        let (send, receive) = sync_channel(0);
+        let (settings, images, pairs) = (settings.clone(), images.clone(), pairs.clone());
+        thread::spawn(move || {
+            for batch in batches(&settings, &images, &pairs, (epoch, place)) {
+                let failed = batch.is_err();
+                // Nobody takes them any more, or the images cannot be read.
+                if send.send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Self(receive)
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.recv().ok()
+    }
+}
+
+fn batches(
+    settings: &Settings,
+    images: &Images,
+    pairs: &Pairs,
+    (first, place): (usize, usize),
+) -> impl Iterator<Item = Result<Batch, Error>> {
+    let Settings { batch, seed, epochs, view, chunk, .. } = settings;
+    let batch = batch.unwrap_or(pairs.largest_batch());
+    let whole = chunk.is_none_or(|chunk| chunk >= batch);
+    (first..*epochs).flat_map(move |epoch| {
+        let batches = pairs.batches(batch, *seed, epoch);
+        let n = batches.len();
+        let done = if epoch == first { place } else { 0 };
+        batches.into_iter().enumerate().skip(done).map(move |(place, pairs)| {
+            let views = whole.then(|| views::pairs(images, &pairs, view, *seed, epoch));
+            let views = views.transpose()?;
+            Ok(Batch { epoch, place, last: place + 1 == n, pairs, views })
+        })
+    })
+}

@@ -1,0 +1,378 @@
+//! The training loop.
+//!
+//! Comes in: settings and a folder for the run, or the folder of a run to go on with; a flag that asks
+//! it to stop, and somebody to tell. Goes out: a run folder and its summary. It never prints and reads
+//! no clock but to tell how fast it is and when to save; the same settings give the same weights, bit
+//! for bit, in one sitting or in many.
+
+mod event;
+mod loader;
+mod standing;
+
+pub use event::{Event, Progress};
+
+use crate::criterion::{Criterion, Loss};
+use crate::encoder::{Model, images_tensor};
+use crate::evaluation::Evaluation;
+use crate::gradients::{Found, gradients};
+use crate::optimizer::{Optimizer, learning_rate};
+use crate::pairs::{Images, Pair, Pairs, Split};
+use crate::run::{
+    Checkpoint, Fingerprint, Header, RunFolder, SavedModel, State, Summary, peak_memory_bytes,
+    run_folder,
+};
+use crate::settings::CheckpointSettings;
+use crate::{Error, Settings, views};
+use burn::tensor::Device;
+use loader::{Batch, Loader};
+use serde::Serialize;
+use standing::Standing;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// A line of the metrics.
+#[derive(Serialize)]
+struct StepLine {
+    step: usize,
+    epoch: usize,
+    loss: f64,
+    learning_rate: f64,
+    /// The norm of all of the model's gradients together, before clipping.
+    gradient_norm: f64,
+    /// The temperature and the bias that the loss was computed with, where they are learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bias: Option<f64>,
+}
+
+/// The last line of the metrics.
+#[derive(Serialize)]
+struct EvaluationLine {
+    step: usize,
+    evaluation: Evaluation,
+}
+
+/// Trains an encoder as `settings` say, into the new folder `out`.
+///
+/// When `stop` becomes true the step that is under way is finished, and what there is is evaluated
+/// and saved.
+///
+/// # Errors
+/// When settings, data or folder cannot be used, when a file cannot be written, or when the loss is
+/// not finite any more; the last keeps the last good weights.
+pub fn train(
+    settings: Settings,
+    out: &Path,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, Error> {
+    settings.check()?;
+    if out.exists() {
+        return Err(Error::RunExists(out.to_path_buf()));
+    }
+    let images = Images::load(&settings)?;
+    let split = Split::new(&images, settings.hold_out);
+    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+    let settings = settings.decided(&pairs)?;
+    let folder = RunFolder::create(out, &settings)?;
+    let (training, model) = Training::new(settings, images, split, pairs, folder)?;
+    training.run(model, stop, tell)
+}
+
+/// Goes on with a run that was stopped, from its last checkpoint or, where `path` is a checkpoint in
+/// its folder, from that; in the end it is the run that was never stopped, bit for bit.
+///
+/// # Errors
+/// As [`train`]; and when the run is finished or in use, when its checkpoint is damaged or of another
+/// run, or when the data is not what it was.
+pub fn resume(
+    path: &Path,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, Error> {
+    let run = run_folder(path);
+    let (folder, settings) = RunFolder::open(run)?;
+    settings.check()?;
+    let found = folder.checkpoint((run != path).then_some(path), &settings)?;
+    let images = Images::load(&settings)?;
+    let split = Split::new(&images, settings.hold_out);
+    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+    if let Some((_, checkpoint)) = &found {
+        let now = Fingerprint::new(&images, &pairs);
+        if let Some(reason) = now.differs(&checkpoint.header.data) {
+            return Err(Error::CannotResume { run: run.to_path_buf(), reason });
+        }
+    }
+    let settings = settings.decided(&pairs)?;
+    let mut begin = settings.clone();
+    if found.is_some() {
+        // Every weight comes from the checkpoint; what training began with may be gone by now.
+        begin.encoder.init = None;
+    }
+    let (mut training, model) = Training::new(begin, images, split, pairs, folder)?;
+    training.settings = settings;
+    let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.header.step);
+    let from = found.as_ref().map(|(path, _)| path.clone());
+    let model = training.go_on(model, found)?;
+    tell(Event::Resumed { step, from: from.as_deref() });
+    training.run(model, stop, tell)
+}
+
+struct Training {
+    settings: Settings,
+    images: Arc<Images>,
+    split: Split,
+    pairs: Arc<Pairs>,
+    folder: RunFolder,
+    criterion: Criterion,
+    batch: usize,
+    steps: usize,
+    device: Device,
+    optimizer: Optimizer,
+    standing: Standing,
+    /// The model before training.
+    random: Model,
+    /// The last weights whose loss was finite.
+    good: Option<Model>,
+}
+
+impl Training {
+    /// A run before its first step, and its model.
+    fn new(
+        settings: Settings,
+        images: Images,
+        split: Split,
+        pairs: Pairs,
+        folder: RunFolder,
+    ) -> Result<(Self, Model), Error> {
+        let batch = settings.batch.unwrap_or(pairs.largest_batch());
+        let steps = settings.epochs * (pairs.len() / batch);
+        let device = Device::flex().autodiff();
+        let criterion = Criterion::new(&settings, &images, &pairs, &device)?;
+        let Settings { encoder, seed, .. } = &settings;
+        let shape = settings.image_shape();
+        let random = Model::random(encoder, shape, *seed, &device).snapshot();
+        let model = Model::initial(encoder, shape, *seed, &device)?;
+        let optimizer = Optimizer::new(&settings.optimizer, &model);
+        let training = Self {
+            random,
+            settings,
+            images: Arc::new(images),
+            split,
+            pairs: Arc::new(pairs),
+            folder,
+            criterion,
+            batch,
+            steps,
+            device,
+            optimizer,
+            standing: Standing::default(),
+            good: None,
+        };
+        Ok((training, model))
+    }
+
+    /// Everything as it was when a checkpoint was written, or else as it is before the first step.
+    fn go_on(
+        &mut self,
+        model: Model,
+        found: Option<(PathBuf, Checkpoint)>,
+    ) -> Result<Model, Error> {
+        let Some((path, Checkpoint { header, state })) = found else {
+            self.folder.rewind(None)?;
+            return Ok(model);
+        };
+        let model = self
+            .restore(model, &header, state)
+            .map_err(|e| Error::CannotResume { run: path, reason: e.to_string() })?;
+        self.folder.rewind(Some(&header))?;
+        Ok(model)
+    }
+
+    fn restore(&mut self, model: Model, header: &Header, mut state: State) -> Result<Model, Error> {
+        let model = state.take_module("model", model)?;
+        self.optimizer.restore(state.take_all("optimizer"))?;
+        self.criterion.restore(&mut state, &self.device)?;
+        self.standing = Standing::restore(header, &mut state)?;
+        Ok(model)
+    }
+
+    /// Writes a checkpoint.
+    fn save(&mut self, model: &Model, seconds: f64) -> Result<(), Error> {
+        let data = Fingerprint::new(&self.images, &self.pairs);
+        let mut header = Header::new(&self.settings, data)?;
+        let mut state = State::default();
+        // Unlike the model, a snapshot has batch norm's statistics of the last step, too.
+        state.put_module("model", &model.snapshot());
+        state.put_all("optimizer", self.optimizer.state());
+        self.criterion.state(&mut state);
+        self.standing.save(seconds, &mut header, &mut state);
+        self.folder.save(header, state)
+    }
+
+    fn run(
+        mut self,
+        mut model: Model,
+        stop: &AtomicBool,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Summary, Error> {
+        let Self { settings, images, split, pairs, .. } = &self;
+        tell(Event::Started { settings, images, split, pairs, steps: self.steps });
+        let place = (self.standing.epoch, self.standing.done);
+        let loader = Loader::start(&self.settings, &self.images, &self.pairs, place);
+        let (start, mut saved) = (Instant::now(), Instant::now());
+        for batch in loader {
+            // At least one step is taken, so that there is something to save.
+            if self.standing.step > 0 && stop.load(Ordering::Relaxed) {
+                break;
+            }
+            model = self.step(model, batch?, start, tell)?;
+            if self.is_due(saved) {
+                self.save(&model, self.seconds(start))?;
+                saved = Instant::now();
+            }
+        }
+        let seconds = self.seconds(start);
+        if self.standing.step < self.steps {
+            self.save(&model, seconds)?;
+        }
+        tell(Event::Evaluating);
+        self.finish(&model, seconds)
+    }
+
+    /// Seconds of training, in all sittings.
+    fn seconds(&self, start: Instant) -> f64 {
+        self.standing.earlier + start.elapsed().as_secs_f64()
+    }
+
+    /// Whether it is time for a checkpoint; after the last step it is not any more.
+    fn is_due(&self, saved: Instant) -> bool {
+        let CheckpointSettings { every_steps, every_minutes } = self.settings.checkpoint;
+        let step = self.standing.step;
+        let by_steps = every_steps > 0 && step.is_multiple_of(every_steps);
+        let by_time = every_minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * every_minutes;
+        step < self.steps && (by_steps || by_time)
+    }
+
+    /// Measures what was learned, and writes it and the model.
+    fn finish(mut self, model: &Model, seconds: f64) -> Result<Summary, Error> {
+        // From here on there are weights that took time to make.
+        self.folder.keep();
+        SavedModel::new(&self.settings).save(model, &self.folder)?;
+        let plain = self.device.clone().inner();
+        let evaluation = Evaluation::new(&self.images, &self.split, &self.random, model, &plain)?;
+        let Standing { step, epoch, floor, ceiling, .. } = self.standing;
+        if let Some(evaluation) = evaluation {
+            self.folder.metric(step, &EvaluationLine { step, evaluation })?;
+        }
+        let summary = Summary {
+            data: self.settings.data.clone(),
+            pairs: self.pairs.len(),
+            epochs: epoch + 1,
+            steps: step,
+            interrupted: step < self.steps,
+            seconds,
+            pairs_per_second: (step * self.batch) as f64 / seconds,
+            temperature: self.criterion.temperature()?,
+            bias: self.criterion.bias()?,
+            loss: self.standing.loss(),
+            loss_floor: floor,
+            loss_ceiling: ceiling,
+            peak_memory_bytes: peak_memory_bytes(),
+            evaluation,
+        };
+        self.folder.write_summary(&summary)?;
+        Ok(summary)
+    }
+
+    /// A step, and what is told of it.
+    fn step(
+        &mut self,
+        model: Model,
+        mut batch: Batch,
+        start: Instant,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Model, Error> {
+        let (model, loss) = self.learn(model, &mut batch)?;
+        self.standing.stepped(&batch, &loss);
+        let Standing { step, epoch, .. } = self.standing;
+        let seconds = self.seconds(start);
+        let pairs_per_second = (step * self.batch) as f64 / seconds;
+        let mut scalars = vec![("pairs_per_second".to_owned(), pairs_per_second)];
+        scalars.extend(loss.floor.map(|floor| ("loss_floor".to_owned(), floor)));
+        self.folder.scalars(step, &scalars)?;
+        tell(Event::Stepped(Progress {
+            step,
+            steps: self.steps,
+            epoch: epoch + 1,
+            epoch_ended: batch.last,
+            loss: loss.value,
+            floor: loss.floor,
+            ceiling: loss.ceiling,
+            pairs_per_second,
+            seconds_left: seconds / step as f64 * (self.steps - step) as f64,
+        }));
+        Ok(model)
+    }
+
+    /// One step: views, encoder, loss, gradient, weights.
+    fn learn(&mut self, model: Model, batch: &mut Batch) -> Result<(Model, Loss), Error> {
+        let (step, epoch) = (self.standing.step, batch.epoch);
+        let Settings { view, seed, optimizer, chunk, .. } = &self.settings;
+        let rate = learning_rate(optimizer, self.batch, step, self.steps);
+        let shape = self.settings.image_shape();
+        let ahead = Cell::new(batch.views.take());
+        let views = |pairs: &[Pair]| {
+            let views = match ahead.take() {
+                Some(views) => views,
+                None => views::pairs(&self.images, pairs, view, *seed, epoch)?,
+            };
+            Ok(images_tensor(views, shape, &self.device))
+        };
+        let before = model.snapshot();
+        let learns = self.criterion.learns();
+        let temperature = learns.then(|| self.criterion.temperature()).transpose()?;
+        let bias = self.criterion.bias()?;
+        let found = gradients(&model, &mut self.criterion, &batch.pairs, *chunk, &views);
+        let Found { loss, of_model, mut of_loss } = match found {
+            Err(reason @ Error::Embeddings(_)) => {
+                return Err(self.not_finite(step, rate, &reason, &before));
+            }
+            found => found?,
+        };
+        // These weights gave a finite loss; the ones that follow from it may not.
+        self.good = Some(before);
+        let model = self.optimizer.step(rate, model, of_model);
+        self.criterion.step(rate, &mut of_loss, &model);
+        let line = StepLine {
+            step: step + 1,
+            epoch: epoch + 1,
+            loss: loss.value,
+            learning_rate: rate,
+            gradient_norm: self.optimizer.gradient_norm(),
+            temperature,
+            bias,
+        };
+        self.folder.metric(step + 1, &line)?;
+        Ok((model, loss))
+    }
+
+    /// Keeps the last weights whose loss was finite, and says so.
+    fn not_finite(&mut self, step: usize, rate: f64, reason: &Error, model: &Model) -> Error {
+        let good = self.good.take();
+        let weights = good.as_ref().unwrap_or(model).to_bytes();
+        match weights.and_then(|weights| self.folder.write_last_good(&weights)) {
+            Ok(kept) => Error::NotFinite {
+                step: step + 1,
+                reason: reason.to_string(),
+                learning_rate: rate,
+                kept,
+            },
+            Err(error) => error,
+        }
+    }
+}
