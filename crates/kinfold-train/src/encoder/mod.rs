@@ -27,10 +27,14 @@ use mlp::Mlp;
 use projector::Projector;
 use resnet::ResNet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use vit::Vit;
 
 /// Images that are encoded at a time outside training.
 const CHUNK: usize = 256;
+
+/// Held while weights are drawn.
+static DRAWING: Mutex<()> = Mutex::new(());
 
 /// An encoder and its projector.
 #[derive(Module, Debug)]
@@ -80,6 +84,8 @@ impl Model {
         seed: u64,
         device: &Device,
     ) -> Self {
+        // The generator is one for the whole process: nobody else may draw in between.
+        let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
         let model = Self {
             encoder: Encoder::new(settings, shape, device),

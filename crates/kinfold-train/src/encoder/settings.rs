@@ -157,13 +157,13 @@ impl EncoderSettings {
             return Some(format!("{setting} is 0, but it must be at least 1"));
         }
         let (patch, width, heads) = (self.patch(size), self.width(), self.heads());
-        if name == EncoderName::Vit && size % patch != 0 {
+        if name == EncoderName::Vit && !size.is_multiple_of(patch) {
             return Some(format!(
                 "image size is {size}, but it must be a multiple of the vit's patch of {patch} \
                  pixels"
             ));
         }
-        (width % heads != 0).then(|| {
+        (!width.is_multiple_of(heads)).then(|| {
             format!("width is {width}, but it must be a multiple of the vit's {heads} heads")
         })
     }

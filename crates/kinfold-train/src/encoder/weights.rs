@@ -30,10 +30,10 @@ const PROJECTOR: &str = "projector.";
 const COUNT: &str = "num_batches_tracked";
 
 /// By name; read when they are used.
-type Weights = BTreeMap<String, Weight>;
+pub(super) type Weights = BTreeMap<String, Weight>;
 
 /// A model's weights as they are written.
-fn weights_of(model: &Model) -> Weights {
+pub(super) fn weights_of(model: &Model) -> Weights {
     let weights = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     // Burn keeps a training flag beside batch norm's weights; it is no weight.
     let weights = weights.into_iter().filter(|weight| !weight.name.ends_with(".training"));
@@ -119,7 +119,7 @@ fn of_pytorch(file: &Path) -> Result<Held, Error> {
 }
 
 /// The model with exactly these weights. Errors leave `prefix` out of names.
-fn place(mut model: Model, mut weights: Weights, prefix: &str) -> Result<Model, String> {
+pub(super) fn place(mut model: Model, mut weights: Weights, prefix: &str) -> Result<Model, String> {
     weights.retain(|name, _| !name.ends_with(COUNT));
     let own = weights_of(&model);
     let shown = |name: &String| name.strip_prefix(prefix).unwrap_or(name).to_owned();
@@ -138,11 +138,17 @@ fn place(mut model: Model, mut weights: Weights, prefix: &str) -> Result<Model, 
         return Err(format!("there is no place for the weight {}", shown(name)));
     }
     let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(DType::F32));
-    let weights = weights.into_values().collect();
+    // Weights are found by the names that they carry themselves.
+    let renamed = |(name, mut weight): (String, Weight)| {
+        weight.name = name;
+        weight
+    };
+    let weights = weights.into_iter().map(renamed).collect();
     let result = model.apply(weights, None, Some(Box::new(adapter)), true);
-    match result.errors.first() {
-        Some(error) => Err(error.to_string()),
-        None => Ok(model),
+    match (result.errors.first(), result.unused.first()) {
+        (Some(error), _) => Err(error.to_string()),
+        (_, Some(name)) => Err(format!("the weight {name} was not taken")),
+        _ => Ok(model),
     }
 }
 
