@@ -107,7 +107,13 @@ pub enum Error {
 impl Error {
     /// Whether the caller asked for something that cannot be, rather than something that failed.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Setting(_) | Self::SettingsFile { .. } | Self::RunExists(_))
+        matches!(
+            self,
+            Self::Setting(_)
+                | Self::SettingsFile { .. }
+                | Self::RunExists(_)
+                | Self::CannotResume { .. }
+        )
     }
 
     pub(crate) fn data_file(path: &Path, reason: impl Into<String>) -> Self {
