@@ -117,7 +117,7 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// The most pairs that are encoded at a time: a batch of any size in the memory of a chunk, for
-    /// half as much time again. Batch norm sees one chunk at a time [default: the whole batch]
+    /// about a third more time. Batch norm sees one chunk at a time [default: the whole batch]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
     /// What turns a view into an embedding [default: convnet]; its settings are in --config's

@@ -182,6 +182,37 @@ fn every_loss_trains() {
 }
 
 #[test]
+fn every_optimizer_trains_in_chunks_and_repeats_to_the_same_bits() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let rates = [("adamw", 2e-3), ("sgd", 0.06 * 8.0 / 256.0), ("lars", 0.3 * 8.0 / 256.0)];
+    for (name, rate) in rates {
+        let flags = ["--optimizer", name, "--chunk", "3", "--clip", "0.5", "--warmup", "2"];
+        let run = small_run(&photos, &folder, name, &flags);
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let steps: Vec<Value> =
+            metrics.lines().take(4).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(steps.iter().all(|step| step["gradient_norm"].as_f64().unwrap() > 0.0), "{name}");
+        let first = steps[0]["learning_rate"].as_f64().unwrap();
+        assert!((first - rate / 2.0).abs() < 1e-9, "{name}: {first}");
+
+        let written = run.join("config.toml");
+        let again = folder.path().join(format!("{name}-again"));
+        let from = ["--config", written.to_str().unwrap(), "--out", again.to_str().unwrap()];
+        succeeds(&[&["train"], &from[..]].concat());
+        for file in ["config.toml", "metrics.jsonl", "model.safetensors"] {
+            let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
+            assert!(read(&run) == read(&again), "{name}: {file} differs");
+        }
+    }
+    // Another optimizer brings its own learning rate.
+    let (run, written) = (folder.path().join("flag"), folder.path().join("lars/config.toml"));
+    let from = ["train", "--config", written.to_str().unwrap(), "--out", run.to_str().unwrap()];
+    succeeds(&[&from[..], &["--optimizer", "adamw"]].concat());
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("learning_rate = 0.002"), "{config}");
+}
+
+#[test]
 fn a_loss_with_all_its_settings_repeats_to_the_same_bits() {
     let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
     let config = folder.path().join("settings.toml");
@@ -340,6 +371,10 @@ fn usage_that_cannot_be_is_refused_with_code_2() {
     assert!(said.contains("batch is 20 pairs, but") && said.contains("--batch 19"), "{said}");
     assert!(train(&["--epochs", "0"]).contains("epochs is 0"));
     assert!(train(&["--learning-rate", "-1"]).contains("learning_rate is -1"));
+    assert!(train(&["--clip", "0"]).contains("clip is 0"));
+    assert!(train(&["--weight-decay", "-1"]).contains("weight_decay is -1"));
+    assert!(train(&["--chunk", "1"]).contains("chunk is 1 pairs, but at least 2"));
+    assert!(train(&["--optimizer", "adam"]).contains("adamw, sgd, lars"));
 
     let config = folder.path().join("run.toml");
     for (wrong, named) in

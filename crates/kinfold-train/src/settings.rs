@@ -32,7 +32,7 @@ pub struct Settings {
     /// batch can hold.
     pub batch: Option<usize>,
     /// The most pairs that are encoded at a time; by default the whole batch. In chunks, a batch of
-    /// any size needs the memory of one, and encoding takes half as long again. The gradient is the
+    /// any size needs the memory of one, and a step takes about a third longer. The gradient is the
     /// whole batch's, but for batch norm, which sees one chunk at a time.
     pub chunk: Option<usize>,
     /// What a pair is.
@@ -129,7 +129,6 @@ pub struct OptimizerSettings {
     /// Steps of warm-up.
     pub warmup: usize,
     /// The most that the norm of all gradients together may be; longer ones are scaled down to it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
 }
 
