@@ -82,6 +82,14 @@ pub(super) fn step(
     (tensor(weight), kept.into_iter().map(tensor).collect())
 }
 
+/// What belongs to the same few weights.
+struct Block<'a> {
+    weight: &'a mut [f32],
+    old: Option<&'a [f32]>,
+    gradient: &'a [f32],
+    kept: Vec<&'a mut [f32]>,
+}
+
 /// Lets `move_on` do every block. Where there are old weights, the new ones begin as they are.
 fn run(
     weight: &mut [f32],
@@ -97,15 +105,10 @@ fn run(
         .zip(gradient.chunks(BLOCK))
         .map(|(weight, gradient)| {
             let kept: Vec<&mut [f32]> = kept.iter_mut().filter_map(Iterator::next).collect();
-            (weight, old.as_mut().and_then(Iterator::next), gradient, kept)
+            Block { weight, old: old.as_mut().and_then(Iterator::next), gradient, kept }
         })
         .collect();
-    let block = |(weight, old, gradient, mut kept): (
-        &mut [f32],
-        Option<&[f32]>,
-        &[f32],
-        Vec<&mut [f32]>,
-    )| {
+    let block = |Block { weight, old, gradient, mut kept }: Block<'_>| {
         if let Some(old) = old {
             weight.copy_from_slice(old);
         }

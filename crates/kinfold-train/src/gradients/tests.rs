@@ -107,10 +107,10 @@ impl Digits {
     fn new(loss: &str) -> Result<Self, Error> {
         let device = Device::flex().autodiff();
         let mut settings = Settings::default();
-        settings.encoder.widths = vec![8, 16];
+        settings.encoder.widths = Some(vec![8, 16]);
         settings.loss.name = loss.to_owned();
         let images = Images::load(&settings)?;
-        let split = Split::new(&images);
+        let split = Split::new(&images, 0.2);
         let pairs = Pairs::new(&images, &split, &settings.pairs)?;
         let pairs = pairs.batches(24, 0, 0)[0].to_vec();
         let model = Model::random(&settings.encoder, (8, 1), 0, &device);
@@ -204,7 +204,7 @@ fn running_statistics_move_once_for_each_chunk() -> Result<(), Error> {
 
 #[test]
 fn parts_are_few_and_even() {
-    let pair = Pair { a: 0, b: 0, quarters: 0, group: 0, key: 0 };
+    let pair = Pair { a: 0, b: 0, pose: 0, group: 0, key: 0 };
     let sizes = |n: usize, chunk| -> Vec<usize> {
         parts(&vec![pair; n], chunk).iter().map(|part| part.len()).collect()
     };
