@@ -722,3 +722,61 @@ fn one_shot_classification_is_measured_within_folders() {
     assert!(fails(2, &["evaluate", run, "--one-shot", data, "--ways", "1"]).contains("ways is 1"));
     assert!(fails(2, &["evaluate", run, "--runs", "1"]).contains("--one-shot"));
 }
+
+#[test]
+fn every_encoder_trains_and_is_rebuilt() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    for (name, settings, dim) in [
+        ("convnet", "widths = [4, 8]\nkernels = [5, 3]\nstrides = [2, 2]\nembedding = 7", 7),
+        ("mlp", "widths = [8]\nprojector = \"mlp\"\nprojection = 5", 128),
+        ("resnet18", "", 512),
+        ("vit", "width = 8\ndepth = 1\nheads = 2", 8),
+    ] {
+        let config = folder.path().join("config.toml");
+        std::fs::write(&config, format!("[encoder]\nname = \"{name}\"\n{settings}\n")).unwrap();
+        let flags = ["--config", config.to_str().unwrap(), "--encoder", name];
+        let run = small_run(&photos, &folder, name, &flags);
+        let path = run.to_str().unwrap();
+        let again: Value = serde_json::from_str(&succeeds(&["evaluate", path, "--json"])).unwrap();
+        assert_eq!(again, json(&run.join("summary.json"))["evaluation"], "{name}");
+        let out = folder.path().join("out.npy");
+        succeeds(&["embed", path, "--out", out.to_str().unwrap()]);
+        let vectors: ndarray::Array2<f32> = ndarray_npy::read_npy(&out).unwrap();
+        assert_eq!(vectors.dim(), (24, dim), "{name}");
+
+        // As a beginning, it needs no file once it is saved.
+        let moved = folder.path().join("moved");
+        std::fs::rename(&run, &moved).unwrap();
+        let more = format!("{name}-more");
+        let begun = ["--init", moved.to_str().unwrap()];
+        let begun = small_run(&photos, &folder, &more, &[&flags[..], &begun].concat());
+        let config = std::fs::read_to_string(begun.join("config.toml")).unwrap();
+        let model = std::fs::read_to_string(begun.join("model.toml")).unwrap();
+        assert!(config.contains("init = ") && !model.contains("init"), "{config}{model}");
+        std::fs::remove_dir_all(&moved).unwrap();
+        let again: Value =
+            serde_json::from_str(&succeeds(&["evaluate", begun.to_str().unwrap(), "--json"]))
+                .unwrap();
+        assert_eq!(again, json(&begun.join("summary.json"))["evaluation"], "{name}");
+    }
+}
+
+#[test]
+fn an_encoder_that_cannot_be_is_refused() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let (data, out) = (photos.path().to_str().unwrap(), folder.path().join("run"));
+    let train = ["train", "--data", data, "--out", out.to_str().unwrap()];
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "[encoder]\nname = \"resnet18\"\nwidths = [4]\n").unwrap();
+    let configured = ["--config", config.to_str().unwrap()];
+    let said = fails(2, &[&train[..], &configured].concat());
+    assert!(said.contains("widths is a setting of convnet, mlp"), "{said}");
+    let said = fails(2, &[&train[..], &["--encoder", "resnet34"]].concat());
+    assert!(said.contains("resnet18"), "{said}");
+    let said = fails(1, &[&train[..], &["--init", "nothing.pth"]].concat());
+    assert!(said.contains("nothing.pth"), "{said}");
+    // Another encoder than the file's has its own defaults.
+    let flags = [&configured[..], &["--encoder", "mlp"]].concat();
+    small_run(&photos, &folder, "mlp", &flags);
+    assert!(!out.exists());
+}

@@ -20,7 +20,7 @@ pub(crate) use weights::WEIGHTS;
 
 use crate::Error;
 use crate::pairs::Images;
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use convnet::ConvNet;
 use mlp::Mlp;
@@ -91,8 +91,10 @@ impl Model {
             encoder: Encoder::new(settings, shape, device),
             projector: Projector::new(settings, device),
         };
-        // Burn draws weights when they are first used; draw them now, while the seed is fresh.
-        model.materialize()
+        // Burn draws weights when they are first used; use them now, while the seed is fresh, and in
+        // one order.
+        model.visit(&mut Draw);
+        model
     }
 
     /// What training begins with: a random model, with the weights of `init` where that is given.
@@ -145,6 +147,15 @@ impl Model {
     /// The model with the weights of a safetensors file that such a model was written to.
     pub(crate) fn with_weights(self, file: &Path) -> Result<Self, Error> {
         weights::load(self, file)
+    }
+}
+
+/// Uses every weight once.
+struct Draw;
+
+impl ModuleVisitor for Draw {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        param.val();
     }
 }
 

@@ -188,7 +188,14 @@ fn settings_that_cannot_be_are_refused_by_name() {
 fn weights_follow_from_the_seed() -> Result<(), Error> {
     let device = Device::flex();
     for settings in small() {
-        let bytes = |seed| Model::random(&settings, (8, 1), seed, &device).to_bytes();
+        // In whatever order they are used first: another model is begun, and the last layers go first.
+        let bytes = |seed| {
+            let model = Model::random(&settings, (8, 1), seed, &device);
+            let _other = Model::random(&settings, (8, 1), seed + 9, &device).to_bytes()?;
+            let x = Tensor::ones([2, settings.embedding()], &device);
+            let _last = model.projector.as_ref().map(|projector| projector.forward(x));
+            model.to_bytes()
+        };
         assert!(bytes(3)? == bytes(3)?, "{settings:?}");
         assert!(bytes(3)? != bytes(4)?, "{settings:?}");
     }
