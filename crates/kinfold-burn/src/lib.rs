@@ -26,6 +26,7 @@ mod batch;
 mod config;
 mod fused;
 mod info_nce;
+pub mod ops;
 pub mod step;
 mod strips;
 

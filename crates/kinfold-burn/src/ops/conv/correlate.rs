@@ -1,0 +1,236 @@
+//! Correlation of framed images with packed weights: the output of a convolution, and the gradient
+//! of its input. Every thread takes some images at a time, copies them into a frame of zeros in
+//! its own cache and goes through them block of columns by block of columns.
+#![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
+
+use super::geometry::Pass;
+use super::kernel::{self, Correlate, MOST_HEIGHT};
+use crate::ops::buffer::{Buffer, scratch};
+use crate::ops::images::{Frame, Images};
+use crate::ops::vector::{self, Kernel, Vector};
+use rayon::prelude::*;
+
+/// Numbers of a block of weights that stay in the first cache while pixels go by.
+const CACHED: usize = 8192;
+
+/// Weights as they lie in memory, `[filters, channels, taps]` or the other way round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'a> {
+    pub(crate) numbers: &'a [f32],
+    /// Of what is summed over.
+    pub(crate) channels: usize,
+    pub(crate) of_channel: usize,
+    /// Of what comes out.
+    pub(crate) columns: usize,
+    pub(crate) of_column: usize,
+    /// Columns of the kernel.
+    pub(crate) kernel_columns: usize,
+}
+
+/// Blocks of columns that kernels go through: their first column and their vectors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    pub(crate) first: usize,
+    pub(crate) columns: usize,
+    pub(crate) vectors: usize,
+    pub(crate) width: usize,
+}
+
+/// The blocks of so many columns, as even as they can be.
+pub(crate) fn blocks(columns: usize) -> Vec<Block> {
+    let shape = vector::shape();
+    let most = kernel::most_vectors(shape.registers);
+    let vectors = columns.div_ceil(shape.lanes);
+    let count = vectors.div_ceil(most);
+    let mut first = 0;
+    (0..count)
+        .map(|i| {
+            let vectors = vectors / count + usize::from(i < vectors % count);
+            let width = vectors * shape.lanes;
+            let block = Block { first, columns: width.min(columns - first), vectors, width };
+            first += width;
+            block
+        })
+        .collect()
+}
+
+/// The weights of a pass: for each block `[taps, channels, width]`.
+fn pack(weights: &Weights, pass: &Pass, blocks: &[Block]) -> Vec<Buffer> {
+    let [rows, columns] = pass.taps;
+    let taps: Vec<usize> = (0..rows * columns)
+        .map(|t| pass.tap(t / columns, t % columns, weights.kernel_columns))
+        .collect();
+    blocks
+        .par_iter()
+        .map(|block| {
+            let mut packed = Buffer::zeros(taps.len() * weights.channels * block.width);
+            // So few columns at a time that their lines stay in the first cache.
+            for some in (0..block.columns).step_by(16) {
+                let some = some..block.columns.min(some + 16);
+                for channel in 0..weights.channels {
+                    let from = &weights.numbers[channel * weights.of_channel..];
+                    for (t, &tap) in taps.iter().enumerate() {
+                        let to = &mut packed[(t * weights.channels + channel) * block.width..];
+                        for column in some.clone() {
+                            to[column] = from[(block.first + column) * weights.of_column + tap];
+                        }
+                    }
+                }
+            }
+            packed
+        })
+        .collect()
+}
+
+/// A pass with what it reads and writes.
+struct Ready {
+    pass: Pass,
+    places: Vec<(usize, usize)>,
+    weights: Vec<Buffer>,
+}
+
+/// Correlates `images`, `together` at a time, with the weights of each pass, and writes the output
+/// `[n, rows, columns, weights' columns]`. What no pass goes to stays as it is.
+pub(crate) fn correlate(
+    images: &Images,
+    frame: &Frame,
+    passes: Vec<Pass>,
+    weights: &Weights,
+    bias: Option<&[f32]>,
+    together: usize,
+    (out, out_size): (&mut [f32], [usize; 2]),
+) {
+    let [count, channels, ..] = images.shape;
+    let columns = weights.columns;
+    let blocks = blocks(columns);
+    let ready: Vec<Ready> = passes
+        .into_iter()
+        .map(|pass| Ready {
+            places: pass.places(together, frame, channels, out_size, columns),
+            weights: pack(weights, &pass, &blocks),
+            pass,
+        })
+        .collect();
+    let widths = blocks.iter().map(|block| block.width).sum();
+    let mut start = Buffer::zeros(widths);
+    if let Some(bias) = bias {
+        start[..columns].copy_from_slice(bias);
+    }
+    let framed = frame.size[0] * frame.size[1] * channels;
+    let per_image = out_size[0] * out_size[1] * columns;
+    if per_image == 0 || count == 0 {
+        return;
+    }
+    out.par_chunks_mut(together * per_image).enumerate().for_each(|(i, out)| {
+        let first = i * together;
+        let some = first..count.min(first + together);
+        scratch(some.len() * framed, |image| {
+            images.copy(some.clone(), 0..channels, frame, channels, image);
+            for ready in &ready {
+                let pixels = some.len() * ready.pass.grid[0] * ready.pass.grid[1];
+                vector::run(Part {
+                    image,
+                    row: frame.size[1] * channels,
+                    channels,
+                    pass: &ready.pass,
+                    places: &ready.places[..pixels],
+                    blocks: &blocks,
+                    weights: &ready.weights,
+                    start: &start,
+                    out: &mut *out,
+                });
+            }
+        });
+    });
+}
+
+/// One pass over some images.
+struct Part<'a> {
+    image: &'a [f32],
+    /// Numbers of a row of the framed image.
+    row: usize,
+    channels: usize,
+    pass: &'a Pass,
+    places: &'a [(usize, usize)],
+    blocks: &'a [Block],
+    weights: &'a [Buffer],
+    start: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let (segment, last) = (self.pass.taps[1] * self.channels, self.pass.taps[0] - 1);
+        let reach =
+            |place: &(usize, usize)| place.0 + last * self.row + segment <= self.image.len();
+        assert!(self.places.iter().all(reach), "a pixel's taps lie in its image");
+        for (i, block) in self.blocks.iter().enumerate() {
+            let end = block.first + block.columns;
+            assert!(self.places.iter().all(|place| place.1 + end <= self.out.len()));
+            assert!(self.weights[i].len() == (last + 1) * segment * block.width);
+            assert!(block.first + block.width <= self.start.len());
+            assert!(block.width == block.vectors * V::LANES);
+            // SAFETY: by the assertions, taps, weights and output reach as far as they are read
+            // and written; the vectors are the caller's promise.
+            unsafe {
+                match (V::REGISTERS >= 32, block.vectors) {
+                    (true, 4) => self.block::<V, 6, 4>(i, block),
+                    (true, 3) => self.block::<V, 8, 3>(i, block),
+                    (true, 2) => self.block::<V, 12, 2>(i, block),
+                    (false, 2) => self.block::<V, 6, 2>(i, block),
+                    _ => self.block::<V, 12, 1>(i, block),
+                }
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    /// All pixels by one block of columns, so many taps at a time that their weights stay in the
+    /// first cache.
+    #[inline(always)]
+    unsafe fn block<V: Vector, const HEIGHT: usize, const VECTORS: usize>(
+        &mut self,
+        at: usize,
+        block: &Block,
+    ) {
+        const { assert!(HEIGHT <= MOST_HEIGHT) };
+        let (rows, segment) = (self.pass.taps[0], self.pass.taps[1] * self.channels);
+        let most = CACHED / block.width;
+        let (steps, segments, depth) = if rows * segment <= most {
+            (1, rows, segment)
+        } else {
+            let parts = segment.div_ceil(most);
+            (rows * parts, 1, segment.div_ceil(parts))
+        };
+        let per_row = segment.div_ceil(depth);
+        for step in 0..steps {
+            let (row, from) = (step / per_row, step % per_row * depth);
+            let weights = &self.weights[at][(row * segment + from) * block.width..];
+            let tile = Correlate {
+                image: self.image[row * self.row + from..].as_ptr(),
+                segments,
+                segment: self.row,
+                depth: depth.min(segment - from),
+                weights: weights.as_ptr(),
+                start: if step == 0 {
+                    self.start[block.first..].as_ptr()
+                } else {
+                    std::ptr::null()
+                },
+                out: self.out[block.first..].as_mut_ptr(),
+                columns: block.columns,
+            };
+            for places in self.places.chunks(HEIGHT) {
+                let (mut from, mut to) = ([0; HEIGHT], [0; HEIGHT]);
+                for i in 0..HEIGHT {
+                    // The last pixel again where there are no more: it is computed, and written, twice.
+                    (from[i], to[i]) = places[i.min(places.len() - 1)];
+                }
+                // SAFETY: asserted by the caller.
+                unsafe { kernel::correlate::<V, HEIGHT, VECTORS>(&tile, &from, &to) };
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The gradients of a convolution's weights and bias: sums over all pixels of all images. The
+//! images are divided into groups, the filters into blocks; each group and block is one thread's
+//! work, and groups are added up in their order. Both divisions depend on the sizes alone, so the
+//! sums have the same bits for every number of threads.
+#![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
+
+use super::correlate::{Block, blocks};
+use super::geometry::Geometry;
+use super::kernel::{self, MOST_HEIGHT, Reduce};
+use crate::ops::buffer::{Buffer, scratch};
+use crate::ops::images::{Frame, Images};
+use crate::ops::vector::{self, Kernel, Vector};
+use rayon::prelude::*;
+
+/// Numbers of a block of the output's gradient that stay in the first cache while taps go by.
+const CACHED: usize = 8192;
+/// Tasks that there are at least, if there are images for them.
+const TASKS: usize = 16;
+
+/// The gradients of the weights `[filters, channels, rows, columns]` and of the bias `[filters]`.
+pub(crate) fn reduce(
+    geometry: &Geometry,
+    images: &Images,
+    gradient: &Images,
+) -> (Vec<f32>, Vec<f32>) {
+    let frame = geometry.frame();
+    let (together, out) = (geometry.together(), geometry.out());
+    let blocks = blocks(geometry.filters);
+    let rows = Rows::new(geometry, &blocks);
+    let parts = geometry.images.div_ceil(together);
+    let groups = TASKS.div_ceil(blocks.len()).min(parts);
+    let per_group = parts.div_ceil(groups.max(1)).max(1) * together;
+    let groups = geometry.images.div_ceil(per_group);
+    let places = geometry.forward().places(together, &frame, geometry.channels, out, 0);
+    let at: Vec<usize> = places.into_iter().map(|place| place.0).collect();
+    let tasks: Vec<(usize, usize)> =
+        (0..groups).flat_map(|g| (0..blocks.len()).map(move |b| (g, b))).collect();
+    let sums: Vec<Sums> = tasks
+        .into_par_iter()
+        .map(|(group, b)| {
+            let block = &blocks[b];
+            let first = group * per_group;
+            let last = geometry.images.min(first + per_group);
+            let mut sums = Sums {
+                weights: Buffer::zeros(geometry.kernel[0] * rows.padded[b] * block.width),
+                bias: vec![0.0; block.width],
+            };
+            for first in (first..last).step_by(together) {
+                let some = first..last.min(first + together);
+                let pixels = some.len() * out[0] * out[1];
+                let framed = some.len() * frame.size[0] * frame.size[1] * geometry.channels;
+                let framed = framed.next_multiple_of(16) + MOST_HEIGHT.next_multiple_of(16);
+                scratch(framed + pixels * block.width, |numbers| {
+                    let (image, other) = numbers.split_at_mut(framed);
+                    images.copy(
+                        some.clone(),
+                        0..geometry.channels,
+                        &frame,
+                        geometry.channels,
+                        image,
+                    );
+                    let channels = block.first..block.first + block.columns;
+                    let whole = Frame { before: [0, 0], size: out };
+                    gradient.copy(some.clone(), channels, &whole, block.width, other);
+                    vector::run(Part {
+                        image,
+                        row: frame.size[1] * geometry.channels,
+                        rows: geometry.kernel[0],
+                        taps: geometry.kernel[1] * geometry.channels,
+                        padded: rows.padded[b],
+                        at: &at[..pixels],
+                        other,
+                        block,
+                        sums: &mut sums,
+                    });
+                });
+            }
+            sums
+        })
+        .collect();
+    rows.gather(geometry, &blocks, &sums)
+}
+
+/// What a task adds up: `[kernel rows, taps of a row, width]` and `[width]`.
+struct Sums {
+    weights: Buffer,
+    bias: Vec<f64>,
+}
+
+/// The taps of a row of the kernel in tiles, by block.
+struct Rows {
+    padded: Vec<usize>,
+}
+
+impl Rows {
+    fn new(geometry: &Geometry, blocks: &[Block]) -> Self {
+        let taps = geometry.kernel[1] * geometry.channels;
+        let registers = vector::shape().registers;
+        let padded = |block: &Block| {
+            let mut at = 0;
+            while at < taps {
+                at += tile(taps - at, heights(registers, block.vectors));
+            }
+            at
+        };
+        Self { padded: blocks.iter().map(padded).collect() }
+    }
+
+    /// Adds up the groups, and moves the sums to where they belong.
+    fn gather(&self, geometry: &Geometry, blocks: &[Block], sums: &[Sums]) -> (Vec<f32>, Vec<f32>) {
+        let [rows, columns] = geometry.kernel;
+        let channels = geometry.channels;
+        let per_filter = channels * rows * columns;
+        let mut weights = vec![0.0; geometry.filters * per_filter];
+        // Blocks begin at multiples of a vector.
+        let lanes = vector::shape().lanes;
+        weights.par_chunks_mut(lanes * per_filter).enumerate().for_each(|(i, weights)| {
+            let filter = lanes * i;
+            let b = blocks.iter().rposition(|block| block.first <= filter).unwrap_or(0);
+            for row in 0..rows {
+                for tap in 0..columns * channels {
+                    let (column, channel) = (tap / channels, tap % channels);
+                    let mut total = [0.0f32; 16];
+                    for sums in sums[b..].iter().step_by(blocks.len()) {
+                        let at = (row * self.padded[b] + tap) * blocks[b].width;
+                        let at = at + filter - blocks[b].first;
+                        for (total, part) in total.iter_mut().zip(&sums.weights[at..at + lanes]) {
+                            *total += part;
+                        }
+                    }
+                    let to = (channel * rows + row) * columns + column;
+                    for (weights, total) in weights.chunks_mut(per_filter).zip(total) {
+                        weights[to] = total;
+                    }
+                }
+            }
+        });
+        let mut bias = Vec::with_capacity(geometry.filters);
+        for (b, block) in blocks.iter().enumerate() {
+            for column in 0..block.columns {
+                let parts = sums[b..].iter().step_by(blocks.len());
+                bias.push(parts.map(|sums| sums.bias[column]).sum::<f64>() as f32);
+            }
+        }
+        (weights, bias)
+    }
+}
+
+/// The heights of tiles that there are, by the vectors of a block.
+fn heights(registers: usize, vectors: usize) -> [usize; 3] {
+    match (registers >= 32, vectors) {
+        (true, 4) => [6, 3, 1],
+        (true, 3) => [8, 4, 2],
+        (false, 2) => [6, 3, 1],
+        _ => [12, 6, 3],
+    }
+}
+
+/// The lowest tile that holds `taps`, or the highest there is.
+fn tile(taps: usize, heights: [usize; 3]) -> usize {
+    heights.into_iter().rev().find(|&height| taps <= height).unwrap_or(heights[0])
+}
+
+/// Some images.
+struct Part<'a> {
+    image: &'a [f32],
+    row: usize,
+    rows: usize,
+    taps: usize,
+    padded: usize,
+    at: &'a [usize],
+    other: &'a [f32],
+    block: &'a Block,
+    sums: &'a mut Sums,
+}
+
+impl Kernel for Part<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let reach = (self.rows - 1) * self.row + self.padded;
+        assert!(self.at.iter().all(|at| at + reach <= self.image.len()));
+        assert!(self.other.len() == self.at.len() * self.block.width);
+        assert!(self.sums.weights.len() == self.rows * self.padded * self.block.width);
+        assert!(self.block.width == self.block.vectors * V::LANES);
+        self.add_bias();
+        // SAFETY: by the assertions, images, gradients and sums reach as far as they are read and
+        // written; the vectors are the caller's promise.
+        unsafe {
+            match (V::REGISTERS >= 32, self.block.vectors) {
+                (true, 4) => self.block::<V, 6, 3, 1, 4>(),
+                (true, 3) => self.block::<V, 8, 4, 2, 3>(),
+                (true, 2) => self.block::<V, 12, 6, 3, 2>(),
+                (false, 2) => self.block::<V, 6, 3, 1, 2>(),
+                _ => self.block::<V, 12, 6, 3, 1>(),
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    #[inline(always)]
+    fn add_bias(&mut self) {
+        let width = self.block.width;
+        for some in self.other.chunks(64 * width) {
+            let mut sums = [0.0f32; 64];
+            for pixel in some.chunks_exact(width) {
+                for (sum, x) in sums.iter_mut().zip(pixel) {
+                    *sum += x;
+                }
+            }
+            for (total, sum) in self.sums.bias.iter_mut().zip(sums) {
+                *total += f64::from(sum);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn block<V: Vector, const A: usize, const B: usize, const C: usize, const N: usize>(
+        &mut self,
+    ) {
+        let width = self.block.width;
+        let most = CACHED / width;
+        let chunks = self.at.chunks(most).zip(self.other.chunks(most * width));
+        for (at, other) in chunks {
+            for row in 0..self.rows {
+                let mut tap = 0;
+                while tap < self.taps {
+                    let height = tile(self.taps - tap, [A, B, C]);
+                    let sums = &mut self.sums.weights[(row * self.padded + tap) * width..];
+                    let tile = Reduce {
+                        image: self.image[row * self.row + tap..].as_ptr(),
+                        at,
+                        other: other.as_ptr(),
+                        stride: width,
+                        out: sums.as_mut_ptr(),
+                    };
+                    // SAFETY: asserted by the caller.
+                    unsafe {
+                        if height == A {
+                            kernel::reduce::<V, A, N>(&tile);
+                        } else if height == B {
+                            kernel::reduce::<V, B, N>(&tile);
+                        } else {
+                            kernel::reduce::<V, C, N>(&tile);
+                        }
+                    }
+                    tap += height;
+                }
+            }
+        }
+    }
+}
