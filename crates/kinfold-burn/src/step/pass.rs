@@ -82,6 +82,14 @@ pub(super) fn step(
     (tensor(weight), kept.into_iter().map(tensor).collect())
 }
 
+/// So many numbers of each.
+struct Block<'a> {
+    weight: &'a mut [f32],
+    old: Option<&'a [f32]>,
+    gradient: &'a [f32],
+    kept: Vec<&'a mut [f32]>,
+}
+
 /// Lets `move_on` do every block. Where there are old weights, the new ones begin as they are.
 fn run(
     weight: &mut [f32],
@@ -92,29 +100,26 @@ fn run(
 ) {
     let mut kept: Vec<_> = kept.into_iter().map(|x| x.chunks_mut(BLOCK)).collect();
     let mut old = old.map(|old| old.chunks(BLOCK));
-    let blocks: Vec<_> = weight
+    let blocks: Vec<Block> = weight
         .chunks_mut(BLOCK)
         .zip(gradient.chunks(BLOCK))
-        .map(|(weight, gradient)| {
-            let kept: Vec<&mut [f32]> = kept.iter_mut().filter_map(Iterator::next).collect();
-            (weight, old.as_mut().and_then(Iterator::next), gradient, kept)
+        .map(|(weight, gradient)| Block {
+            weight,
+            old: old.as_mut().and_then(Iterator::next),
+            gradient,
+            kept: kept.iter_mut().filter_map(Iterator::next).collect(),
         })
         .collect();
-    let block = |(weight, old, gradient, mut kept): (
-        &mut [f32],
-        Option<&[f32]>,
-        &[f32],
-        Vec<&mut [f32]>,
-    )| {
+    let run = |Block { weight, old, gradient, mut kept }: Block| {
         if let Some(old) = old {
             weight.copy_from_slice(old);
         }
         move_on(weight, gradient, &mut kept);
     };
     if blocks.len() < MANY {
-        blocks.into_iter().for_each(block);
+        blocks.into_iter().for_each(run);
     } else {
-        blocks.into_par_iter().for_each(block);
+        blocks.into_par_iter().for_each(run);
     }
 }
 
