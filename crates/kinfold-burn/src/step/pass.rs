@@ -82,7 +82,7 @@ pub(super) fn step(
     (tensor(weight), kept.into_iter().map(tensor).collect())
 }
 
-/// What belongs to the same few weights.
+/// So many numbers of each.
 struct Block<'a> {
     weight: &'a mut [f32],
     old: Option<&'a [f32]>,
@@ -100,24 +100,26 @@ fn run(
 ) {
     let mut kept: Vec<_> = kept.into_iter().map(|x| x.chunks_mut(BLOCK)).collect();
     let mut old = old.map(|old| old.chunks(BLOCK));
-    let blocks: Vec<_> = weight
+    let blocks: Vec<Block> = weight
         .chunks_mut(BLOCK)
         .zip(gradient.chunks(BLOCK))
-        .map(|(weight, gradient)| {
-            let kept: Vec<&mut [f32]> = kept.iter_mut().filter_map(Iterator::next).collect();
-            Block { weight, old: old.as_mut().and_then(Iterator::next), gradient, kept }
+        .map(|(weight, gradient)| Block {
+            weight,
+            old: old.as_mut().and_then(Iterator::next),
+            gradient,
+            kept: kept.iter_mut().filter_map(Iterator::next).collect(),
         })
         .collect();
-    let block = |Block { weight, old, gradient, mut kept }: Block<'_>| {
+    let run = |Block { weight, old, gradient, mut kept }: Block| {
         if let Some(old) = old {
             weight.copy_from_slice(old);
         }
         move_on(weight, gradient, &mut kept);
     };
     if blocks.len() < MANY {
-        blocks.into_iter().for_each(block);
+        blocks.into_iter().for_each(run);
     } else {
-        blocks.into_par_iter().for_each(block);
+        blocks.into_par_iter().for_each(run);
     }
 }
 
