@@ -59,6 +59,17 @@ pub enum Error {
         needed: usize,
     },
 
+    /// Fewer rows than a measure has a meaning for.
+    #[error("{matrix} have {given} rows, but at least {needed} are needed")]
+    Few {
+        /// Which matrix.
+        matrix: &'static str,
+        /// Its rows.
+        given: usize,
+        /// The least number of rows.
+        needed: usize,
+    },
+
     /// Two matrices whose rows should correspond have different numbers of them.
     #[error("{left} have {left_rows} rows but {right} have {right_rows}")]
     Rows {
