@@ -77,8 +77,8 @@ fn shifted(x: &[f32], dim: usize, by: usize) -> Vec<f32> {
 
 /// Every shape and seed that cases are made at.
 fn cases() -> impl Iterator<Item = (usize, usize, u64)> {
-    let shapes = [(64, 16), (64, 128), (256, 32), (300, 257), (1000, 64)];
-    shapes.into_iter().flat_map(|(n, d)| (0..3).map(move |seed| (n, d, seed)))
+    let shapes = [(64, 16), (64, 128), (200, 257), (300, 40)];
+    shapes.into_iter().flat_map(|(n, d)| (0..2).map(move |seed| (n, d, seed))).chain([(800, 64, 2)])
 }
 
 /// Every case's first finding is `expected`.
@@ -222,10 +222,7 @@ fn near_duplicates_are_told() {
 
 #[test]
 fn shuffled_pairs_are_told() {
-    let shuffled = |pairs: Pairs, by| Pairs {
-        keys: shifted(&pairs.keys, pairs.dim, by),
-        ..pairs
-    };
+    let shuffled = |pairs: Pairs, by| Pairs { keys: shifted(&pairs.keys, pairs.dim, by), ..pairs };
     each(Some(Kind::ShuffledPairs), |n, d, seed| (shuffled(healthy(n, d, seed), 1), 0.1));
     each(Some(Kind::ShuffledPairs), |n, d, seed| (shuffled(clustered(n, d, 10, seed), 3), 0.1));
 }
@@ -261,7 +258,9 @@ fn hubs_few_dimensions_and_zeros_are_told() {
     let thin = |n: usize, d: usize| {
         let Pairs { queries, keys, dim } = healthy(n, 8, 4);
         let wide = |x: &[f32]| -> Vec<f32> {
-            x.chunks(dim).flat_map(|row| (0..d).map(|i| row.get(i).copied().unwrap_or(0.0))).collect()
+            x.chunks(dim)
+                .flat_map(|row| (0..d).map(|i| row.get(i).copied().unwrap_or(0.0)))
+                .collect()
         };
         Pairs { queries: wide(&queries), keys: wide(&keys), dim: d }
     };
@@ -416,8 +415,14 @@ fn every_number_is_finite_however_odd_the_input() {
     for (name, x, dim) in odd {
         let pairs = Pairs { queries: x.clone(), keys: x, dim };
         for temperature in [1e-6, 1e-3, 0.1, 1.0, 1e6] {
-            let said = format!("{:?}", pairs.diagnosed(temperature));
-            assert!(!said.contains("NaN") && !said.contains("inf"), "{name}, {temperature}: {said}");
+            let diagnosis = pairs.diagnosed(temperature);
+            let zeros = name == "zeros";
+            assert_eq!(diagnosis.findings.first().is_some_and(|f| f.kind == Kind::ZeroRows), zeros);
+            let said = format!("{diagnosis:?}");
+            assert!(
+                !said.contains("NaN") && !said.contains(": inf"),
+                "{name}, {temperature}: {said}"
+            );
         }
     }
 }

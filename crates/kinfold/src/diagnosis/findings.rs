@@ -105,7 +105,8 @@ const FEW: usize = 8;
 type Rule = fn(&Diagnosis) -> Option<Finding>;
 
 /// In the order in which they should be dealt with.
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
+    nothing_but_zeros,
     collapsed,
     two_clusters,
     unrelated,
@@ -235,14 +236,23 @@ fn mismatched(d: &Diagnosis) -> Option<Finding> {
 
 fn zero_rows(d: &Diagnosis) -> Option<Finding> {
     let zeros = d.duplicates.zero_rows;
-    if zeros == 0 {
+    zeros_are(d, zeros > 0 && zeros < d.pairs, Severity::Warning)
+}
+
+fn nothing_but_zeros(d: &Diagnosis) -> Option<Finding> {
+    zeros_are(d, d.duplicates.zero_rows >= d.pairs, Severity::Problem)
+}
+
+fn zeros_are(d: &Diagnosis, so: bool, severity: Severity) -> Option<Finding> {
+    if !so {
         return None;
     }
+    let zeros = d.duplicates.zero_rows;
     let what =
         format!("{zeros} of {} embeddings are all zeros and have no direction.", 2 * d.pairs);
     found(
         Kind::ZeroRows,
-        Severity::Warning,
+        severity,
         what,
         "Their cosine with everything is 0 and they have no useful gradient. Dead ReLUs at the output \
          and empty inputs do this.",
