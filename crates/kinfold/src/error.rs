@@ -60,7 +60,10 @@ pub enum Error {
     },
 
     /// Fewer rows than a measure has a meaning for.
-    #[error("{matrix} have {given} rows, but at least {needed} are needed")]
+    #[error(
+        "{matrix} have {given} row{}, but at least {needed} are needed",
+        if *given == 1 { "" } else { "s" }
+    )]
     Few {
         /// Which matrix.
         matrix: &'static str,

@@ -40,6 +40,8 @@ pub enum Kind {
     MismatchedPairs,
     /// Rows of zeros.
     ZeroRows,
+    /// Queries and keys are the same embeddings.
+    SameOnBothSides,
     /// Queries and keys lie apart as wholes.
     ModalityGap,
     /// Embeddings point nearly the same way.
@@ -83,14 +85,17 @@ const CONE: f64 = 0.5;
 const TWO_CLUSTERS: f64 = 0.9;
 /// The least structure that shuffled pairs have.
 const STRUCTURE: f64 = 0.25;
+/// The mean squared distance of pairs below which they are the same but for rounding.
+const SAME: f64 = 1e-10;
 /// The share of the variance that tells queries from keys, and of rows that are no pairs, copies, near
 /// copies.
 const GAP: f64 = 0.05;
 const MISMATCHED: f64 = 0.05;
 const COPIES: f64 = 0.01;
 const NEAR_COPIES: f64 = 0.05;
-/// The least part of ln n that the loss should be able to fall by.
+/// The least part of ln n that the loss should be able to fall by, and what is worth a note.
 const RANGE: f64 = 0.3;
+const SOME_RANGE: f64 = 0.5;
 /// How far below the suggestion a temperature is too low, where it does harm.
 const FAR_BELOW: f64 = 3.0;
 /// A pull that is none.
@@ -105,13 +110,14 @@ const FEW: usize = 8;
 type Rule = fn(&Diagnosis) -> Option<Finding>;
 
 /// In the order in which they should be dealt with.
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
     nothing_but_zeros,
     collapsed,
     two_clusters,
     unrelated,
     mismatched,
     zero_rows,
+    same,
     gap_or_cone,
     duplicated,
     temperature,
@@ -259,6 +265,21 @@ fn zeros_are(d: &Diagnosis, so: bool, severity: Severity) -> Option<Finding> {
     )
 }
 
+fn same(d: &Diagnosis) -> Option<Finding> {
+    if d.geometry.alignment >= SAME || d.geometry.queries.mean_cosine >= POINT {
+        return None;
+    }
+    let what =
+        "Queries and keys are the same embeddings: every pair is at a cosine of 1.".to_owned();
+    found(
+        Kind::SameOnBothSides,
+        Severity::Warning,
+        what,
+        "There is nothing to pull together, and recall says nothing. Give embeddings of two different \
+         views, or of the two things that make a pair.",
+    )
+}
+
 fn gap_or_cone(d: &Diagnosis) -> Option<Finding> {
     let gap = d.geometry.gap;
     let at_chance = d.retrieval.queries_to_keys.separation < CHANCE;
@@ -325,21 +346,25 @@ fn duplicated(d: &Diagnosis) -> Option<Finding> {
 fn temperature(d: &Diagnosis) -> Option<Finding> {
     let (loss, t, suggested) = (&d.loss, d.temperature, d.suggestion.temperature);
     let range = (loss.ceiling - loss.floor) / loss.ceiling;
-    if range < RANGE && t > suggested {
+    if range < SOME_RANGE && t > 2.0 * suggested {
+        let (how, severity) = match range < RANGE {
+            true => ("too high", Severity::Warning),
+            false => ("rather high", Severity::Note),
+        };
         let what = format!(
-            "The temperature {t} is too high for {} candidates: the best embeddings there could be \
-             have a loss of {:.3}, and ones that learned nothing {:.3}. Of what is to be learned the \
-             loss shows {}.",
+            "The temperature {t} is {how} for {} candidates: the best embeddings there could be \
+             have a loss of {:.3}, and ones that learned nothing {:.3}; so the loss can fall by {} \
+             of its value.",
             d.pairs,
             loss.floor,
             loss.ceiling,
             percent(range)
         );
         let change = format!(
-            "Take about {suggested}. Without a temperature at all it is 1, which leaves cross-entropy \
-             over cosines one nat to fall."
+            "Try about {suggested}, and judge by what embeddings are for. (No temperature at all is 1, \
+             which leaves cross-entropy over cosines one nat to fall.)"
         );
-        return found(Kind::TemperatureTooHigh, Severity::Warning, what, &change);
+        return found(Kind::TemperatureTooHigh, severity, what, &change);
     }
     if t >= suggested / FAR_BELOW {
         return None;

@@ -48,8 +48,15 @@ fn nats(x: f64) -> String {
     if x == 0.0 || x.abs() >= 0.01 { format!("{x:.3}") } else { format!("{x:.1e}") }
 }
 
+/// To so many digits, and never −0.
+fn rounded(x: f64, digits: usize) -> String {
+    let text = format!("{x:.digits$}");
+    let is_zero = text.starts_with('-') && !text.contains(|c: char| ('1'..='9').contains(&c));
+    if is_zero { text[1..].to_owned() } else { text }
+}
+
 fn around(x: &Distribution) -> String {
-    format!("{:.3} ± {:.3}", x.mean, x.spread)
+    format!("{} ± {:.3}", rounded(x.mean, 3), x.spread)
 }
 
 impl Diagnosis {
@@ -71,6 +78,8 @@ impl Diagnosis {
         .collect();
         if parts.is_empty() {
             "Nothing is wrong that could be seen from the embeddings.".to_owned()
+        } else if self.findings.len() == 1 {
+            format!("{}:", parts.join(", "))
         } else {
             format!("{}, first things first:", parts.join(", "))
         }
@@ -227,7 +236,7 @@ impl Diagnosis {
         if let Some(structure) = retrieval.structure {
             lines.push(line(
                 "structure",
-                format!("{structure:.2}"),
+                rounded(structure, 2),
                 "How much nearer the nearest key is than to random vectors of the same kind: above \
                  0.25 queries have partners, if not in their own rows.",
             ));
@@ -292,7 +301,7 @@ impl Diagnosis {
             ),
             line(
                 "uniformity",
-                both(|side| format!("{:.2}", side.uniformity)),
+                both(|side| rounded(side.uniformity, 2)),
                 "Of queries and keys: 0 is one point, about −4 evenly spread.",
             ),
             line(
@@ -313,7 +322,7 @@ impl Diagnosis {
             ),
             line(
                 "mean cosine",
-                both(|side| format!("{:.3}", side.mean_cosine)),
+                both(|side| rounded(side.mean_cosine, 3)),
                 "Of two different queries, and keys: 0 spread evenly, 1 collapsed into a point.",
             ),
             line(
@@ -341,7 +350,7 @@ impl Diagnosis {
         let saturated = if information.saturated {
             "It has come there, so there may be far more."
         } else {
-            "It is below that."
+            "It has not come there."
         };
         vec![line(
             "mutual information",
