@@ -2,7 +2,9 @@
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
-use kinfold_train::{Case, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names};
+use kinfold_train::{
+    Case, Diagnosed, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names,
+};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Views(ViewsArguments),
     /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training
     Evaluate(EvaluateArguments),
+    /// Say where a loss stands on pairs of embeddings, why, and what to change
+    Diagnose(DiagnoseArguments),
     /// Time the loss on this machine, beside the code that builds the n × n matrix
     Bench(BenchArguments),
 }
@@ -380,6 +384,40 @@ impl EvaluateArguments {
             seed: self.seed.unwrap_or(task.seed),
             ..task
         })
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DiagnoseArguments {
+    /// A file of embeddings [n, d], the queries: .npy, .parquet, .csv or .safetensors; or a run folder,
+    /// whose model is then asked for two views of each image
+    queries: PathBuf,
+    /// The file of the keys: row i belongs to row i of the queries
+    keys: Option<PathBuf>,
+    /// The temperature that similarities are divided by [default: the run's, or 0.1]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
+    /// A label for each pair, to tell false negatives by: a line each, or whole numbers in a .npy, or
+    /// the column `label` of a .csv or .parquet [default: those that files or images have]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Pairs that are compared with all others, at random where there are more
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least_2)]
+    sample: usize,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn at_least_2(text: &str) -> Result<usize, String> {
+    let n: usize = text.parse().map_err(|e| format!("{e}"))?;
+    if n >= 2 { Ok(n) } else { Err("at least 2 pairs are needed".to_owned()) }
+}
+
+impl DiagnoseArguments {
+    pub(crate) fn asked(&self) -> Diagnosed {
+        let Self { queries, keys, temperature, labels, sample, .. } = self.clone();
+        Diagnosed { queries, keys, temperature, labels, sample: Some(sample) }
     }
 }
 

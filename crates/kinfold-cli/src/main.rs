@@ -5,10 +5,11 @@
 
 mod arguments;
 mod show;
+mod show_diagnosis;
 
 use arguments::{
-    Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, TrainArguments,
-    ViewsArguments,
+    Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
+    TrainArguments, ViewsArguments,
 };
 use kinfold_train::{Error, Event, Format, run_folder};
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Embed(arguments) => embed(&arguments),
         Command::Views(arguments) => views(&arguments),
         Command::Evaluate(arguments) => evaluate(&arguments),
+        Command::Diagnose(arguments) => diagnose(&arguments),
         Command::Bench(arguments) => bench(&arguments),
     };
     match done {
@@ -101,6 +103,16 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
     } else {
         show::judged_by(&evaluated.images, &evaluated.split);
         show::table(&evaluated.evaluation);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn diagnose(arguments: &DiagnoseArguments) -> Result<ExitCode, Error> {
+    let told = kinfold_train::diagnose(&arguments.asked())?;
+    if arguments.json {
+        show_diagnosis::json(&told);
+    } else {
+        show_diagnosis::text(&told);
     }
     Ok(ExitCode::SUCCESS)
 }

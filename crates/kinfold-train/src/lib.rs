@@ -8,6 +8,7 @@
 
 mod bench;
 mod criterion;
+mod diagnose;
 mod embed;
 mod encoder;
 mod error;
@@ -24,10 +25,11 @@ mod training;
 mod views;
 
 pub use bench::{Case, Dense, Record, Seconds, bench};
+pub use diagnose::{Diagnosed, Told, diagnose};
 pub use embed::{Embedded, Format, embed};
 pub use error::Error;
 pub use evaluation::{OneShot, OneShotTask, evaluate, one_shot};
-pub use kinfold::Form;
+pub use kinfold::{Form, diagnosis};
 pub use look::{Looked, look};
 pub use loss::loss_names;
 pub use pairs::{Expansion, Of, PairSettings};

@@ -122,6 +122,11 @@ impl<'a, T: Element> Embeddings<'a, T> {
         Self { data, rows: data.len() / dim, dim, stride: dim }
     }
 
+    /// The first `rows` rows; all where there are fewer.
+    pub(crate) fn first(self, rows: usize) -> Self {
+        Self { rows: rows.min(self.rows), ..self }
+    }
+
     /// `rows` rows of `dim` numbers whose starts lie `stride` numbers apart.
     ///
     /// # Errors

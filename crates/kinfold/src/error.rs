@@ -59,6 +59,20 @@ pub enum Error {
         needed: usize,
     },
 
+    /// Fewer rows than a measure has a meaning for.
+    #[error(
+        "{matrix} have {given} row{}, but at least {needed} are needed",
+        if *given == 1 { "" } else { "s" }
+    )]
+    Few {
+        /// Which matrix.
+        matrix: &'static str,
+        /// Its rows.
+        given: usize,
+        /// The least number of rows.
+        needed: usize,
+    },
+
     /// Two matrices whose rows should correspond have different numbers of them.
     #[error("{left} have {left_rows} rows but {right} have {right_rows}")]
     Rows {

@@ -2,6 +2,7 @@
 //! matrix.
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
+use kinfold::diagnosis::{Options, diagnose};
 use kinfold::{Batch, Embeddings, GradientMut, InfoNce, Similarity};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
@@ -203,5 +204,28 @@ fn no_loss_needs_a_matrix() {
         // Four times the rows: sixteen times the matrix, but no more than four times the strips.
         let more = small.scratch_bytes::<f32>(4 * n, 4 * n, d);
         assert!(more < 5 * said && more < n * n * 4 * 4, "{said}, {more}: {loss:?}");
+    }
+}
+
+#[test]
+fn a_diagnosis_needs_no_matrix() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    rayon::broadcast(|_| ());
+    let d = 8;
+    // All pairs, and a sample of them; buffers of at most 64 MiB are kept for the next call, too.
+    for (sample, sizes) in [(usize::MAX, [3_000, 6_000]), (500, [6_000, 12_000])] {
+        let needed = sizes.map(|n| {
+            let x: Vec<f32> = normal(n as u64, 2 * n * d).iter().map(|&x| x as f32).collect();
+            let (q, k) = x.split_at(n * d);
+            let (q, k) = (Embeddings::new(q, d).unwrap(), Embeddings::new(k, d).unwrap());
+            kinfold::release_memory();
+            let before = NOW.load(Ordering::SeqCst);
+            PEAK.store(before, Ordering::SeqCst);
+            diagnose(q, k, &Options::new(tau(0.1)).with_sample(sample)).unwrap();
+            PEAK.load(Ordering::SeqCst) - before
+        });
+        let matrix = sizes[1] * sizes[1] * 4;
+        assert!(needed[1] < matrix, "{needed:?} for {sizes:?} pairs, sample {sample}");
+        assert!(needed[1] < 3 * needed[0], "twice the pairs, but {needed:?} bytes");
     }
 }

@@ -12,7 +12,7 @@ mod digits;
 mod folder;
 mod idx;
 mod list;
-mod npy;
+pub(crate) mod npy;
 mod pairing;
 mod picture;
 mod raw;

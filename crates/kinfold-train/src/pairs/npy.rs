@@ -18,12 +18,12 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longer than any header of an array of plain numbers.
 const LONGEST_HEADER: usize = 1 << 16;
 
-struct Header {
+pub(crate) struct Header {
     /// As NumPy writes it, such as `|u1` and `<f4`.
-    number: String,
-    shape: Vec<usize>,
+    pub(crate) number: String,
+    pub(crate) shape: Vec<usize>,
     /// Where the numbers begin.
-    start: u64,
+    pub(crate) start: u64,
 }
 
 pub(super) fn load(path: &Path, budget: &Budget) -> Result<Found, Error> {
@@ -99,7 +99,7 @@ fn labels(path: &Path, images: &Path, n: usize) -> Result<Vec<String>, Error> {
     if !path.is_file() || path == images {
         return Ok(vec![String::new(); n]);
     }
-    let Header { number, shape, start } = header(path)?;
+    let shape = header(path)?.shape;
     if shape != [n] {
         let reason = format!(
             "its shape is {shape:?}, but {} has {n} images: [{n}] is needed",
@@ -107,6 +107,16 @@ fn labels(path: &Path, images: &Path, n: usize) -> Result<Vec<String>, Error> {
         );
         return Err(Error::data_file(path, reason));
     }
+    integers(path)
+}
+
+/// A list of whole numbers, as text.
+pub(crate) fn integers(path: &Path) -> Result<Vec<String>, Error> {
+    let Header { number, shape, start } = header(path)?;
+    let [n] = shape[..] else {
+        let reason = format!("its shape is {shape:?}, but labels are a list [n]");
+        return Err(Error::data_file(path, reason));
+    };
     let (signed, width) = match number.trim_start_matches(['|', '<']) {
         "u1" => (false, 1),
         "u2" => (false, 2),
@@ -136,7 +146,7 @@ fn labels(path: &Path, images: &Path, n: usize) -> Result<Vec<String>, Error> {
     Ok(bytes.chunks(width).map(label).collect())
 }
 
-fn header(path: &Path) -> Result<Header, Error> {
+pub(crate) fn header(path: &Path) -> Result<Header, Error> {
     let file = File::open(path).map_err(Error::file("read", path))?;
     let wrong = |reason: String| Error::data_file(path, reason);
     let (text, start) = header_text(BufReader::new(file)).map_err(|e| match e.kind() {

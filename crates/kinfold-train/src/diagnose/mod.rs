@@ -1,0 +1,206 @@
+//! Where a loss stands and why, on embeddings from files or from a run's own model.
+//!
+//! Comes in: two files, or a run folder. Goes out: what `kinfold::diagnosis` says of them. Nothing is
+//! measured here.
+
+mod table;
+
+use crate::encoder::{images_tensor, numbers};
+use crate::pairs::{Images, Pair, Split};
+use crate::run::SavedModel;
+use crate::{Error, Settings, views};
+use burn::tensor::Device;
+use kinfold::diagnosis::{Diagnosis, Options};
+use kinfold::{Embeddings, Temperature};
+use std::path::{Path, PathBuf};
+use table::Table;
+
+/// The temperature where none is given.
+const TEMPERATURE: f64 = 0.1;
+/// Images of a run that are looked at, spread over all there are.
+const IMAGES: usize = 10_000;
+/// Views that are encoded at a time.
+const CHUNK: usize = 256;
+
+/// What is to be diagnosed, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Diagnosed {
+    /// A file of queries, or a run folder.
+    pub queries: PathBuf,
+    /// A file of keys, row i belonging to row i of the queries; none for a run folder.
+    pub keys: Option<PathBuf>,
+    /// τ; by default the run's, or 0.1.
+    pub temperature: Option<f64>,
+    /// A file with a label for each pair; by default the labels that files or images have.
+    pub labels: Option<PathBuf>,
+    /// Pairs to compare with all others; by default 4096.
+    pub sample: Option<usize>,
+}
+
+/// A diagnosis, and what it is of.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// What was compared.
+    pub of: String,
+    /// Where the temperature comes from.
+    pub temperature_is: &'static str,
+    /// What there is to say.
+    pub diagnosis: Diagnosis,
+}
+
+/// Pairs of embeddings and what is known of them.
+struct Loaded {
+    of: String,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    dim: usize,
+    labels: Option<Vec<String>>,
+    /// The run's.
+    temperature: Option<f64>,
+}
+
+/// What there is to say of the embeddings in two files, or of a run's.
+///
+/// # Errors
+/// When a file or run cannot be read, or what they hold is no pairs of embeddings.
+pub fn diagnose(asked: &Diagnosed) -> Result<Told, Error> {
+    let loaded = match &asked.keys {
+        Some(keys) => of_files(&asked.queries, keys)?,
+        None if asked.queries.is_dir() => of_run(&asked.queries)?,
+        None if asked.queries.exists() => {
+            return Err(Error::Setting(format!(
+                "{} is one file, but pairs are two: give the file of the keys after it, or a run \
+                 folder alone",
+                asked.queries.display()
+            )));
+        }
+        None => {
+            return Err(Error::Setting(format!("{} does not exist", asked.queries.display())));
+        }
+    };
+    let (temperature, temperature_is) = match (asked.temperature, loaded.temperature) {
+        (Some(given), _) => (given, "as given"),
+        (None, Some(run)) => (run, "the run's"),
+        (None, None) => (TEMPERATURE, "the default, --temperature sets it"),
+    };
+    let temperature = Temperature::new(temperature).map_err(|e| Error::Setting(e.to_string()))?;
+    let labels = match &asked.labels {
+        Some(path) => Some(given_labels(path, loaded.queries.len() / loaded.dim)?),
+        None => loaded.labels,
+    };
+    let labels = labels.map(|labels| numbered(&labels));
+    let mut options = Options::new(temperature);
+    if let Some(labels) = &labels {
+        options = options.with_labels(labels);
+    }
+    if let Some(sample) = asked.sample {
+        options = options.with_sample(sample);
+    }
+    let queries = Embeddings::new(&loaded.queries, loaded.dim)?;
+    let keys = Embeddings::new(&loaded.keys, loaded.dim)?;
+    let diagnosis = kinfold::diagnosis::diagnose(queries, keys, &options)?;
+    Ok(Told { of: loaded.of, temperature_is, diagnosis })
+}
+
+fn given_labels(path: &Path, n: usize) -> Result<Vec<String>, Error> {
+    let labels = table::labels(path)?;
+    if labels.len() == n {
+        return Ok(labels);
+    }
+    let reason = format!("it has {} labels, but there are {n} pairs", labels.len());
+    Err(Error::data_file(path, reason))
+}
+
+/// Labels by the order in which they are first seen.
+fn numbered(labels: &[String]) -> Vec<u64> {
+    let mut seen = std::collections::HashMap::new();
+    let number = |label| {
+        let next = seen.len() as u64;
+        *seen.entry(label).or_insert(next)
+    };
+    labels.iter().map(number).collect()
+}
+
+fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
+    let tables = (Table::read(queries)?, Table::read(keys)?);
+    let shape = |table: &Table| format!("[{}, {}]", table.rows(), table.dim);
+    if (tables.0.rows(), tables.0.dim) != (tables.1.rows(), tables.1.dim) {
+        return Err(Error::Data(format!(
+            "{} is {} but {} is {}: row i of one has to belong to row i of the other, in as many \
+             dimensions",
+            queries.display(),
+            shape(&tables.0),
+            keys.display(),
+            shape(&tables.1)
+        )));
+    }
+    for (path, table) in [(queries, &tables.0), (keys, &tables.1)] {
+        if let Some(at) = table.numbers.iter().position(|x| !x.is_finite()) {
+            let (row, column) = (at / table.dim, at % table.dim);
+            let reason = format!(
+                "row {row}, column {column} (counted from 0) is {}, but every number must be finite",
+                table.numbers[at]
+            );
+            return Err(Error::data_file(path, reason));
+        }
+    }
+    Ok(Loaded {
+        of: format!("{} against {}", queries.display(), keys.display()),
+        dim: tables.0.dim,
+        labels: tables.0.labels.or(tables.1.labels),
+        queries: tables.0.numbers,
+        keys: tables.1.numbers,
+        temperature: None,
+    })
+}
+
+/// Two views of each image that the run held out, or of those it was trained on, as its model projects
+/// them: what its loss sees, of views that it has not seen.
+fn of_run(run: &Path) -> Result<Loaded, Error> {
+    let device = Device::flex();
+    let model = SavedModel::open(run)?.trained(run, &device)?.snapshot();
+    let settings = Settings::from_file(&run.join("config.toml"))?;
+    let images = Images::load(&settings)?;
+    let split = Split::new(&images);
+    let (rows, which) = match split.test.len() {
+        0 | 1 => (&split.train, "trained on"),
+        _ => (&split.test, "held out"),
+    };
+    let shown = rows.len().min(IMAGES);
+    let rows: Vec<usize> = (0..shown).map(|i| rows[i * rows.len() / shown]).collect();
+    let mut sides = [Vec::new(), Vec::new()];
+    for rows in rows.chunks(CHUNK) {
+        let pair = |&row: &usize| Pair { a: row, b: row, quarters: 0, group: row, key: row };
+        let pairs: Vec<Pair> = rows.iter().map(pair).collect();
+        let views = views::pairs(&images, &pairs, &settings.view, settings.seed, settings.epochs)?;
+        let shape = (images.size, images.channels);
+        let projected = numbers(model.project(images_tensor(views, shape, &device)))?;
+        let (first, second) = projected.split_at(projected.len() / 2);
+        sides[0].extend_from_slice(first);
+        sides[1].extend_from_slice(second);
+    }
+    let labelled = images.classes().0.len() > 1;
+    let [queries, keys] = sides;
+    Ok(Loaded {
+        of: format!(
+            "{}: two views of each of {shown} images {which}, as its projector gives them",
+            run.display()
+        ),
+        dim: queries.len() / shown,
+        queries,
+        keys,
+        labels: labelled.then(|| rows.iter().map(|&row| images.labels[row].clone()).collect()),
+        temperature: Some(temperature_of(run, &settings)?),
+    })
+}
+
+/// Where the temperature of a run has come to, or began.
+fn temperature_of(run: &Path, settings: &Settings) -> Result<f64, Error> {
+    let summary = std::fs::read(run.join("summary.json")).ok();
+    let summary = summary.and_then(|x| serde_json::from_slice::<serde_json::Value>(&x).ok());
+    let reached = summary.and_then(|summary| summary["temperature"].as_f64());
+    match reached {
+        Some(temperature) => Ok(temperature),
+        None => Ok(settings.loss.info_nce()?.temperature().get()),
+    }
+}
