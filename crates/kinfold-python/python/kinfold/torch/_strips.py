@@ -1,0 +1,1 @@
+def info_nce(*a): raise NotImplementedError
