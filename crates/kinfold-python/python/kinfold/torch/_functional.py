@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from . import _distributed
-from ._operation import exact_numbers, info_nce as _info_nce
+from ._operation import computed
+from ._settings import exact_numbers
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -42,6 +43,7 @@ def contrastive(
     labels: Tensor | None = None,
     weights: Tensor | None = None,
     guide: tuple[Tensor, ...] | None = None,
+    logit_scale: float | Tensor | None = None,
     gather: bool = False,
 ) -> Tensor:
     """Any loss of the family: the settings of the crate `kinfold`, by name.
@@ -72,6 +74,7 @@ def contrastive(
         weights: what each row counts, at least 0: `[n]`, or `[2n]` in the form "nt-xent".
         guide: another model's embeddings of queries, keys and, where there are any, shared negatives:
             what it finds closer to a query than its key is no negative.
+        logit_scale: 1/τ, in place of the temperature.
         gather: whether to share the batch with the other processes of `torch.distributed`: the loss is
             that of all rows together, and gradients are exact where those of the processes are
             averaged, as DistributedDataParallel does.
@@ -88,8 +91,10 @@ def contrastive(
     like = queries
     queries, keys, negatives = _together(queries=queries, keys=keys, negatives=negatives)
     guide_queries, guide_keys, guide_negatives = _guide(guide, like, queries.dtype)
-    scale, temperature = _learned("temperature", temperature, like, torch.reciprocal, 1.0)
-    learned_bias, bias = _learned("bias", bias, like, None, 0.0)
+    scale, temperature = _scale(temperature, logit_scale, like)
+    learned_bias, bias = _learned("bias", bias, like)
+    if learned_bias is not None and objective != "sigmoid":
+        raise ValueError(f"a learned bias has a meaning for the objective sigmoid alone, not {objective}")
     settings = (
         form, objective, temperature, normalize, margin, label_smoothing, factor, norm_floor,
         in_batch_negatives, within_views, offset, sigma, positive_share, concentration, bias,
@@ -100,17 +105,9 @@ def contrastive(
              guide_queries, guide_keys, guide_negatives)
     if gather and _distributed.world_size() > 1:
         return _distributed.contrastive(batch, settings, reduction)
-    return reduced(batch, settings, reduction)
+    return computed(batch, settings, reduction)
 
 
-def reduced(batch, settings, reduction: str) -> Tensor:
-    """The operation, and gradients with it where there will be a backward pass."""
-    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in batch)
-    unreduced = reduction == "none"
-    value, *_ = _info_nce(*batch, *settings, reduction == "sum", unreduced, wanted and not unreduced)
-    if unreduced and batch[7] is not None:
-        value = value * batch[7].to(value.dtype)
-    return value
 
 
 def info_nce(
@@ -211,16 +208,26 @@ def _guide(guide, like: Tensor, dtype: torch.dtype):
     return tuple(None if x is None else x.detach().to(dtype) for x in guide)
 
 
-def _learned(name: str, x, like: Tensor, how, fixed: float):
+def _scale(temperature, logit_scale, like: Tensor):
+    """1/τ where it is learned, and τ where it is not."""
+    if logit_scale is None:
+        tau, fixed = _learned("temperature", temperature, like)
+        return (None if tau is None else tau.reciprocal()), fixed
+    scale, fixed = _learned("logit_scale", logit_scale, like)
+    if not fixed > 0:
+        raise ValueError(f"logit_scale is {fixed}, but it must be a finite number above 0")
+    return scale, 1.0 / fixed
+
+
+def _learned(name: str, x, like: Tensor):
     """A number that is learned, and the one in its place where it is not."""
-    if isinstance(x, Tensor):
-        if x.numel() != 1 or not x.dtype.is_floating_point:
-            raise ValueError(
-                f"{name} is a tensor of shape {_shape(x)} and {x.dtype}, but must be one floating number"
-            )
-        x = x.reshape(()).to(device=like.device, dtype=exact_numbers(like.device))
-        return (x if how is None else how(x)), fixed
-    return None, _number(name, x)
+    if not isinstance(x, Tensor):
+        return None, _number(name, x)
+    if x.numel() != 1 or not x.dtype.is_floating_point:
+        raise ValueError(
+            f"{name} is a tensor of shape {_shape(x)} and {x.dtype}, but must be one floating number"
+        )
+    return x.reshape(()).to(device=like.device, dtype=exact_numbers(like.device)), 1.0
 
 
 def _number(name: str, x) -> float:

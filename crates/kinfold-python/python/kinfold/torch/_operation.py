@@ -10,13 +10,12 @@ there, by the second operation.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from .. import _native
 from . import _strips
+from ._checks import TENSORS
+from ._settings import NAMES, computed_in, exact_numbers, native_loss, rows_of
 
 # The tensors of a batch, and the settings that `_native.Loss` has, in the order of the operations.
 _BATCH = """Tensor queries, Tensor? keys, Tensor? negatives, Tensor? scale, Tensor? bias, Tensor? ids,
@@ -24,10 +23,8 @@ _BATCH = """Tensor queries, Tensor? keys, Tensor? negatives, Tensor? scale, Tens
 _SETTINGS = """str form, str objective, float temperature, bool cosine, float margin,
     float label_smoothing, float factor, float norm_floor, bool in_batch, bool within_views, int offset,
     float sigma, float positive_share, float concentration, float fixed_bias, bool sum"""
-_NAMES = """form objective temperature cosine margin label_smoothing factor norm_floor in_batch
-    within_views offset sigma positive_share concentration bias sum""".split()
 
-_TENSORS, _INPUTS = 11, 11 + len(_NAMES) + 2
+_INPUTS = TENSORS + len(NAMES) + 2
 
 # After the value: of queries, of keys, of negatives, and of 1/τ and the bias, `[2]`. What was not asked
 # for, or is of something that was not given, has no numbers.
@@ -38,22 +35,6 @@ _library.define(
     f"info_nce({_BATCH}, {_SETTINGS}, bool unreduced, bool gradients) -> (Tensor, {_GRADIENTS})"
 )
 _library.define(f"info_nce_of_rows(Tensor upstream, {_BATCH}, {_SETTINGS}) -> ({_GRADIENTS})")
-
-
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """What a loss of such embeddings is computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-@functools.lru_cache(maxsize=256)
-def native_loss(*settings) -> _native.Loss:
-    """The settings, checked, as the engine has them."""
-    return _native.Loss(**dict(zip(_NAMES, settings)))
-
-
-def rows_of(form: str, queries: Tensor, keys: Tensor | None) -> int:
-    """Rows that choose: n, or 2n where all views do."""
-    return queries.shape[0] + (keys.shape[0] if form == "nt-xent" and keys is not None else 0)
 
 
 # --- on the CPU -------------------------------------------------------------------------------------
@@ -148,8 +129,8 @@ def _keep(ctx, inputs, output):
     ctx.unreduced = unreduced
     ctx.dtypes = [None if x is None else x.dtype for x in inputs[:5]]
     if unreduced:
-        ctx.save_for_backward(*inputs[:_TENSORS])
-        ctx.settings = batch_and_settings[_TENSORS:]
+        ctx.save_for_backward(*inputs[:TENSORS])
+        ctx.settings = batch_and_settings[TENSORS:]
     else:
         ctx.save_for_backward(*output[1:])
 
@@ -177,11 +158,11 @@ def _scaled(ctx, upstream, *of_gradients):
 
 
 def _of_rows(upstream, *rest):
-    """The gradients of `Σ upstream_i · w_i · L_i`. Row weights are not negative, so the rows whose
-    upstream gradient is are a sum of their own, which is taken off."""
-    batch, settings = list(rest[:_TENSORS]), list(rest[_TENSORS:])
+    """The gradients of `Σ upstream_i · L_i`. Row weights are not negative, so the rows whose upstream
+    gradient is are a sum of their own, which is taken off."""
+    batch, settings = list(rest[:TENSORS]), list(rest[TENSORS:])
     settings[-1] = True
-    weights = upstream.double() if batch[7] is None else upstream.double() * batch[7]
+    weights = upstream.to(exact_numbers(upstream.device))
     total = None
     for sign in (1.0, -1.0):
         batch[7] = (weights * sign).clamp_min(0)
@@ -192,11 +173,6 @@ def _of_rows(upstream, *rest):
         if sign < 0 and total is of:
             total = [-x for x in of]
     return tuple(total or [torch.zeros_like(x) for x in _shapes_of_gradients(*batch[:3])])
-
-
-def exact_numbers(device: torch.device) -> torch.dtype:
-    """What single numbers are held in."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 _library.impl("info_nce", _on_cpu, "CPU")
@@ -211,3 +187,13 @@ torch.library.register_fake(
 torch.library.register_autograd("kinfold::info_nce", _scaled, setup_context=_keep, lib=_library)
 
 info_nce = torch.ops.kinfold.info_nce.default
+
+
+def computed(batch, settings, reduction: str) -> Tensor:
+    """The loss, and gradients with it where there will be a backward pass. Rows count their weights."""
+    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in batch)
+    unreduced = reduction == "none"
+    value, *_ = info_nce(*batch, *settings, reduction == "sum", unreduced, wanted and not unreduced)
+    if unreduced and batch[7] is not None:
+        value = value * batch[7].to(value.dtype)
+    return value
