@@ -1,0 +1,58 @@
+"""What the native half offers to `kinfold.numpy` and `kinfold.torch`; nothing here is meant for others.
+
+Arrays come as addresses. Whoever calls keeps them alive, and has them row by row in memory.
+"""
+
+__version__: str
+
+# (address, count), and (address, rows, numbers in a row, numbers between the starts of two rows).
+_Numbers = tuple[int, int]
+_Rows = tuple[int, int, int, int]
+
+class Loss:
+    def __init__(
+        self,
+        *,
+        form: str,
+        objective: str,
+        temperature: float,
+        cosine: bool,
+        margin: float,
+        label_smoothing: float,
+        factor: float,
+        norm_floor: float,
+        in_batch: bool,
+        within_views: bool,
+        offset: int,
+        sigma: float,
+        positive_share: float,
+        concentration: float,
+        bias: float,
+        sum: bool,
+    ) -> None: ...
+    def floor(self, pairs: int) -> float | None: ...
+    def ceiling(self, pairs: int) -> float: ...
+    def compute(
+        self,
+        dtype: str,
+        threads: int,
+        queries: _Rows,
+        keys: _Rows | None,
+        negatives: _Rows | None,
+        per_query: bool,
+        ids: _Numbers | None,
+        labels: _Numbers | None,
+        weights: _Numbers | None,
+        guide: tuple[_Rows, _Rows, _Rows | None] | None,
+        scale: float | None,
+        bias: float | None,
+        rows: _Numbers | None,
+        gradients: tuple[_Numbers, _Numbers, _Numbers] | None,
+    ) -> tuple[float, float, float]: ...
+
+def knn_accuracy(
+    dtype: str, train: tuple[_Rows, _Numbers], test: tuple[_Rows, _Numbers], k: int
+) -> float: ...
+def one_shot_accuracy(
+    dtype: str, train: tuple[_Rows, _Numbers], test: tuple[_Rows, _Numbers], draws: int, seed: int
+) -> float: ...

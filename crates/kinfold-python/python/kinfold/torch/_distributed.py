@@ -1,0 +1,183 @@
+"""One batch over several processes.
+
+Comes in: this process's rows. Goes out: the loss of all processes' rows together, the same number in each
+of them, and gradients that are exact once DistributedDataParallel has averaged them. docs/python.md says
+why they are.
+
+Every process computes the losses of its own rows, against all columns. Where a row's loss is no matter of
+its own (SupCon's labels, the weights of the weighted decoupled loss, a guide), every process computes the
+whole and keeps the gradients of its own rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ._operation import computed
+from ._settings import OFFSET
+
+
+def world_size() -> int:
+    """Processes; 1 where there is no `torch.distributed`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def contrastive(batch, settings, reduction: str) -> Tensor:
+    """`_functional.contrastive` of all processes' batches, given this one's."""
+    queries, keys, negatives, scale, bias, ids, labels, weights, *guide = batch
+    form, objective, *_ = settings
+    if settings[OFFSET]:
+        raise ValueError("with gather=True offsets are worked out here; leave `offset` at 0")
+    if keys is not None and keys.shape[0] != queries.shape[0]:
+        raise ValueError(f"keys have {keys.shape[0]} rows but queries have {queries.shape[0]}")
+    shared = negatives is not None and negatives.dim() == 2
+    sizes = _Sizes(queries, negatives if shared else None)
+    whole = labels is not None or objective == "decoupled-weighted" or guide[0] is not None or settings[9]
+    if whole and negatives is not None and not shared:
+        raise ValueError("negatives of each query have no meaning here with gather=True")
+    of_own = whole and reduction != "none"
+    rows = lambda x: None if x is None else sizes.gathered(x, of_own)  # noqa: E731
+    others = lambda x: None if x is None else sizes.gathered(x, of_own, of_negatives=True)  # noqa: E731
+    all_negatives = others(negatives) if shared else negatives
+    all_ids = _ids(ids, queries.shape[0], rows, others)
+    if whole:
+        batch = (rows(queries), rows(keys), all_negatives, scale, bias, all_ids, rows(labels),
+                 sizes.weights(weights, form, keys), rows(guide[0]), rows(guide[1]), others(guide[2]))
+        value = computed(batch, settings, reduction)
+        return sizes.own_rows(value, form, keys) if reduction == "none" else value
+    task = _Task(sizes, all_negatives, scale, bias, settings, reduction)
+    losses = _own_rows(task, queries, keys, all_ids, weights, rows)
+    if reduction == "none":
+        return losses
+    if reduction == "mean":
+        losses = losses * (dist.get_world_size() / task.total(weights, 2 if form == "nt-xent" else 1))
+    else:
+        losses = losses * dist.get_world_size()
+    return _Mean.apply(losses)
+
+
+def _own_rows(task, queries, keys, ids, weights, rows) -> Tensor:
+    """The losses of this process's rows: their sum, or where nothing is reduced each of them."""
+    form, objective = task.settings[:2]
+    if form == "one-way" or objective == "sigmoid":
+        return task.one_way(queries, rows(keys), ids, weights)
+    all_queries, all_keys = rows(queries), rows(keys)
+    if form == "both-ways":
+        there = task.one_way(queries, all_keys, ids, weights)
+        return 0.5 * (there + task.one_way(keys, all_queries, ids, weights))
+    # Where all views choose, a row's own column has the id of its positive, and is left out with it.
+    if ids is None:
+        ids = torch.arange(all_keys.shape[0], device=queries.device)
+    ids = torch.cat([ids, ids])
+    of_queries, of_keys = (None, None) if weights is None else weights.split(len(weights) // 2)
+    there = task.one_way(queries, torch.cat([all_keys, all_queries]), ids, of_queries)
+    back = task.one_way(keys, torch.cat([all_queries, all_keys]), ids, of_keys)
+    return torch.cat([there, back]) if task.reduction == "none" else there + back
+
+
+class _Task:
+    """What all of a loss's parts have in common."""
+
+    def __init__(self, sizes, negatives, scale, bias, settings, reduction: str):
+        self.sizes, self.negatives, self.scale, self.bias = sizes, negatives, scale, bias
+        self.reduction = reduction
+        self.settings = (*settings[:OFFSET], sizes.offset, *settings[OFFSET + 1 :])
+
+    def one_way(self, queries: Tensor, columns: Tensor, ids, weights) -> Tensor:
+        if queries.shape[0] == 0 or (weights is not None and not weights.any()):
+            # Nothing to compute here, but the others wait for what their columns are told.
+            nothing = (queries.sum() + columns.sum()) * 0
+            return nothing + queries.new_zeros(queries.shape[0] if self.reduction == "none" else ())
+        settings = ("one-way", *self.settings[1:])
+        batch = (queries, columns, self.negatives, self.scale, self.bias, ids, None, weights,
+                 None, None, None)
+        value = computed(batch, settings, "none" if self.reduction == "none" else "sum")
+        return value
+
+    def total(self, weights: Tensor | None, views: int) -> float:
+        """What the rows of all processes count."""
+        if weights is None:
+            return float(views * sum(self.sizes.rows))
+        weight = weights.sum()
+        dist.all_reduce(weight)
+        return weight.item()
+
+
+def _ids(ids, n: int, rows, others):
+    if ids is None:
+        return None
+    of_keys = rows(ids[:n])
+    return of_keys if len(ids) == n else torch.cat([of_keys, others(ids[n:])])
+
+
+class _Sizes:
+    """How many rows each process has, and of shared negatives."""
+
+    def __init__(self, queries: Tensor, negatives: Tensor | None):
+        here = [queries.shape[0], -1 if negatives is None else negatives.shape[0], queries.shape[1]]
+        here = torch.tensor(here, device=queries.device)
+        everywhere = [torch.empty_like(here) for _ in range(dist.get_world_size())]
+        dist.all_gather(everywhere, here)
+        self.rows, self.negatives, dims = zip(*torch.stack(everywhere).tolist())
+        if len(set(dims)) > 1:
+            raise ValueError(f"embeddings have dimensions {list(dims)} in the processes, but must have one")
+        if any(x < 0 for x in self.negatives) and any(x >= 0 for x in self.negatives):
+            raise ValueError("some processes have shared negatives and some have none")
+        self.offset = sum(self.rows[: dist.get_rank()])
+
+    def gathered(self, x: Tensor, of_own: bool, of_negatives: bool = False) -> Tensor:
+        return _Gather.apply(x, self.negatives if of_negatives else self.rows, of_own)
+
+    def weights(self, weights: Tensor | None, form: str, keys) -> Tensor | None:
+        """Row weights of all: queries first, where all views choose."""
+        if weights is None:
+            return None
+        if form != "nt-xent" or keys is None:
+            return self.gathered(weights, True)
+        return torch.cat([self.gathered(half, True) for half in weights.split(len(weights) // 2)])
+
+    def own_rows(self, value: Tensor, form: str, keys) -> Tensor:
+        views = value.chunk(2) if form == "nt-xent" and keys is not None else [value]
+        here = slice(self.offset, self.offset + self.rows[dist.get_rank()])
+        return torch.cat([view[here] for view in views])
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes, one's after the other's. Backwards, the sum of what all processes say of
+    this one's rows; or, where all of them say the same of everything, what is said here, once for each."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: tuple[int, ...], of_own: bool) -> Tensor:
+        ctx.rows, ctx.of_own = rows, of_own
+        padded = x.new_zeros(max(rows), *x.shape[1:])
+        padded[: x.shape[0]] = x
+        everyone = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(everyone, padded)
+        return torch.cat([part[:count] for part, count in zip(everyone, rows)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        start = sum(ctx.rows[: dist.get_rank()])
+        here = slice(start, start + ctx.rows[dist.get_rank()])
+        if ctx.of_own:
+            return gradient[here] * dist.get_world_size(), None, None
+        # Sums of halves would lose digits.
+        total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total)
+        return total[here].to(gradient.dtype), None, None
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over processes of a number; each goes on with its own part backwards."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient

@@ -1,0 +1,259 @@
+"""The losses as functions.
+
+Comes in: tensors, whatever they are. Goes out: a loss that can be differentiated; or a `TypeError` or a
+`ValueError` that says what was given and what was needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _distributed
+from ._operation import computed
+from ._settings import exact_numbers
+
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def contrastive(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    negatives: Tensor | None = None,
+    *,
+    form: str = "one-way",
+    objective: str = "softmax",
+    temperature: float | Tensor = 0.1,
+    reduction: str = "mean",
+    normalize: bool = True,
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
+    factor: float = 1.0,
+    norm_floor: float = 1e-12,
+    in_batch_negatives: bool = True,
+    within_views: bool = False,
+    offset: int = 0,
+    sigma: float = 0.5,
+    positive_share: float = 0.1,
+    concentration: float = 1.0,
+    bias: float | Tensor = -10.0,
+    ids: Tensor | None = None,
+    labels: Tensor | None = None,
+    weights: Tensor | None = None,
+    guide: tuple[Tensor, ...] | None = None,
+    logit_scale: float | Tensor | None = None,
+    gather: bool = False,
+) -> Tensor:
+    """Any loss of the family: the settings of the crate `kinfold`, by name.
+
+    Args:
+        queries: `[n, d]`, float32, float64, float16 or bfloat16.
+        keys: `[n, d]`, row i the positive of query i; `[m, d]` with an offset; None with `labels` where
+            rows are all there is.
+        negatives: `[m, d]`, of every query, or `[n, m, d]`, m of each.
+        form: "one-way", "both-ways" (CLIP) or "nt-xent" (SimCLR).
+        objective: "softmax", "decoupled", "decoupled-weighted", "debiased", "hard-negatives",
+            "sup-con-outside", "sup-con-inside" or "sigmoid".
+        temperature: τ; a tensor of one number where it is learned.
+        reduction: "mean", "sum" or "none", a loss for each row: `[n]`, or `[2n]` in the form "nt-xent".
+        normalize: whether to compare by the cosine, or else by the dot product as it is.
+        margin: what the positive's similarity must be ahead by.
+        label_smoothing: the part of the target that is spread over all candidates.
+        factor: what the loss is multiplied by.
+        norm_floor: the least length that the cosine divides by.
+        in_batch_negatives: whether the other keys are negatives, too, where `negatives` are given.
+        within_views: whether queries are pushed from queries, and keys from keys (GISTEmbed).
+        offset: query i's positive is key i + offset.
+        sigma, positive_share, concentration, bias: what some objectives take; the sigmoid's bias is a
+            tensor of one number where it is learned.
+        ids: `[n]` integers, what each pair is of: pairs of one id are known duplicates and not pushed
+            apart. Ids of shared negatives may follow them.
+        labels: `[n]` integers, for SupCon.
+        weights: what each row counts, at least 0: `[n]`, or `[2n]` in the form "nt-xent".
+        guide: another model's embeddings of queries, keys and, where there are any, shared negatives:
+            what it finds closer to a query than its key is no negative.
+        logit_scale: 1/τ, in place of the temperature.
+        gather: whether to share the batch with the other processes of `torch.distributed`: the loss is
+            that of all rows together, and gradients are exact where those of the processes are
+            averaged, as DistributedDataParallel does.
+
+    Returns:
+        The loss in nats, float64 for float64 and else float32: `[]`, or `[rows]` without a reduction.
+
+    Raises:
+        TypeError, ValueError: what was given, and what was needed.
+    """
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(_REDUCTIONS)}")
+    _matrix("queries", queries)
+    like = queries
+    queries, keys, negatives = _together(queries=queries, keys=keys, negatives=negatives)
+    guide_queries, guide_keys, guide_negatives = _guide(guide, like, queries.dtype)
+    scale, temperature = _scale(temperature, logit_scale, like)
+    learned_bias, bias = _learned("bias", bias, like)
+    if learned_bias is not None and objective != "sigmoid":
+        raise ValueError(f"a learned bias has a meaning for the objective sigmoid alone, not {objective}")
+    settings = (
+        form, objective, temperature, normalize, margin, label_smoothing, factor, norm_floor,
+        in_batch_negatives, within_views, offset, sigma, positive_share, concentration, bias,
+    )
+    ids, labels = _integers("ids", ids, like), _integers("labels", labels, like)
+    weights = _weights(weights, like)
+    batch = (queries, keys, negatives, scale, learned_bias, ids, labels, weights,
+             guide_queries, guide_keys, guide_negatives)
+    if gather and _distributed.world_size() > 1:
+        return _distributed.contrastive(batch, settings, reduction)
+    return computed(batch, settings, reduction)
+
+
+
+
+def info_nce(
+    query: Tensor,
+    positive_key: Tensor,
+    negative_keys: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    reduction: str = "mean",
+    negative_mode: str = "unpaired",
+    **settings,
+) -> Tensor:
+    """InfoNCE one way, with the arguments of info-nce-pytorch, and its number.
+
+    Args:
+        query: `[n, d]`.
+        positive_key: `[n, d]`, row i the positive of query i.
+        negative_keys: negatives in place of the other keys: `[m, d]`, or `[n, m, d]` when "paired".
+        temperature: τ; a tensor of one number where it is learned.
+        reduction: "mean", "sum" or "none".
+        negative_mode: "unpaired" or "paired".
+        settings: more of `contrastive`: `form="both-ways"`, `label_smoothing`, `ids`, `gather`, ...
+    """
+    if negative_mode not in ("unpaired", "paired"):
+        raise ValueError(f"negative_mode is {negative_mode!r}, but must be 'unpaired' or 'paired'")
+    if isinstance(negative_keys, Tensor):
+        needed = 3 if negative_mode == "paired" else 2
+        if negative_keys.dim() != needed:
+            shape = "[n, m, d]" if needed == 3 else "[m, d]"
+            raise ValueError(
+                f"negative_keys have shape {_shape(negative_keys)}, but must be {shape} when {negative_mode}"
+            )
+        settings.setdefault("in_batch_negatives", False)
+    return contrastive(
+        query, positive_key, negative_keys, temperature=temperature, reduction=reduction, **settings
+    )
+
+
+# --- what was given ---------------------------------------------------------------------------------
+
+
+def _shape(x: Tensor) -> str:
+    return f"[{', '.join(map(str, x.shape))}]"
+
+
+def _tensor(name: str, x) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, but are of type {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} are {x.layout}, but must be dense")
+
+
+def _matrix(name: str, x, dims: tuple[int, ...] = (2,)) -> None:
+    _tensor(name, x)
+    if x.dtype not in _FLOATING:
+        raise TypeError(f"{name} are {x.dtype}, but must be float32, float64, float16 or bfloat16")
+    if x.dim() not in dims:
+        shapes = " or ".join({2: "[n, d]", 3: "[n, m, d]"}[dim] for dim in dims)
+        raise ValueError(f"{name} have shape {_shape(x)}, but must be {shapes}")
+
+
+def _placed(name: str, x: Tensor, like: Tensor) -> None:
+    if x.device != like.device:
+        raise ValueError(f"{name} are on {x.device}, but queries are on {like.device}")
+
+
+def _together(queries: Tensor, **others: Tensor | None):
+    """All matrices in one type, the one that holds the numbers of all."""
+    dtype = queries.dtype
+    for name, x in others.items():
+        if x is None:
+            continue
+        _matrix(name, x, (2, 3) if name == "negatives" else (2,))
+        _placed(name, x, queries)
+        if x.shape[-1] != queries.shape[1]:
+            raise ValueError(
+                f"{name} have shape {_shape(x)}, but queries have shape {_shape(queries)}: their last "
+                "dimensions must be equal"
+            )
+        if x.dim() == 3 and x.shape[0] != queries.shape[0]:
+            raise ValueError(
+                f"{name} have shape {_shape(x)}, but queries have shape {_shape(queries)}: [n, m, d] must "
+                "have a row for each query"
+            )
+        dtype = torch.promote_types(dtype, x.dtype)
+    return [None if x is None else x.to(dtype) for x in (queries, *others.values())]
+
+
+def _guide(guide, like: Tensor, dtype: torch.dtype):
+    if guide is None:
+        return None, None, None
+    if not isinstance(guide, (tuple, list)) or len(guide) not in (2, 3):
+        raise TypeError("guide must be a tuple of two or three tensors: of queries, keys and negatives")
+    guide = tuple(guide) + (None,) * (3 - len(guide))
+    for name, x in zip(("queries", "keys", "negatives"), guide):
+        if x is not None or name != "negatives":
+            _matrix(f"the guide's {name}", x)
+            _placed(f"the guide's {name}", x, like)
+    return tuple(None if x is None else x.detach().to(dtype) for x in guide)
+
+
+def _scale(temperature, logit_scale, like: Tensor):
+    """1/τ where it is learned, and τ where it is not."""
+    if logit_scale is None:
+        tau, fixed = _learned("temperature", temperature, like)
+        return (None if tau is None else tau.reciprocal()), fixed
+    scale, fixed = _learned("logit_scale", logit_scale, like)
+    if not fixed > 0:
+        raise ValueError(f"logit_scale is {fixed}, but it must be a finite number above 0")
+    return scale, 1.0 / fixed
+
+
+def _learned(name: str, x, like: Tensor):
+    """A number that is learned, and the one in its place where it is not."""
+    if not isinstance(x, Tensor):
+        return None, _number(name, x)
+    if x.numel() != 1 or not x.dtype.is_floating_point:
+        raise ValueError(
+            f"{name} is a tensor of shape {_shape(x)} and {x.dtype}, but must be one floating number"
+        )
+    return x.reshape(()).to(device=like.device, dtype=exact_numbers(like.device)), 1.0
+
+
+def _number(name: str, x) -> float:
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, but is of type {type(x).__name__}") from None
+
+
+def _integers(name: str, x, like: Tensor) -> Tensor | None:
+    if x is None:
+        return None
+    _tensor(name, x)
+    if x.dtype not in _INTEGERS:
+        raise TypeError(f"{name} are {x.dtype}, but must be integers")
+    if x.dim() != 1:
+        raise ValueError(f"{name} have shape {_shape(x)}, but must be [n]")
+    _placed(name, x, like)
+    return x.to(torch.int64)
+
+
+def _weights(x, like: Tensor) -> Tensor | None:
+    if x is None:
+        return None
+    _tensor("weights", x)
+    if x.dim() != 1:
+        raise ValueError(f"weights have shape {_shape(x)}, but must be [n]")
+    _placed("weights", x, like)
+    return x.detach().to(exact_numbers(like.device))

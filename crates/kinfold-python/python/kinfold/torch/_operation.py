@@ -1,0 +1,199 @@
+"""The loss as two PyTorch operations, `kinfold::info_nce` and the backward pass of its rows.
+
+Comes in: tensors whose shapes `_functional` has seen to, and settings. Goes out: the loss, and all its
+gradients, which are computed together. On the CPU kinfold's engine reads the tensors where they lie; on
+every other device `_strips` does the same in PyTorch's operations.
+
+Without a reduction, what gradients are of is known in the backward pass alone, and they are computed
+there, by the second operation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _strips
+from ._checks import TENSORS
+from ._settings import NAMES, computed_in, exact_numbers, native_loss, rows_of
+
+# The tensors of a batch, and the settings that `_native.Loss` has, in the order of the operations.
+_BATCH = """Tensor queries, Tensor? keys, Tensor? negatives, Tensor? scale, Tensor? bias, Tensor? ids,
+    Tensor? labels, Tensor? weights, Tensor? guide_queries, Tensor? guide_keys, Tensor? guide_negatives"""
+_SETTINGS = """str form, str objective, float temperature, bool cosine, float margin,
+    float label_smoothing, float factor, float norm_floor, bool in_batch, bool within_views, int offset,
+    float sigma, float positive_share, float concentration, float fixed_bias, bool sum"""
+
+_INPUTS = TENSORS + len(NAMES) + 2
+
+# After the value: of queries, of keys, of negatives, and of 1/τ and the bias, `[2]`. What was not asked
+# for, or is of something that was not given, has no numbers.
+_GRADIENTS = "Tensor, Tensor, Tensor, Tensor"
+
+_library = torch.library.Library("kinfold", "DEF")
+_library.define(
+    f"info_nce({_BATCH}, {_SETTINGS}, bool unreduced, bool gradients) -> (Tensor, {_GRADIENTS})"
+)
+_library.define(f"info_nce_of_rows(Tensor upstream, {_BATCH}, {_SETTINGS}) -> ({_GRADIENTS})")
+
+
+# --- on the CPU -------------------------------------------------------------------------------------
+
+
+def _rows(x: Tensor | None):
+    """A matrix as the engine takes it, and the tensor that it lies in."""
+    if x is None:
+        return None, None
+    x = x.resolve_neg()
+    rows, dim = x.shape
+    stride = max(x.stride(0), dim) if rows < 2 else x.stride(0)
+    if x.stride(1) != 1 and dim > 1 or stride < dim:
+        x, stride = x.contiguous(), dim
+    return (x.data_ptr(), rows, dim, stride), x
+
+
+def _numbers(x: Tensor | None):
+    if x is None:
+        return None, None
+    x = x.resolve_neg().contiguous()
+    return (x.data_ptr(), x.numel()), x
+
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16",
+           torch.bfloat16: "bfloat16"}
+
+
+def _on_cpu(
+    queries, keys, negatives, scale, bias, ids, labels, weights, guide_queries, guide_keys,
+    guide_negatives, *rest,
+):
+    *settings, unreduced, gradients = rest
+    loss = native_loss(*settings)
+    exact = computed_in(queries.dtype)
+    per_query = negatives is not None and negatives.dim() == 3
+    flat = negatives.reshape(-1, negatives.shape[2]) if per_query else negatives
+    # Whatever had to be copied is held until the call is over.
+    matrices, held = _each(_rows, queries, keys, flat, guide_queries, guide_keys, guide_negatives)
+    numbers, held_too = _each(_numbers, ids, labels, weights)
+    out = [torch.empty(x.shape if gradients and x is not None else 0, dtype=exact)
+           for x in (queries, keys, negatives)]
+    rows = None
+    if unreduced:
+        rows = torch.empty(rows_of(settings[0], queries, keys), dtype=torch.float64)
+    scale = None if scale is None else scale.item()
+    value, of_log_scale, of_bias = loss.compute(
+        _DTYPES.get(queries.dtype, str(queries.dtype)),
+        torch.get_num_threads(),
+        *matrices[:3],
+        per_query,
+        *numbers,
+        matrices[3:] if guide_queries is not None else None,
+        scale,
+        None if bias is None else bias.item(),
+        None if rows is None else (rows.data_ptr(), rows.numel()),
+        tuple((x.data_ptr(), x.numel()) for x in out) if gradients else None,
+    )
+    del held, held_too
+    value = torch.tensor(value, dtype=exact) if rows is None else rows.to(exact, copy=True)
+    of_scale = of_log_scale / (scale or 1.0)
+    return value, *out, torch.tensor([of_scale, of_bias] if gradients else [], dtype=torch.float64)
+
+
+def _each(how, *tensors):
+    return zip(*map(how, tensors))
+
+
+# --- wherever it is computed ------------------------------------------------------------------------
+
+
+def _shapes(queries, keys, negatives, *rest):
+    """What comes out, without its numbers."""
+    form, *_, unreduced, gradients = rest[8:]
+    exact = computed_in(queries.dtype)
+    value = queries.new_empty([rows_of(form, queries, keys)] if unreduced else [], dtype=exact)
+    return value, *_shapes_of_gradients(queries, keys, negatives, gradients)
+
+
+def _shapes_of_gradients(queries, keys, negatives, gradients=True):
+    exact = computed_in(queries.dtype)
+    out = [queries.new_empty(x.shape if gradients and x is not None else [0], dtype=exact)
+           for x in (queries, keys, negatives)]
+    numbers = queries.new_empty([2 if gradients else 0], dtype=exact_numbers(queries.device))
+    return *out, numbers
+
+
+def _keep(ctx, inputs, output):
+    """What the backward pass needs: the gradients, or where they are still to be computed the inputs."""
+    *batch_and_settings, unreduced, gradients = inputs
+    ctx.set_materialize_grads(False)
+    ctx.unreduced = unreduced
+    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:5]]
+    if unreduced:
+        ctx.save_for_backward(*inputs[:TENSORS])
+        ctx.settings = batch_and_settings[TENSORS:]
+    else:
+        ctx.save_for_backward(*output[1:])
+
+
+def _scaled(ctx, upstream, *of_gradients):
+    """The gradients that were kept, times the upstream one."""
+    if any(x is not None for x in of_gradients):
+        raise RuntimeError(
+            "kinfold's losses have first derivatives only: their gradient was differentiated again, as "
+            "by create_graph=True and a second backward()"
+        )
+    if upstream is None:
+        return (None,) * _INPUTS
+    if ctx.unreduced:
+        of = torch.ops.kinfold.info_nce_of_rows(upstream, *ctx.saved_tensors, *ctx.settings)
+        out = list(of[:3]) + [of[3][0], of[3][1]]
+    else:
+        numbers = ctx.saved_tensors[3]
+        out = [upstream * x if wanted else None
+               for x, wanted in zip(ctx.saved_tensors[:3], ctx.needs_input_grad)]
+        out += [upstream * numbers[i] if ctx.needs_input_grad[3 + i] else None for i in (0, 1)]
+    out = [x.to(dtype) if x is not None and wanted else None
+           for x, dtype, wanted in zip(out, ctx.dtypes, ctx.needs_input_grad)]
+    return *out, *(None,) * (_INPUTS - 5)
+
+
+def _of_rows(upstream, *rest):
+    """The gradients of `Σ upstream_i · L_i`. Row weights are not negative, so the rows whose upstream
+    gradient is are a sum of their own, which is taken off."""
+    batch, settings = list(rest[:TENSORS]), list(rest[TENSORS:])
+    settings[-1] = True
+    weights = upstream.to(exact_numbers(upstream.device))
+    total = None
+    for sign in (1.0, -1.0):
+        batch[7] = (weights * sign).clamp_min(0)
+        if not batch[7].any():
+            continue
+        of = torch.ops.kinfold.info_nce(*batch, *settings, False, True)[1:]
+        total = of if total is None else [x - y for x, y in zip(total, of)]
+        if sign < 0 and total is of:
+            total = [-x for x in of]
+    return tuple(total or [torch.zeros_like(x) for x in _shapes_of_gradients(*batch[:3])])
+
+
+_library.impl("info_nce", _on_cpu, "CPU")
+_library.impl("info_nce", _strips.info_nce, "CompositeExplicitAutograd")
+_library.impl("info_nce_of_rows", _of_rows, "CompositeExplicitAutograd")
+torch.library.register_fake("kinfold::info_nce", _shapes, lib=_library)
+torch.library.register_fake(
+    "kinfold::info_nce_of_rows",
+    lambda upstream, *rest: _shapes_of_gradients(*rest[:3]),
+    lib=_library,
+)
+torch.library.register_autograd("kinfold::info_nce", _scaled, setup_context=_keep, lib=_library)
+
+info_nce = torch.ops.kinfold.info_nce.default
+
+
+def computed(batch, settings, reduction: str) -> Tensor:
+    """The loss, and gradients with it where there will be a backward pass. Rows count their weights."""
+    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in batch)
+    unreduced = reduction == "none"
+    value, *_ = info_nce(*batch, *settings, reduction == "sum", unreduced, wanted and not unreduced)
+    if unreduced and batch[7] is not None:
+        value = value * batch[7].to(value.dtype)
+    return value

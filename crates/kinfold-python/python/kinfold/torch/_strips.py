@@ -1,0 +1,286 @@
+"""The losses in PyTorch's own operations, for devices that kinfold's engine does not run on.
+
+Comes in: what the operation `kinfold::info_nce` is given. Goes out: the same as from the engine. A strip
+of logits, so many rows × all candidates, is the largest thing it holds: never the n × n matrix.
+
+1. the matrices that are compared (`_Problem`);
+2. what a strip of rows chooses among, and the logits (`strip`);
+3. from a strip's logits to losses and slopes (`_rows`);
+4. from slopes to gradients (`info_nce`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _checks, _rows
+from ._settings import computed_in, exact_numbers, native_loss
+
+# Logits that a strip may have, and rows.
+LOGITS, ROWS = 1 << 24, 1024
+
+# Places of the matrices that are compared. Where all views choose, both are one, the queries above the
+# keys, in the queries' place.
+QUERIES, KEYS, NEGATIVES = 0, 1, 2
+
+
+def info_nce(*given):
+    """Value and gradients; see `_operation`."""
+    queries = given[0]
+    native_loss(*given[_checks.TENSORS : -2])
+    # Products in half of the digits would be another loss.
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        problem = _Problem(*given)
+        return problem.unreduced_rows() if problem.unreduced else problem.reduced()
+
+
+class _Problem:
+    def __init__(
+        self, queries, keys, negatives, scale, bias, ids, labels, weights, guide_queries, guide_keys,
+        guide_negatives, form, objective, temperature, cosine, margin, label_smoothing, factor, norm_floor,
+        in_batch, within_views, offset, sigma, positive_share, concentration, fixed_bias, sum, unreduced,
+        gradients,
+    ):
+        self.form, self.objective, self.offset = form, objective, offset
+        self.margin, self.label_smoothing, self.factor = margin, label_smoothing, factor
+        self.in_batch, self.within_views = in_batch, within_views
+        self.positive_share, self.concentration = positive_share, concentration
+        self.sum, self.unreduced, self.gradients = sum, unreduced, gradients
+        self.given = (queries, keys, negatives)
+        self.learned = scale, bias
+        guide = (guide_queries, guide_keys, guide_negatives)
+        _checks.batch(self, ids, labels, weights, guide)
+        self.exact = computed_in(queries.dtype)
+        self.scale = 1.0 / temperature if scale is None else scale.to(self.exact)
+        self.bias = fixed_bias if bias is None else bias.to(self.exact)
+        self.pairs = n = queries.shape[0]
+        self.per_query = negatives.shape[1] if negatives is not None and negatives.dim() == 3 else None
+        self.floor = norm_floor if cosine else None
+        self.lengths: list[Tensor | None] = [None, None, None]
+        self.compared = [self._as_compared(which, x) for which, x in enumerate(self.given)]
+        self.guide = [None if x is None else _unit(x.to(self.exact), 1e-12)[0] for x in guide]
+        self.ids = [None, None, None]
+        if ids is not None:
+            m = keys.shape[0]
+            self.ids = [ids[offset : offset + n], ids[:m], ids[m:] if len(ids) > m else None]
+        self.labels = labels
+        self.positive_weights = None
+        if objective == "decoupled-weighted":
+            pairs = (self.compared[QUERIES] * self.compared[KEYS][offset : offset + n]).sum(1, True)
+            self.positive_weights = 2 - n * torch.softmax(pairs / sigma, 0)
+        if form == "nt-xent" and keys is not None:
+            self._stack()
+        self.weights = self._weights(weights)
+
+    def _as_compared(self, which: int, x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        x = x.reshape(-1, x.shape[-1]).to(self.exact)
+        if not torch.isfinite(x).all():
+            raise _checks.not_finite(("queries", "keys", "negatives")[which], x)
+        if self.floor is None:
+            return x
+        x, self.lengths[which] = _unit(x, self.floor)
+        return x
+
+    def _stack(self) -> None:
+        """Queries and keys as one matrix, and what stands beside their rows, too."""
+        self.compared = [torch.cat(self.compared[:2]), None, None]
+        twice = lambda x: None if x is None else torch.cat([x, x])  # noqa: E731
+        self.ids = [twice(self.ids[KEYS]), None, None]
+        self.labels, self.positive_weights = twice(self.labels), twice(self.positive_weights)
+
+    def _weights(self, weights: Tensor | None) -> Tensor:
+        """What each row counts, `[rows, 1]`: its weight, divided by the sum of all for the mean."""
+        rows = self.compared[QUERIES].shape[0]
+        if weights is None:
+            weights = self.compared[QUERIES].new_ones(rows)
+        weights = weights.to(self.exact)[:, None]
+        return weights if self.sum else weights / weights.sum()
+
+    # --- strips -------------------------------------------------------------------------------------
+
+    def passes(self):
+        """Which matrix's rows choose, from which matrix, and what share of the loss that is."""
+        if self.form == "nt-xent":
+            return [(QUERIES, QUERIES, 1.0)]
+        # Where every pair is on its own, both ways are one.
+        if self.form == "one-way" or self.objective == "sigmoid":
+            return [(QUERIES, KEYS, 1.0)]
+        return [(QUERIES, KEYS, 0.5), (KEYS, QUERIES, 0.5)]
+
+    def strips(self, chooser: int, target: int):
+        """Each strip's first row and number of rows, its logits, and what these are of."""
+        blocks = self._blocks(chooser, target)
+        columns = sum(block.columns for block in blocks)
+        most = max(1, min(ROWS, LOGITS // max(columns, 1)))
+        for start in range(0, self.compared[chooser].shape[0], most):
+            rows = min(most, self.compared[chooser].shape[0] - start)
+            yield start, rows, self._logits(blocks, start, rows), blocks
+
+    def _blocks(self, chooser: int, target: int):
+        all_of = lambda left, right: _Block(self, left, right)  # noqa: E731
+        first = all_of(chooser, target) if self.in_batch else _Block(self, chooser, KEYS, 1, self.offset)
+        blocks = [first]
+        if self.compared[NEGATIVES] is not None:
+            blocks.append(_Block(self, QUERIES, NEGATIVES, self.per_query))
+        if self.within_views:
+            blocks += [all_of(QUERIES, QUERIES), all_of(KEYS, KEYS)]
+        # Negatives of no rows have no columns.
+        return [block for block in blocks if block.columns]
+
+    def _logits(self, blocks, start: int, rows: int):
+        closest = self._closest(start, rows)
+        similarities, positives, left_out = [], [], []
+        for i, block in enumerate(blocks):
+            similarity = block.similarity(start, rows)
+            # The first block is the one that positives are in.
+            positive = torch.zeros_like(similarity, dtype=torch.bool)
+            if i == 0:
+                positive = self._positive(block, start, rows)
+            if self.margin:
+                similarity = similarity - self.margin * positive
+            out = positive
+            if closest is not None:
+                left, right = self.guide[block.left][start : start + rows], self.guide[block.right]
+                out = out | (left @ right.T > closest)
+            elif block.each is None and block.left == block.right:
+                out = out | _same(_count(start, rows, out), _count(0, block.columns, out))
+            if block.each is None and self.ids[block.right] is not None:
+                out = out | _same(self.ids[block.left][start : start + rows], self.ids[block.right])
+            similarities.append(similarity), positives.append(positive), left_out.append(out)
+        weights = self.positive_weights
+        return _rows.Logits(
+            s=torch.cat(similarities, 1) * self.scale,
+            positive=torch.cat(positives, 1),
+            not_negative=torch.cat(left_out, 1),
+            positive_weight=None if weights is None else weights[start : start + rows],
+        )
+
+    def _positive(self, block, start: int, rows: int) -> Tensor:
+        """Which of the first block's columns are positives of the rows from `start` on."""
+        like = self.compared[QUERIES]
+        if block.each is not None:
+            return torch.ones(rows, block.columns, dtype=torch.bool, device=like.device)
+        row, column = _count(start, rows, like), _count(0, block.columns, like)
+        if self.labels is not None:
+            same = _same(self.labels[start : start + rows], self.labels)
+            return same & ~_same(row, column)
+        if self.form == "nt-xent":
+            return _same((row + self.pairs) % (2 * self.pairs), column)
+        return _same(row + self.offset, column)
+
+    def _closest(self, start: int, rows: int) -> Tensor | None:
+        """What the guide finds of the positives of the rows from `start` on, `[rows, 1]`."""
+        queries, keys, _ = self.guide
+        if queries is None:
+            return None
+        # The product itself, so that a key that equals its query is as close as the query is.
+        all_keys = queries[start : start + rows] @ keys.T
+        return all_keys.gather(1, _count(start, rows, all_keys)[:, None])
+
+    # --- what they come to --------------------------------------------------------------------------
+
+    def unreduced_rows(self):
+        value = 0
+        for chooser, target, share in self.passes():
+            strips = self.strips(chooser, target)
+            rows = [_rows.losses(self, logits).value for _, _, logits, _ in strips]
+            value = value + self.factor * share * torch.cat(rows)[:, 0]
+        return value, *self._nothing(), self._number([])
+
+    def reduced(self):
+        value = of_log_scale = of_bias = self.compared[QUERIES].new_zeros(())
+        of = [None if x is None else torch.zeros_like(x) for x in self.compared]
+        for chooser, target, share in self.passes():
+            for start, rows, logits, blocks in self.strips(chooser, target):
+                losses = _rows.losses(self, logits)
+                weights = self.weights[start : start + rows] * (self.factor * share)
+                value = value + (losses.value * weights).sum()
+                if not self.gradients:
+                    continue
+                of_log_scale = of_log_scale + (losses.log_scale * weights).sum()
+                of_bias = of_bias + (losses.bias * weights).sum()
+                slopes = losses.slopes * weights * self.scale
+                for block, part in zip(blocks, slopes.split([b.columns for b in blocks], 1)):
+                    block.spread(of, start, rows, part)
+        if not self.gradients:
+            return value, *self._nothing(), self._number([])
+        scale, bias = self.learned
+        of_scale = of_log_scale / self.scale if scale is not None else torch.zeros_like(value)
+        of_bias = of_bias if bias is not None else torch.zeros_like(value)
+        return value, *self._through_comparison(of), self._number([of_scale, of_bias])
+
+    def _through_comparison(self, of):
+        """Gradients by rows as they are compared become gradients by the rows themselves."""
+        if self.compared[KEYS] is None and self.given[KEYS] is not None:
+            n = self.pairs
+            stacked, of = self.compared[QUERIES], [of[QUERIES][:n], of[QUERIES][n:], None]
+            self.compared = [stacked[:n], stacked[n:], None]
+        out = []
+        for given, unit, length, gradient in zip(self.given, self.compared, self.lengths, of):
+            if given is None:
+                out.append(self.compared[QUERIES].new_empty(0))
+                continue
+            if length is not None:
+                along = (gradient * unit).sum(1, True).where(length >= self.floor, 0)
+                gradient = (gradient - along * unit) / length.clamp_min(self.floor)
+            out.append(gradient.reshape(given.shape).contiguous())
+        return out
+
+    def _nothing(self):
+        return [self.compared[QUERIES].new_empty(0) for _ in range(3)]
+
+    def _number(self, numbers):
+        like = self.compared[QUERIES]
+        if not numbers:
+            return like.new_empty(0, dtype=exact_numbers(like.device))
+        return torch.stack(numbers).to(exact_numbers(like.device))
+
+
+class _Block:
+    """Columns of a strip: rows of one matrix against all rows of another, or each against its own."""
+
+    def __init__(self, problem, left: int, right: int, each: int | None = None, first: int = 0):
+        self.left, self.right, self.each, self.first = left, right, each, first
+        self.of_left, self.of_right = problem.compared[left], problem.compared[right]
+        self.columns = self.of_right.shape[0] if each is None else each
+
+    def _own(self, start: int, rows: int) -> slice:
+        return slice(self.first + start * self.each, self.first + (start + rows) * self.each)
+
+    def similarity(self, start: int, rows: int) -> Tensor:
+        left = self.of_left[start : start + rows]
+        if self.each is None:
+            return left @ self.of_right.T
+        own = self.of_right[self._own(start, rows)].reshape(rows, self.each, -1)
+        return (own @ left[:, :, None])[:, :, 0]
+
+    def spread(self, of, start: int, rows: int, slopes: Tensor) -> None:
+        """Adds what slopes `[rows, columns]` are to the two matrices that are compared."""
+        left = self.of_left[start : start + rows]
+        if self.each is None:
+            of[self.left][start : start + rows] += slopes @ self.of_right
+            of[self.right] += slopes.T @ left
+            return
+        own = self._own(start, rows)
+        right = self.of_right[own].reshape(rows, self.each, -1)
+        of[self.left][start : start + rows] += (slopes[:, None, :] @ right)[:, 0]
+        of[self.right][own] += (slopes[:, :, None] @ left[:, None, :]).reshape(rows * self.each, -1)
+
+
+def _unit(x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Rows divided by their lengths, and these. Squares of large or small numbers stay in range."""
+    largest = x.abs().amax(1, True).clamp_min(torch.finfo(x.dtype).tiny)
+    length = (x / largest).square().sum(1, True).sqrt() * largest
+    return x / length.clamp_min(floor), length
+
+
+def _count(start: int, count: int, like: Tensor) -> Tensor:
+    return torch.arange(start, start + count, device=like.device)
+
+
+def _same(row: Tensor, column: Tensor) -> Tensor:
+    """Where rows and columns have the same integer."""
+    return row[:, None] == column

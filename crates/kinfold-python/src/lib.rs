@@ -1,0 +1,21 @@
+//! The native half of the Python package `kinfold`: `kinfold._native`.
+//!
+//! Comes in: settings by name, and the addresses and shapes of arrays. Goes out: numbers, and gradients
+//! in arrays that the caller has made for them. Whatever is wrong is a `ValueError` or a `TypeError`
+//! that says what was given and what was needed. Python's lock is let go of while the engine works.
+//! Frameworks are known to `python/kinfold` alone.
+
+mod loss;
+mod measures;
+mod memory;
+
+use pyo3::prelude::*;
+
+/// What `kinfold.numpy` and `kinfold.torch` are made of; nothing here is meant for others.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<loss::Loss>()?;
+    module.add_function(wrap_pyfunction!(measures::knn_accuracy, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::one_shot_accuracy, module)?)
+}

@@ -1,0 +1,207 @@
+//! A loss with its settings, and what it comes to.
+
+use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
+use kinfold::{
+    Batch, Element, GradientMut, InfoNce, Objective, Reduction, Similarity, Temperature, Value,
+};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Settings, validated once. Names and defaults are those of `kinfold::InfoNce`.
+#[pyclass(frozen, module = "kinfold._native")]
+pub(crate) struct Loss(InfoNce);
+
+/// Value, derivative by log(1/τ), derivative by the sigmoid's bias.
+type Derivatives = (f64, f64, f64);
+
+#[pymethods]
+impl Loss {
+    #[new]
+    #[pyo3(signature = (*, form, objective, temperature, cosine, margin, label_smoothing, factor,
+        norm_floor, in_batch, within_views, offset, sigma, positive_share, concentration, bias, sum))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn new(
+        form: &str,
+        objective: &str,
+        temperature: f64,
+        cosine: bool,
+        margin: f64,
+        label_smoothing: f64,
+        factor: f64,
+        norm_floor: f64,
+        in_batch: bool,
+        within_views: bool,
+        offset: usize,
+        sigma: f64,
+        positive_share: f64,
+        concentration: f64,
+        bias: f64,
+        sum: bool,
+    ) -> PyResult<Self> {
+        let objective = match objective {
+            "softmax" => Objective::Softmax,
+            "decoupled" => Objective::Decoupled,
+            "decoupled-weighted" => Objective::DecoupledWeighted { sigma },
+            "debiased" => Objective::Debiased { positive_share },
+            "hard-negatives" => Objective::HardNegatives { positive_share, concentration },
+            "sup-con-outside" => Objective::SupConOutside,
+            "sup-con-inside" => Objective::SupConInside,
+            "sigmoid" => Objective::Sigmoid { bias },
+            other => {
+                let known = "softmax, decoupled, decoupled-weighted, debiased, hard-negatives, \
+                             sup-con-outside, sup-con-inside, sigmoid";
+                return Err(not_among("objective", other, known));
+            }
+        };
+        let temperature = Temperature::new(temperature).map_err(refused)?;
+        let loss = match form {
+            "one-way" => InfoNce::new(temperature),
+            "both-ways" => InfoNce::new(temperature).symmetric(),
+            "nt-xent" => InfoNce::nt_xent(temperature),
+            other => return Err(not_among("form", other, "one-way, both-ways, nt-xent")),
+        };
+        let similarity = if cosine { Similarity::Cosine } else { Similarity::Dot };
+        let reduction = if sum { Reduction::Sum } else { Reduction::Mean };
+        loss.with_similarity(similarity)
+            .with_reduction(reduction)
+            .with_offset(offset)
+            .with_objective(objective)
+            .and_then(|loss| loss.with_margin(margin))
+            .and_then(|loss| loss.with_label_smoothing(label_smoothing))
+            .and_then(|loss| loss.with_factor(factor))
+            .and_then(|loss| loss.with_norm_floor(norm_floor))
+            .and_then(|loss| loss.with_in_batch_negatives(in_batch))
+            .and_then(|loss| loss.with_within_views(within_views))
+            .map(Self)
+            .map_err(refused)
+    }
+
+    /// The least value that so many pairs can reach, where it is known; in nats.
+    fn floor(&self, pairs: usize) -> Option<f64> {
+        self.0.floor(pairs)
+    }
+
+    /// The value when nothing has been learned, or all has collapsed into one point; in nats.
+    fn ceiling(&self, pairs: usize) -> f64 {
+        self.0.ceiling(pairs)
+    }
+
+    /// The loss of a batch. `scale` is 1/τ where it is learned. Each row's loss is written into `rows`,
+    /// and gradients into `gradients`, those of queries, keys and negatives, in f64 for f64 and else
+    /// in f32.
+    #[pyo3(signature = (dtype, threads, queries, keys, negatives, per_query, ids, labels, weights, guide,
+        scale, bias, rows, gradients))]
+    #[expect(clippy::too_many_arguments, reason = "one crossing for all there is")]
+    fn compute(
+        &self,
+        py: Python<'_>,
+        dtype: &str,
+        threads: usize,
+        queries: Rows,
+        keys: Option<Rows>,
+        negatives: Option<Rows>,
+        per_query: bool,
+        ids: Option<Numbers>,
+        labels: Option<Numbers>,
+        weights: Option<Numbers>,
+        guide: Option<(Rows, Rows, Option<Rows>)>,
+        scale: Option<f64>,
+        bias: Option<f64>,
+        rows: Option<Numbers>,
+        gradients: Option<(Numbers, Numbers, Numbers)>,
+    ) -> PyResult<Derivatives> {
+        let mut loss = self.0.with_threads(threads);
+        if let Some(scale) = scale {
+            loss = loss.with_temperature(Temperature::new(scale.recip()).map_err(refused)?);
+        }
+        if let Some(bias) = bias {
+            loss = loss.with_objective(Objective::Sigmoid { bias }).map_err(refused)?;
+        }
+        let task = Task { loss, queries, keys, negatives, per_query, ids, labels, weights, guide };
+        py.detach(|| by_dtype!(dtype, T => task.run::<T>(rows, gradients)))
+    }
+}
+
+fn not_among(what: &str, given: &str, known: &str) -> PyErr {
+    PyValueError::new_err(format!("there is no {what} `{given}`; there are: {known}"))
+}
+
+/// A loss and its batch, where Python holds it.
+struct Task {
+    loss: InfoNce,
+    queries: Rows,
+    keys: Option<Rows>,
+    negatives: Option<Rows>,
+    per_query: bool,
+    ids: Option<Numbers>,
+    labels: Option<Numbers>,
+    weights: Option<Numbers>,
+    guide: Option<(Rows, Rows, Option<Rows>)>,
+}
+
+impl Task {
+    fn run<T>(
+        &self,
+        rows: Option<Numbers>,
+        gradients: Option<(Numbers, Numbers, Numbers)>,
+    ) -> PyResult<Derivatives>
+    where
+        T: Element + Plain,
+        T::Real: Plain,
+    {
+        let batch = self.batch::<T>()?;
+        let value = match gradients {
+            None => self.loss.value_of(&batch),
+            Some((mut queries, mut keys, mut negatives)) => {
+                let gradient = GradientMut::new(queries.write()?, keys.write()?)
+                    .with_negatives(negatives.write()?);
+                self.loss.value_and_gradient_of_into(&batch, gradient)
+            }
+        };
+        let Value { mean, sum, rows: each, log_scale, bias, .. } = value.map_err(refused)?;
+        if let Some(mut rows) = rows {
+            let rows = rows.write::<f64>()?;
+            if rows.len() != each.len() {
+                let (given, needed) = (rows.len(), each.len());
+                return Err(PyValueError::new_err(format!(
+                    "the buffer for rows holds {given} numbers, but {needed} are needed"
+                )));
+            }
+            rows.copy_from_slice(&each);
+        }
+        Ok((self.loss.reduced(mean, sum), log_scale, bias))
+    }
+
+    fn batch<T: Element + Plain>(&self) -> PyResult<Batch<'_, T>> {
+        let queries = self.queries.embeddings()?;
+        let labels = self.labels.as_ref().map(Numbers::read::<u64>).transpose()?;
+        let mut batch = match (&self.keys, labels) {
+            (Some(keys), _) => Batch::new(queries, keys.embeddings()?),
+            (None, Some(labels)) => Batch::labelled(queries, labels),
+            (None, None) => {
+                return Err(PyValueError::new_err("keys are needed, or labels in their place"));
+            }
+        };
+        if let Some(labels) = labels {
+            batch = batch.with_labels(labels);
+        }
+        if let Some(negatives) = &self.negatives {
+            let negatives = negatives.embeddings()?;
+            batch = match self.per_query {
+                true => batch.with_negatives_per_query(negatives),
+                false => batch.with_negatives(negatives),
+            };
+        }
+        if let Some(ids) = &self.ids {
+            batch = batch.with_ids(ids.read()?);
+        }
+        if let Some(weights) = &self.weights {
+            batch = batch.with_row_weights(weights.read()?);
+        }
+        if let Some((queries, keys, negatives)) = &self.guide {
+            let negatives = negatives.as_ref().map(Rows::embeddings).transpose()?;
+            batch = batch.with_guide(queries.embeddings()?, keys.embeddings()?, negatives);
+        }
+        Ok(batch)
+    }
+}
