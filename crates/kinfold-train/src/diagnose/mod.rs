@@ -161,7 +161,7 @@ fn of_run(run: &Path) -> Result<Loaded, Error> {
     let model = SavedModel::open(run)?.trained(run, &device)?.snapshot();
     let settings = Settings::from_file(&run.join("config.toml"))?;
     let images = Images::load(&settings)?;
-    let split = Split::new(&images);
+    let split = Split::new(&images, settings.hold_out);
     let (rows, which) = match split.test.len() {
         0 | 1 => (&split.train, "trained on"),
         _ => (&split.test, "held out"),
@@ -170,7 +170,7 @@ fn of_run(run: &Path) -> Result<Loaded, Error> {
     let rows: Vec<usize> = (0..shown).map(|i| rows[i * rows.len() / shown]).collect();
     let mut sides = [Vec::new(), Vec::new()];
     for rows in rows.chunks(CHUNK) {
-        let pair = |&row: &usize| Pair { a: row, b: row, quarters: 0, group: row, key: row };
+        let pair = |&row: &usize| Pair { a: row, b: row, pose: 0, group: row, key: row };
         let pairs: Vec<Pair> = rows.iter().map(pair).collect();
         let views = views::pairs(&images, &pairs, &settings.view, settings.seed, settings.epochs)?;
         let shape = (images.size, images.channels);
