@@ -285,7 +285,7 @@ enum Encoder {
     Mlp,
     /// ResNet-18, 512 dimensions: photographs, and SimCLR's results on CIFAR
     Resnet18,
-    /// ResNet-50, 2048 dimensions: four times the work of ResNet-18 at 32 × 32 pixels, twice at 224
+    /// ResNet-50, 2048 dimensions: more than twice the work of ResNet-18
     Resnet50,
     /// A small vision transformer, 192 dimensions: wants more data and longer training
     Vit,
