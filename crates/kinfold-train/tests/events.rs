@@ -1,5 +1,6 @@
 //! TensorBoard's event file, read here by a small reader of its own that shares nothing with the
 //! writer; and by TensorBoard itself, where it is installed.
+#![allow(clippy::print_stdout, reason = "it says whether TensorBoard was there")]
 
 use kinfold_train::{Event, Settings, resume, train};
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ fn masked_checksum(data: &[u8]) -> u32 {
         }
     }
     let crc = !crc;
-    (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// The data of each record.
