@@ -14,6 +14,7 @@ use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, Sa
 use burn::tensor::{Device, Tensor, TensorData};
 use convnet::ConvNet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// Images that are encoded at a time outside training.
 const CHUNK: usize = 256;
@@ -33,6 +34,9 @@ impl Model {
         seed: u64,
         device: &Device,
     ) -> Self {
+        // Burn's random numbers are one stream for the whole process.
+        static STREAM: Mutex<()> = Mutex::new(());
+        let _alone = STREAM.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
         let model = Self {
             encoder: ConvNet::new(settings, size, channels, device),
