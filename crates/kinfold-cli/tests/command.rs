@@ -565,6 +565,9 @@ fn ctrl_c_finishes_the_step_and_saves() {
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(rest.iter().any(|line| line.starts_with("stopped after")), "{rest:?}");
+    let resume = format!("resume with: kinfold train --resume {}", out.display());
+    assert!(rest.contains(&resume), "{rest:?}");
+    assert_eq!(files(&out.join("checkpoints")).len(), 1);
     let summary = json(&out.join("summary.json"));
     assert_eq!(summary["interrupted"], true);
     assert!(summary["steps"].as_u64().unwrap() < 500 * 22);

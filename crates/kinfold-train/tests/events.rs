@@ -1,5 +1,6 @@
 //! TensorBoard's event file, read here by a small reader of its own that shares nothing with the
 //! writer; and by TensorBoard itself, where it is installed.
+#![allow(clippy::print_stdout, reason = "it says whether TensorBoard was there")]
 
 #![allow(clippy::print_stdout, reason = "a test says why it is skipped")]
 
