@@ -50,7 +50,7 @@ impl Rows {
     pub(crate) fn embeddings<T: Element + Plain>(&self) -> PyResult<Embeddings<'_, T>> {
         let Self(address, rows, dim, stride) = *self;
         let before_last = rows.saturating_sub(1).saturating_mul(stride);
-        let count = if rows == 0 { 0 } else { before_last.saturating_add(dim) };
+        let count = if rows == 0 || dim == 0 { 0 } else { before_last.saturating_add(dim) };
         let data = match first_of::<T>(address, count)? {
             None => &[][..],
             // SAFETY: as in `Numbers::read`.

@@ -1,12 +1,15 @@
 """The loss as PyTorch sees it: values, gradients, and everything that autograd may ask."""
 
+import os
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch.nn.functional as F  # noqa: E402
 
-from kinfold.torch import info_nce  # noqa: E402
+from kinfold.torch import ClipLoss, InfoNCE, SigLipLoss, SupConLoss, contrastive, info_nce  # noqa: E402
+from kinfold.torch import _operation  # noqa: E402
 
 
 def pairs(n=24, d=7, dtype=torch.float64, seed=0):
@@ -20,16 +23,222 @@ def dense(q, k, tau=0.1):
     return F.cross_entropy(F.normalize(q) @ F.normalize(k).T / tau, torch.arange(len(q)))
 
 
+def close(ours, theirs, leaves, rtol=1e-10):
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
+    for a, b in zip(*(torch.autograd.grad(x, leaves, retain_graph=True) for x in (ours, theirs))):
+        torch.testing.assert_close(a, b, rtol=rtol * 10, atol=rtol)
+
+
 def test_value_and_gradients_are_those_of_cross_entropy():
     q, k = pairs()
-    ours = info_nce(q, k)
-    theirs = dense(q, k)
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
-    for a, b in zip(torch.autograd.grad(ours, (q, k)), torch.autograd.grad(theirs, (q, k))):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+    close(info_nce(q, k), dense(q, k), (q, k))
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("settings", [{"form": "both-ways"}, {"form": "nt-xent", "reduction": "none"},
+                                      {"objective": "hard-negatives", "form": "nt-xent"}], ids=str)
+def test_gradcheck(settings):
     q, k = pairs(5, 3)
     tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda q, k, tau: info_nce(q, k, temperature=tau), (q, k, tau))
+    loss = lambda q, k, tau: contrastive(q, k, temperature=tau, **settings)  # noqa: E731
+    assert torch.autograd.gradcheck(loss, (q, k, tau))
+
+
+def test_gradcheck_with_negatives_and_bias():
+    q, k = pairs(4, 3)
+    own = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda q, k, x: contrastive(q, k, x), (q, k, own))
+    bias = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    sigmoid = lambda q, k, b: contrastive(q, k, objective="sigmoid", bias=b)  # noqa: E731
+    assert torch.autograd.gradcheck(sigmoid, (q, k, bias))
+
+
+@pytest.mark.parametrize("unreduced, gradients", [(False, True), (False, False), (True, False)])
+def test_opcheck(unreduced, gradients):
+    q, k = pairs(6, 3)
+    scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+    settings = ("both-ways", "softmax", 0.1, True, 0.0, 0.0, 1.0, 1e-12, True, False, 0, 0.5, 0.1, 1.0, 0.0)
+    given = (q, k, None, scale, *(None,) * 7, *settings, False, unreduced, gradients)
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    if gradients:
+        tests += ("test_aot_dispatch_dynamic",)
+    torch.library.opcheck(_operation.info_nce, given, test_utils=tests)
+
+
+def test_compile():
+    losses = [
+        lambda q, k: info_nce(q, k) * 2,
+        lambda q, k: contrastive(q, k, form="nt-xent", reduction="none").square().mean(),
+    ]
+    for loss in losses:
+        q, k = pairs(dtype=torch.float32)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        close(compiled(q.sin(), k), loss(q.sin(), k), (q, k), rtol=1e-6)
+        # Another size compiles anew, or not at all; it is right all the same.
+        q, k = pairs(9, dtype=torch.float32)
+        close(compiled(q.sin(), k), loss(q.sin(), k), (q, k), rtol=1e-6)
+
+
+def test_compile_with_a_learned_temperature():
+    criterion = InfoNCE(temperature=torch.nn.Parameter(torch.tensor(0.2)), form="both-ways")
+    assert [x.shape for x in criterion.parameters()] == [()]
+    q, k = pairs(dtype=torch.float32)
+    leaves = (q, k, criterion.temperature)
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    close(compiled(q, k), criterion(q, k), leaves, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_other_floats(dtype, rtol):
+    q, k = pairs(dtype=dtype)
+    loss = info_nce(q, k)
+    wide = [x.detach().double().requires_grad_() for x in (q, k)]
+    expected = info_nce(*wide)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    loss.backward()
+    expected.backward()
+    for x, y in zip((q, k), wide):
+        assert x.grad.dtype == dtype
+        torch.testing.assert_close(x.grad.double(), y.grad, rtol=rtol, atol=1e-4)
+
+
+def test_mixed_floats_meet_in_the_wider_one():
+    q, _ = pairs(dtype=torch.bfloat16)
+    _, k = pairs(dtype=torch.float32)
+    close(info_nce(q, k), info_nce(q.float(), k), (k,), rtol=1e-7)
+    (gradient,) = torch.autograd.grad(info_nce(q, k), q)
+    assert gradient.dtype == torch.bfloat16
+
+
+def test_strides():
+    q, k = pairs(12, 6)
+    for layout in (
+        lambda x: x[::2],
+        lambda x: x.T,
+        lambda x: x[:, ::2],
+        lambda x: x[:1].expand(12, 6),
+        lambda x: x[:, :3],
+        lambda x: x.T.contiguous().T,
+        lambda x: torch.complex(x, x).conj().imag,
+    ):
+        a, b = layout(q), layout(k)
+        close(info_nce(a, b), info_nce(a * 1, b * 1), (q, k), rtol=1e-14)
+
+
+def test_leaf_or_not_twice_or_once():
+    q, k = pairs()
+    a, b = q * 2, k.sin()
+    loss = info_nce(a, b) + 3 * info_nce(b, a, temperature=0.5) + info_nce(a, a.detach())
+    expected = dense(a, b) + 3 * dense(b, a, 0.5) + dense(a, a.detach())
+    close(loss, expected, (q, k))
+
+
+def test_one_side_and_no_side():
+    q, k = pairs()
+    close(info_nce(q, k.detach()), dense(q, k.detach()), (q,))
+    close(info_nce(q.detach(), k), dense(q.detach(), k), (k,))
+    loss = info_nce(q.detach(), k.detach())
+    assert not loss.requires_grad
+    with torch.no_grad():
+        assert not info_nce(q, k).requires_grad
+        assert info_nce(q, k) == loss
+    with torch.inference_mode():
+        assert info_nce(q, k).item() == loss.item()
+
+
+def test_a_loss_is_differentiated_once_for_each_retained_graph():
+    q, k = pairs()
+    loss = info_nce(q, k)
+    loss.backward(retain_graph=True)
+    once = q.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(q.grad, 2 * once)
+
+
+def test_second_derivatives_are_refused():
+    for reduction in ("mean", "none"):
+        q, k = pairs()
+        loss = contrastive(q, k, reduction=reduction).sum()
+        (gradient,) = torch.autograd.grad(loss, q, create_graph=True)
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            gradient.square().sum().backward()
+
+
+def test_reductions():
+    q, k = pairs()
+    rows = F.cross_entropy(F.normalize(q) @ F.normalize(k).T / 0.1, torch.arange(len(q)), reduction="none")
+    upstream = torch.linspace(-1, 2, len(q), dtype=q.dtype)
+    close((info_nce(q, k, reduction="none") * upstream).sum(), (rows * upstream).sum(), (q, k))
+    close((info_nce(q, k, reduction="none") * 0).sum(), (rows * 0).sum(), (q, k))
+    close(info_nce(q, k, reduction="sum"), rows.sum(), (q, k))
+    weights = torch.arange(len(q), dtype=q.dtype)
+    close(info_nce(q, k, weights=weights), (rows * weights).sum() / weights.sum(), (q, k))
+    close(info_nce(q, k, weights=weights, reduction="none").sum(), (rows * weights).sum(), (q, k))
+
+
+def test_learned_scales():
+    q, k = pairs()
+    q1, k1 = F.normalize(q), F.normalize(k)
+    scale = torch.tensor(14.0, dtype=torch.float64, requires_grad=True)
+    logits, labels = scale * q1 @ k1.T, torch.arange(len(q))
+    expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    close(ClipLoss()(q1, k1, scale), expected, (q, k, scale))
+    bias = torch.tensor(-10.0, dtype=torch.float64, requires_grad=True)
+    signs = 2 * torch.eye(len(q), dtype=torch.float64) - 1
+    expected = -F.logsigmoid(signs * (logits + bias)).sum() / len(q)
+    close(SigLipLoss()(q1, k1, scale, bias), expected, (q, k, scale, bias))
+    tau = torch.tensor([0.25], dtype=torch.float32, requires_grad=True)
+    info_nce(q, k, temperature=tau).backward()
+    assert tau.grad.shape == (1,) and tau.grad.dtype == torch.float32
+
+
+def test_views_with_labels():
+    features = F.normalize(torch.randn(6, 3, 4, dtype=torch.float64), dim=-1).requires_grad_()
+    labels = torch.tensor([0, 1, 0, 2, 1, 0])
+    z = features.transpose(0, 1).reshape(18, 4)
+    same = labels.repeat(3)[:, None] == labels.repeat(3)
+    others = ~torch.eye(18, dtype=torch.bool)
+    logits = z @ z.T / 0.2
+    log_p = logits - logits.masked_fill(~others, -torch.inf).logsumexp(1, keepdim=True)
+    expected = -(log_p * (same & others)).sum(1) / (same & others).sum(1)
+    close(SupConLoss(0.2)(features, labels), 0.2 / 0.07 * expected.mean(), (features,))
+
+
+def test_threads_change_no_bit():
+    q, k = pairs(300, 20, dtype=torch.float32)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(torch.autograd.grad(info_nce(q, k), (q, k)))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_computes_the_same():
+    q, k = pairs(600, 32, dtype=torch.float32)
+    expected = info_nce(q, k).item()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, str(info_nce(q, k).item()).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    assert float(answer) == expected
+
+
+def test_gradients_reach_parameters_of_half_under_autocast():
+    layer = torch.nn.Linear(7, 5)
+    q, k = pairs(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = info_nce(layer(q), layer(k))
+    loss.backward()
+    assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.abs().sum() > 0

@@ -117,16 +117,16 @@ class _InStrips(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, *rest):
+        batch, kept = list(ctx.saved_tensors[:11]), ctx.saved_tensors[11:]
         if ctx.unreduced:
-            batch, settings = list(ctx.saved_tensors), list(ctx.settings)
-            settings[-1] = True
+            settings = [*ctx.settings[:-1], True]
             of = [0] * 4
             for sign in (1.0, -1.0):
                 batch[7] = (upstream.double() * sign).clamp_min(0)
                 part = _strips.info_nce(*batch, *settings, False, True)[1:]
                 of = [x + sign * y for x, y in zip(of, part)]
         else:
-            of = [upstream * x for x in ctx.saved_tensors]
+            of = [upstream * x for x in kept]
         out = [*of[:3], of[3][0], of[3][1]]
         out = [x if wanted else None for x, wanted in zip(out, ctx.needs_input_grad)]
         return *out, *(None,) * (len(ctx.needs_input_grad) - 5)
@@ -175,7 +175,7 @@ def test_same_refusals(name, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError) as in_strips:
         outcome(WRONG[name], "mean", True, monkeypatch)
-    assert str(in_strips.value).lower() == str(by_engine.value).lower()
+    assert str(in_strips.value).replace(".0,", ",") == str(by_engine.value)
 
 
 def test_float32_and_halves(monkeypatch):
@@ -186,9 +186,9 @@ def test_float32_and_halves(monkeypatch):
         value, of_strips = outcome(case, "mean", True, monkeypatch)
         monkeypatch.undo()
         assert value.dtype == expected.dtype == torch.float32
-        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
         for a, b in zip(of_strips, of_engine):
-            torch.testing.assert_close(a, b)
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_strip_is_the_largest_thing():

@@ -144,6 +144,7 @@ def _count(what: str, x: Tensor, needed: int) -> None:
 def not_finite(matrix: str, x: Tensor) -> ValueError:
     """An error that names the first number that is not finite."""
     row, column = (~torch.isfinite(x)).nonzero()[0].tolist()
+    value = str(x[row, column].item()).replace("nan", "NaN")
     return ValueError(
-        f"{matrix} hold {x[row, column].item()} at row {row}, column {column}; every number must be finite"
+        f"{matrix} hold {value} at row {row}, column {column}; every number must be finite"
     )

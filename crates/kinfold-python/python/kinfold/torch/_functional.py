@@ -88,6 +88,8 @@ def contrastive(
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(_REDUCTIONS)}")
     _matrix("queries", queries)
+    if keys is None and labels is None:
+        raise ValueError("keys are needed, or labels in their place")
     like = queries
     queries, keys, negatives = _together(queries=queries, keys=keys, negatives=negatives)
     guide_queries, guide_keys, guide_negatives = _guide(guide, like, queries.dtype)

@@ -24,7 +24,8 @@ _SETTINGS = """str form, str objective, float temperature, bool cosine, float ma
     float label_smoothing, float factor, float norm_floor, bool in_batch, bool within_views, int offset,
     float sigma, float positive_share, float concentration, float fixed_bias, bool sum"""
 
-_INPUTS = TENSORS + len(NAMES) + 2
+# Those that may want a gradient come first.
+_LEAVES, _INPUTS = 5, TENSORS + len(NAMES) + 2
 
 # After the value: of queries, of keys, of negatives, and of 1/τ and the bias, `[2]`. What was not asked
 # for, or is of something that was not given, has no numbers.
@@ -124,37 +125,44 @@ def _shapes_of_gradients(queries, keys, negatives, gradients=True):
 
 def _keep(ctx, inputs, output):
     """What the backward pass needs: the gradients, or where they are still to be computed the inputs."""
-    *batch_and_settings, unreduced, gradients = inputs
-    ctx.set_materialize_grads(False)
+    *batch_and_settings, unreduced, _ = inputs
     ctx.unreduced = unreduced
-    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:5]]
-    if unreduced:
-        ctx.save_for_backward(*inputs[:TENSORS])
-        ctx.settings = batch_and_settings[TENSORS:]
-    else:
-        ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.settings = batch_and_settings[TENSORS:]
+    ctx.save_for_backward(*inputs[:TENSORS], *(() if unreduced else output[1:]))
 
 
-def _scaled(ctx, upstream, *of_gradients):
-    """The gradients that were kept, times the upstream one."""
-    if any(x is not None for x in of_gradients):
+def _scaled(ctx, upstream, *_):
+    """The gradients that were kept, times the upstream one; or those of the rows."""
+    if upstream is None:
+        return (None,) * _INPUTS
+    batch, kept = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
+    wanted = ctx.needs_input_grad[:_LEAVES]
+    with torch.no_grad():
+        if ctx.unreduced:
+            kept = torch.ops.kinfold.info_nce_of_rows(upstream, *batch, *ctx.settings)
+            upstream = 1.0
+        of = (*kept[:3], kept[3][0], kept[3][1])
+        out = [(upstream * x).to(leaf.dtype) if w else None for x, leaf, w in zip(of, batch, wanted)]
+    if torch.is_grad_enabled():
+        out = [x if x is None else _FirstOnly.apply(x, *batch[:_LEAVES]) for x in out]
+    return *out, *(None,) * (_INPUTS - _LEAVES)
+
+
+class _FirstOnly(torch.autograd.Function):
+    """A gradient that cannot be differentiated again, and says so rather than give a part."""
+
+    @staticmethod
+    def forward(ctx, gradient, *_):
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, *_):
         raise RuntimeError(
             "kinfold's losses have first derivatives only: their gradient was differentiated again, as "
             "by create_graph=True and a second backward()"
         )
-    if upstream is None:
-        return (None,) * _INPUTS
-    if ctx.unreduced:
-        of = torch.ops.kinfold.info_nce_of_rows(upstream, *ctx.saved_tensors, *ctx.settings)
-        out = list(of[:3]) + [of[3][0], of[3][1]]
-    else:
-        numbers = ctx.saved_tensors[3]
-        out = [upstream * x if wanted else None
-               for x, wanted in zip(ctx.saved_tensors[:3], ctx.needs_input_grad)]
-        out += [upstream * numbers[i] if ctx.needs_input_grad[3 + i] else None for i in (0, 1)]
-    out = [x.to(dtype) if x is not None and wanted else None
-           for x, dtype, wanted in zip(out, ctx.dtypes, ctx.needs_input_grad)]
-    return *out, *(None,) * (_INPUTS - 5)
 
 
 def _of_rows(upstream, *rest):

@@ -140,7 +140,7 @@ class _Problem:
             if i == 0:
                 positive = self._positive(block, start, rows)
             if self.margin:
-                similarity = similarity - self.margin * positive
+                similarity = similarity - self.margin * positive.to(self.exact)
             out = positive
             if closest is not None:
                 left, right = self.guide[block.left][start : start + rows], self.guide[block.right]

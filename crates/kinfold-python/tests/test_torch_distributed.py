@@ -1,0 +1,143 @@
+"""One batch over several processes, held against one process that has all of it."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import torch.distributed as dist  # noqa: E402
+import torch.multiprocessing as multiprocessing  # noqa: E402
+
+if not dist.is_available() or not dist.is_gloo_available():
+    pytest.skip("torch has no gloo", allow_module_level=True)
+
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+
+from kinfold.torch import contrastive  # noqa: E402
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 3, 2, 2, 4, 0, 1, 1, 5, 0, 2])
+SETTINGS = {
+    "one way": {},
+    "both ways": {"form": "both-ways", "label_smoothing": 0.1},
+    "views": {"form": "nt-xent"},
+    "views, sum": {"form": "nt-xent", "reduction": "sum"},
+    "views, smoothed": {"form": "nt-xent", "label_smoothing": 0.2, "margin": 0.1},
+    "ids": {"form": "nt-xent", "ids": LABELS},
+    "ids both ways": {"form": "both-ways", "ids": LABELS},
+    "weights": {"weights": torch.arange(15.0)},
+    "weights over views": {"form": "nt-xent", "weights": torch.arange(30.0)},
+    "decoupled": {"form": "nt-xent", "objective": "decoupled"},
+    "weighted": {"form": "nt-xent", "objective": "decoupled-weighted"},
+    "debiased": {"form": "nt-xent", "objective": "debiased"},
+    "hard": {"form": "nt-xent", "objective": "hard-negatives"},
+    "labels": {"form": "nt-xent", "objective": "sup-con-outside", "labels": LABELS},
+    "sigmoid": {"objective": "sigmoid"},
+    "negatives": {"negatives": True},
+    "negatives of each": {"negatives": "each", "in_batch_negatives": False},
+    "rows": {"reduction": "none"},
+    "rows over views": {"form": "nt-xent", "reduction": "none"},
+    "rows of labels": {
+        "form": "nt-xent", "objective": "sup-con-outside", "labels": LABELS, "reduction": "none",
+    },
+}
+# Rows of each process: as many for all, and not.
+SHARES = {2: [[8, 7], [1, 14], [15, 0]], 3: [[5, 5, 5], [2, 9, 4]]}
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
+        self.tau = torch.nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x, y, settings, gather):
+        settings = dict(settings)
+        if settings.get("objective") == "sigmoid":
+            settings["bias"] = self.tau * 2
+        negatives = settings.pop("negatives", None)
+        if isinstance(negatives, torch.Tensor):
+            settings["negatives"] = self.encoder(negatives)
+        a, b = self.encoder(x), self.encoder(y.flip(-1))
+        return contrastive(a, b, temperature=self.tau, gather=gather, **settings)
+
+
+def data(settings):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(15, 6, generator=generator)
+    y = x + torch.randn(15, 6, generator=generator)
+    kind = settings.get("negatives")
+    negatives = torch.randn(*((15, 2, 6) if kind == "each" else (15, 6)), generator=generator)
+    return x, y, {**settings, **({"negatives": negatives} if kind else {})}
+
+
+def part(settings, here):
+    """A process's own share of what stands beside the rows."""
+    out = dict(settings)
+    for name in ("ids", "labels", "negatives"):
+        if name in out:
+            out[name] = out[name][here]
+    if "weights" in out:
+        out["weights"] = torch.cat([half[here] for half in out["weights"].split(15)])
+    return out
+
+
+def of_loss(loss, settings, of_all=None):
+    """What is differentiated: the loss, or the mean of the rows there are."""
+    if settings.get("reduction") != "none":
+        return loss
+    return loss.square().sum() if of_all is None else loss.square().sum() * of_all
+
+
+def process(rank, shares, port, answers):
+    torch.set_num_threads(1)
+    world = len(shares)
+    store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    start = sum(shares[:rank])
+    here = slice(start, start + shares[rank])
+    out = {}
+    for name, settings in SETTINGS.items():
+        x, y, settings = data(settings)
+        mine = part(settings, here)
+        if "weights" in mine and not mine["weights"].any() and mine["weights"].numel():
+            mine["weights"] = mine["weights"].clone()
+        model = DistributedDataParallel(Model())
+        loss = model(x[here], y[here], mine, True)
+        of_loss(loss, settings, world).backward()
+        gradients = [p.grad for p in model.module.parameters()]
+        out[name] = (loss.detach().numpy(), [g.numpy() for g in gradients])
+    answers.put((rank, out))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("shares", [s for of in SHARES.values() for s in of], ids=str)
+def test_the_whole_batch_in_one_process(shares):
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    store = dist.TCPStore("127.0.0.1", 0, 1, True)
+    port = store.port
+    del store
+    workers = [context.Process(target=process, args=(rank, shares, port, answers)) for rank in range(len(shares))]
+    for worker in workers:
+        worker.start()
+    results = {}
+    for _ in workers:
+        rank, out = answers.get()
+        results[rank] = out
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    for name, settings in SETTINGS.items():
+        x, y, settings = data(settings)
+        model = Model()
+        loss = model(x, y, settings, False)
+        of_loss(loss, settings).backward()
+        for rank, out in results.items():
+            value, gradients = out[name]
+            if settings.get("reduction") != "none":
+                torch.testing.assert_close(torch.tensor(value), loss.detach(), rtol=1e-5, atol=1e-6, msg=f"{name}, {rank}")
+            for mine, p in zip(gradients, model.parameters()):
+                scale = p.grad.abs().max().item()
+                torch.testing.assert_close(torch.tensor(mine), p.grad, rtol=1e-4, atol=1e-5 * scale + 1e-9,
+                                           msg=lambda m: f"{name}, {rank}: {m}")  # noqa: B023
