@@ -11,8 +11,9 @@ use rayon::prelude::*;
 /// Numbers of each tensor that are done at a time; the blocks of all of them fit into the
 /// second-level cache.
 const BLOCK: usize = 8192;
-/// Blocks from which on waking other threads is worth it.
-const MANY: usize = 4;
+/// Blocks from which on waking other threads is worth it: alone, one thread takes half a millisecond
+/// for these.
+const MANY: usize = 64;
 
 /// Tensors of this length, f32, on Flex.
 pub(super) fn step(
