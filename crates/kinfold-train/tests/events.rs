@@ -2,8 +2,6 @@
 //! writer; and by TensorBoard itself, where it is installed.
 #![allow(clippy::print_stdout, reason = "it says whether TensorBoard was there")]
 
-#![allow(clippy::print_stdout, reason = "a test says why it is skipped")]
-
 use kinfold_train::{Event, Settings, resume, train};
 use std::collections::BTreeMap;
 use std::path::Path;
