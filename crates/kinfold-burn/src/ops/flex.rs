@@ -1,5 +1,6 @@
 //! Tensors of Burn's CPU backend as the operations read and write them.
 
+use super::buffer::Buffer;
 use super::images::{Images, channels_last};
 use burn::backend::DispatchDevice;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -39,7 +40,7 @@ pub(crate) fn with_channels_last(x: FlexTensor) -> FlexTensor {
         return x;
     }
     let [n, channels, height, width] = images.shape;
-    let mut numbers = vec![0.0; n * channels * height * width];
+    let mut numbers = Buffer::any(n * channels * height * width);
     let frame = super::images::Frame { before: [0, 0], size: [height, width] };
     let per_image = (channels * height * width).max(1);
     numbers.par_chunks_mut(per_image).enumerate().for_each(|(i, to)| {
@@ -55,7 +56,7 @@ pub(crate) fn numbers(x: &FlexTensor) -> &[f32] {
 }
 
 /// A tensor of such a shape, whose numbers have their channels last.
-pub(crate) fn tensor(numbers: Vec<f32>, shape: Shape) -> FlexTensor {
+pub(crate) fn tensor(numbers: Buffer, shape: Shape) -> FlexTensor {
     let layout = match *shape {
         [n, c, h, w] => {
             let strides = channels_last([n, c, h, w]).map(|stride| stride as isize);
@@ -63,7 +64,7 @@ pub(crate) fn tensor(numbers: Vec<f32>, shape: Shape) -> FlexTensor {
         }
         _ => Layout::contiguous(shape),
     };
-    FlexTensor::new(Bytes::from_elems(numbers), layout, DType::F32)
+    FlexTensor::new(numbers.into_bytes(), layout, DType::F32)
 }
 
 /// A tensor of such a shape, in rows, as parameters are.

@@ -17,5 +17,6 @@ mod pool;
 mod vector;
 
 pub use batch_norm::{Activation, batch_norm, batch_norm_1d, batch_norm_add_relu};
+pub use buffer::release_memory;
 pub use conv::conv2d;
 pub use pool::{global_average_pool, max_pool2d};

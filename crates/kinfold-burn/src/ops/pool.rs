@@ -1,5 +1,6 @@
 //! Pooling of images: the largest of each window, and the mean of all pixels.
 
+use super::buffer::Buffer;
 use super::flex;
 use burn::backend::autodiff::{
     Autodiff,
@@ -136,7 +137,8 @@ fn largest(x: FlexTensor, windows: &Windows) -> (FlexTensor, Vec<u8>) {
     let [n, channels, height, width] = flex::images(&x).shape;
     let [rows, columns] = windows.out();
     let per_image = rows * columns * channels;
-    let mut out = vec![f32::NEG_INFINITY; n * per_image];
+    let mut out = Buffer::any(n * per_image);
+    out.fill(f32::NEG_INFINITY);
     let mut taps = vec![0; n * per_image];
     out.par_chunks_mut(per_image)
         .zip(taps.par_chunks_mut(per_image))
@@ -173,7 +175,7 @@ impl Backward<Flex, 1> for LargestBackward {
         let ([Some(node)], (taps, windows)) = (ops.parents, ops.state) else { return };
         let [n, channels, rows, columns] = flex::images(&gradient).shape;
         let [height, width] = windows.size;
-        let mut out = vec![0.0; n * height * width * channels];
+        let mut out = Buffer::zeros(n * height * width * channels);
         let per_image = rows * columns * channels;
         out.par_chunks_mut(height * width * channels)
             .zip(flex::numbers(&gradient).par_chunks(per_image))
@@ -225,7 +227,7 @@ impl Backward<Flex, 1> for MeanBackward {
         let [Some(node)] = ops.parents else { return };
         let shape = ops.state;
         let [_, channels, height, width] = [0, 1, 2, 3].map(|i| shape[i]);
-        let mut out = vec![0.0; shape.num_elements()];
+        let mut out = Buffer::any(shape.num_elements());
         out.par_chunks_mut(height * width * channels)
             .zip(flex::numbers(&gradient).par_chunks(channels))
             .for_each(|(out, dy)| {

@@ -2,6 +2,7 @@
 //! goes through so many pixels at a time, which a thread has in its cache, and what is summed is
 //! added up in their order, in f64.
 
+use crate::ops::buffer::Buffer;
 use crate::ops::vector::{self, Loops};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -139,8 +140,8 @@ pub(crate) fn normalise(
     residual: Option<&[f32]>,
     channels: &[Channel],
     rectified: bool,
-) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
+) -> Buffer {
+    let mut y = Buffer::any(x.len());
     let part = pixels(channels.len()) * channels.len();
     let (scale, shift) = scales(channels);
     y.par_chunks_mut(part).enumerate().for_each(|(i, y)| {
@@ -358,11 +359,11 @@ pub(crate) fn gradient(
     channels: &[Channel],
     coefficients: &Coefficients,
     of_residual: bool,
-) -> (Vec<f32>, Option<Vec<f32>>) {
+) -> (Buffer, Option<Buffer>) {
     let part = pixels(channels.len()) * channels.len();
     let (scale, shift) = scales(channels);
-    let mut out = vec![0.0; x.len()];
-    let mut masked = of_residual.then(|| vec![0.0; x.len()]);
+    let mut out = Buffer::any(x.len());
+    let mut masked = of_residual.then(|| Buffer::any(x.len()));
     let work = |(i, out, masked): (usize, &mut [f32], &mut [f32])| {
         let range = i * part..i * part + out.len();
         vector::run_loops(Gradient {

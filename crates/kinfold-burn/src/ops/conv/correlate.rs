@@ -63,7 +63,7 @@ fn pack(weights: &Weights, pass: &Pass, blocks: &[Block]) -> Vec<Buffer> {
     blocks
         .par_iter()
         .map(|block| {
-            let mut packed = Buffer::zeros(taps.len() * weights.channels * block.width);
+            let mut packed = Buffer::any(taps.len() * weights.channels * block.width);
             // So few columns at a time that their lines stay in the first cache.
             for some in (0..block.columns).step_by(16) {
                 let some = some..block.columns.min(some + 16);
@@ -74,6 +74,7 @@ fn pack(weights: &Weights, pass: &Pass, blocks: &[Block]) -> Vec<Buffer> {
                         for column in some.clone() {
                             to[column] = from[(block.first + column) * weights.of_column + tap];
                         }
+                        to[block.columns..block.width].fill(0.0);
                     }
                 }
             }

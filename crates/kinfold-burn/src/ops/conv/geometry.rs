@@ -55,6 +55,11 @@ impl Geometry {
         }
     }
 
+    /// Whether [`backward`](Self::backward) has a pass for every pixel.
+    pub(crate) fn reads_every_pixel(&self) -> bool {
+        (0..2).all(|i| self.kernel[i] >= self.stride[i])
+    }
+
     /// The gradient of the output with its frame, and the passes over it that give the gradient of
     /// the input.
     ///

@@ -10,6 +10,7 @@ mod geometry;
 mod kernel;
 mod reduce;
 
+use super::buffer::Buffer;
 use super::flex;
 use burn::backend::autodiff::{
     Autodiff,
@@ -139,7 +140,7 @@ impl<C: CheckpointStrategy> Convolution for Autodiff<Flex, C> {
 fn forward(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, task: &Task) -> FlexTensor {
     let geometry = &task.geometry;
     let (out, taps) = (geometry.out(), geometry.kernel[0] * geometry.kernel[1]);
-    let mut numbers = vec![0.0; geometry.images * out[0] * out[1] * geometry.filters];
+    let mut numbers = Buffer::any(geometry.images * out[0] * out[1] * geometry.filters);
     let weights = Weights {
         numbers: flex::numbers(weight),
         channels: geometry.channels,
@@ -159,7 +160,7 @@ fn of_input(gradient: &FlexTensor, weight: &FlexTensor, geometry: &Geometry) -> 
     let taps = geometry.kernel[0] * geometry.kernel[1];
     let [height, width] = geometry.size;
     let shape = Shape::new([geometry.images, geometry.channels, height, width]);
-    let mut numbers = vec![0.0; shape.num_elements()];
+    let mut numbers = Buffer::any(shape.num_elements());
     let weights = Weights {
         numbers: flex::numbers(weight),
         channels: geometry.filters,
@@ -169,6 +170,9 @@ fn of_input(gradient: &FlexTensor, weight: &FlexTensor, geometry: &Geometry) -> 
         kernel_columns: geometry.kernel[1],
     };
     let (frame, passes) = geometry.backward();
+    if !geometry.reads_every_pixel() {
+        numbers.fill(0.0);
+    }
     let to = (&mut numbers[..], geometry.size);
     correlate(&flex::images(gradient), &frame, passes, &weights, None, geometry.together(), to);
     flex::tensor(numbers, shape)

@@ -117,18 +117,19 @@ impl Rows {
         weights.par_chunks_mut(lanes * per_filter).enumerate().for_each(|(i, weights)| {
             let filter = lanes * i;
             let b = blocks.iter().rposition(|block| block.first <= filter).unwrap_or(0);
-            for row in 0..rows {
-                for tap in 0..columns * channels {
-                    let (column, channel) = (tap / channels, tap % channels);
+            // Channel by channel, so that what is written lies together.
+            for channel in 0..channels {
+                for t in 0..rows * columns {
+                    let tap = t % columns * channels + channel;
+                    let at = (t / columns * self.padded[b] + tap) * blocks[b].width;
+                    let at = at + filter - blocks[b].first;
                     let mut total = [0.0f32; 16];
                     for sums in sums[b..].iter().step_by(blocks.len()) {
-                        let at = (row * self.padded[b] + tap) * blocks[b].width;
-                        let at = at + filter - blocks[b].first;
                         for (total, part) in total.iter_mut().zip(&sums.weights[at..at + lanes]) {
                             *total += part;
                         }
                     }
-                    let to = (channel * rows + row) * columns + column;
+                    let to = channel * rows * columns + t;
                     for (weights, total) in weights.chunks_mut(per_filter).zip(total) {
                         weights[to] = total;
                     }
