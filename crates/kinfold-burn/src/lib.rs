@@ -26,6 +26,7 @@ mod batch;
 mod config;
 mod fused;
 mod info_nce;
+pub mod ops;
 mod strips;
 
 pub use batch::PairBatch;
