@@ -8,15 +8,25 @@
 //! The results have the same bits at each run and for every number of threads. Images that come out
 //! have their channels last in memory, which every operation here reads as it is.
 
+mod attention;
 mod batch_norm;
 mod buffer;
 mod conv;
 mod flex;
+mod gelu;
 mod images;
+mod layer_norm;
+mod linear;
+mod matmul;
 mod pool;
+mod rows;
 mod vector;
 
+pub use attention::{attention, attention_packed};
 pub use batch_norm::{Activation, batch_norm, batch_norm_1d, batch_norm_add_relu};
 pub use buffer::release_memory;
 pub use conv::conv2d;
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use linear::{linear, linear_gelu};
 pub use pool::{global_average_pool, max_pool2d};

@@ -2,7 +2,7 @@
 //! token; the embedding is the mean of the normalised tokens. Names, layouts and initial weights are
 //! timm's (`class_token=False, global_pool="avg", fc_norm=False, num_classes=0`).
 
-use super::layers::{attention, gelu, layer_norm, linear};
+use super::layers::{attention, layer_norm, linear, linear_gelu};
 use super::settings::EncoderSettings;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -117,7 +117,7 @@ impl Block {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(layer_norm(x, &self.norm1));
-        let hidden = gelu(linear(layer_norm(x.clone(), &self.norm2), &self.mlp.fc1));
+        let hidden = linear_gelu(layer_norm(x.clone(), &self.norm2), &self.mlp.fc1);
         x + linear(hidden, &self.mlp.fc2)
     }
 }
@@ -125,13 +125,7 @@ impl Block {
 impl Attention {
     /// `[n, tokens, width]` to the same.
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [n, tokens, width] = x.dims();
-        let qkv = linear(x, &self.qkv)
-            .reshape([n, tokens, 3, self.heads, width / self.heads])
-            .permute([2, 0, 3, 1, 4]);
-        let part = |i: usize| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0);
-        let x = attention(part(0), part(1), part(2));
-        linear(x.swap_dims(1, 2).reshape([n, tokens, width]), &self.proj)
+        linear(attention(linear(x, &self.qkv), self.heads), &self.proj)
     }
 }
 
