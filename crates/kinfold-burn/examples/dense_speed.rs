@@ -115,10 +115,7 @@ fn step<M: Module>(
     model: M,
     optimizer: &mut ModuleOptimizer,
     forward: impl Fn(&M) -> Tensor<2>,
-) -> (M, Phases)
-where
-    M: burn::module::AutodiffModule,
-{
+) -> (M, Phases) {
     let start = Instant::now();
     let z = forward(&model);
     let n = z.dims()[0] / 2;
@@ -132,7 +129,7 @@ where
     (model, [forward, backward - forward, start.elapsed().as_secs_f64() - backward])
 }
 
-fn compare<M: burn::module::AutodiffModule, const D: usize>(
+fn compare<M: Module, const D: usize>(
     name: &str,
     mut model: M,
     x: Tensor<D>,
