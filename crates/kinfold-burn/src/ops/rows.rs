@@ -3,7 +3,7 @@
 //! Work is cut into blocks whose size follows from the shape alone, so that sums do not depend on
 //! how many threads there are.
 
-use burn::backend::DispatchDevice;
+use super::flex::is_ours;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use pulp::Arch;
@@ -17,12 +17,7 @@ pub(super) const LANES: usize = 16;
 
 /// Whether a tensor is one that the fast operations take: on Flex, in `f32`, and not empty.
 pub(super) fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
-    let flex = match x.device().inner().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[allow(unreachable_patterns, reason = "which devices exist depends on Burn's features")]
-        _ => false,
-    };
-    flex && x.dtype() == DType::F32 && x.shape().num_elements() > 0
+    is_ours(x) && x.shape().num_elements() > 0
 }
 
 /// The numbers of a tensor that [`FlexTensor::to_contiguous`] has given.
