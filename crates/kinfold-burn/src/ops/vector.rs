@@ -56,15 +56,28 @@ pub(crate) fn run_loops(loops: impl Loops) {
     run(Plain(loops));
 }
 
+/// Tests hold vectors down to so many lanes, to see the others work.
+#[cfg(test)]
+pub(crate) static MOST_LANES: std::sync::atomic::AtomicUsize =
+    std::sync::atomic::AtomicUsize::new(usize::MAX);
+
+#[cfg(target_arch = "x86_64")]
+fn allowed(_lanes: usize) -> bool {
+    #[cfg(test)]
+    return _lanes <= MOST_LANES.load(std::sync::atomic::Ordering::Relaxed);
+    #[cfg(not(test))]
+    true
+}
+
 /// Runs `kernel` over the best vectors of this machine.
 pub(crate) fn run(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
+        if allowed(16) && is_x86_feature_detected!("avx512f") {
             // SAFETY: the instructions have just been detected, here and below.
             return unsafe { x86::avx512(kernel) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if allowed(8) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: see above.
             return unsafe { x86::avx2(kernel) };
         }

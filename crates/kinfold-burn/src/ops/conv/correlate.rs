@@ -9,6 +9,7 @@ use crate::ops::buffer::{Buffer, scratch};
 use crate::ops::images::{Frame, Images};
 use crate::ops::vector::{self, Kernel, Vector};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Numbers of a block of weights that stay in the first cache while pixels go by.
 const CACHED: usize = 8192;
@@ -64,23 +65,49 @@ fn pack(weights: &Weights, pass: &Pass, blocks: &[Block]) -> Vec<Buffer> {
         .par_iter()
         .map(|block| {
             let mut packed = Buffer::any(taps.len() * weights.channels * block.width);
-            // So few columns at a time that their lines stay in the first cache.
-            for some in (0..block.columns).step_by(16) {
-                let some = some..block.columns.min(some + 16);
-                for channel in 0..weights.channels {
-                    let from = &weights.numbers[channel * weights.of_channel..];
-                    for (t, &tap) in taps.iter().enumerate() {
-                        let to = &mut packed[(t * weights.channels + channel) * block.width..];
-                        for column in some.clone() {
-                            to[column] = from[(block.first + column) * weights.of_column + tap];
-                        }
-                        to[block.columns..block.width].fill(0.0);
-                    }
+            if block.columns < block.width {
+                packed.fill(0.0);
+            }
+            for columns in (0..block.columns).step_by(SQUARE) {
+                for channels in (0..weights.channels).step_by(SQUARE) {
+                    let columns = columns..block.columns.min(columns + SQUARE);
+                    let channels = channels..weights.channels.min(channels + SQUARE);
+                    pack_square(weights, &taps, block, columns, channels, &mut packed);
                 }
             }
             packed
         })
         .collect()
+}
+
+/// Columns, and channels, that are moved together, so that what is read and what is written lies in
+/// the first cache.
+const SQUARE: usize = 16;
+
+fn pack_square(
+    weights: &Weights,
+    taps: &[usize],
+    block: &Block,
+    columns: Range<usize>,
+    channels: Range<usize>,
+    packed: &mut [f32],
+) {
+    let count = columns.len();
+    let mut square = [[0.0; SQUARE]; SQUARE];
+    for (t, &tap) in taps.iter().enumerate() {
+        for (c, column) in columns.clone().enumerate() {
+            let from = (block.first + column) * weights.of_column + tap;
+            let from = &weights.numbers[from + channels.start * weights.of_channel..];
+            let every = from.iter().step_by(weights.of_channel);
+            for (row, x) in square.iter_mut().zip(every).take(channels.len()) {
+                row[c] = *x;
+            }
+        }
+        for (row, channel) in square.iter().zip(channels.clone()) {
+            let to = (t * weights.channels + channel) * block.width + columns.start;
+            packed[to..to + count].copy_from_slice(&row[..count]);
+        }
+    }
 }
 
 /// A pass with what it reads and writes.

@@ -9,6 +9,8 @@ mod correlate;
 mod geometry;
 mod kernel;
 mod reduce;
+#[cfg(test)]
+mod tests;
 
 use super::buffer::Buffer;
 use super::flex;
