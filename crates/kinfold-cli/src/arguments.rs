@@ -22,6 +22,10 @@ pub(crate) enum Command {
     Views(ViewsArguments),
     /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training
     Evaluate(EvaluateArguments),
+    /// Write the report of a run anew: one page, report.html in its folder
+    Report(ReportArguments),
+    /// Find the images that are nearest to others, as a table and a picture
+    Search(SearchArguments),
     /// Time the loss on this machine, beside the code that builds the n × n matrix
     Bench(BenchArguments),
 }
@@ -269,6 +273,34 @@ impl EvaluateArguments {
             ..task
         })
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+    /// The images to look for neighbours of
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) queries: Vec<PathBuf>,
+    /// What to search: `digits` (embedded), a folder of images, or any other data that train takes
+    /// [default: what the run was trained on]
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// Neighbours of each
+    #[arg(short = 'k', long, value_name = "K", default_value_t = 10)]
+    pub(crate) neighbours: usize,
+    /// The picture to write: each image and its neighbours in a row [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,8 +7,8 @@ mod arguments;
 mod show;
 
 use arguments::{
-    Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, TrainArguments,
-    ViewsArguments,
+    Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, ReportArguments,
+    SearchArguments, TrainArguments, ViewsArguments,
 };
 use clap::Parser;
 use kinfold_train::{Error, Format};
@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Command::Embed(arguments) => embed(&arguments),
         Command::Views(arguments) => views(&arguments),
         Command::Evaluate(arguments) => evaluate(&arguments),
+        Command::Report(arguments) => report(&arguments),
+        Command::Search(arguments) => search(&arguments),
         Command::Bench(arguments) => bench(&arguments),
     };
     match done {
@@ -93,6 +95,28 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
     } else {
         show::judged_by(&evaluated.images, &evaluated.split);
         show::table(&evaluated.evaluation);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(arguments: &ReportArguments) -> Result<ExitCode, Error> {
+    let page = kinfold_train::report(&arguments.run)?;
+    show::line(&format!("the report is {}", page.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
+    let SearchArguments { run, queries, data, neighbours, out, json } = arguments;
+    let found = kinfold_train::search(run, queries, data.as_deref(), *neighbours)?;
+    show::skipped(&found.images);
+    if *json {
+        show::json(&found.matches);
+    } else {
+        show::matches(&found);
+    }
+    if let Some(out) = out {
+        found.draw(out)?;
+        show::note(&format!("the picture is {}", out.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

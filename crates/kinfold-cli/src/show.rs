@@ -4,7 +4,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_train::evaluation::{Evaluation, Measured, OneShot};
 use kinfold_train::pairs::{Images, Pairs, Split};
-use kinfold_train::{Error, Event, Progress, Record, Seconds, Summary};
+use kinfold_train::{Error, Event, Found, Progress, Record, Seconds, Summary};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -170,7 +170,7 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
         ),
     }
     line("");
-    line(&format!("saved in {}", out.display()));
+    line(&format!("saved in {0}; {0}/report.html shows it", out.display()));
     line(&format!("  kinfold evaluate {0}\n  kinfold embed {0}", out.display()));
 }
 
@@ -211,6 +211,23 @@ fn row(name: &str, Measured { raw, random_encoder, trained }: &Measured) {
     let percent = |x: &f64| format!("{:.1} %", 100.0 * x);
     let [raw, random, trained] = [raw, random_encoder, trained].map(percent);
     line(&format!("{name:<40}{raw:>10}{random:>17}{trained:>18}"));
+}
+
+/// The nearest of each query, one a line.
+pub(crate) fn matches(found: &Found) {
+    for (i, matches) in found.matches.iter().enumerate() {
+        if i > 0 {
+            line("");
+        }
+        line(&format!("nearest to {}, of {} images", matches.query, found.images.len()));
+        let wide = matches.neighbours.iter().map(|near| near.label.chars().count()).max();
+        let wide = wide.unwrap_or(0).max("label".len());
+        line(&format!("{:>5}  cosine  {:<wide$}  name", "rank", "label"));
+        for (rank, near) in matches.neighbours.iter().enumerate() {
+            let (rank, cosine, label) = (rank + 1, near.cosine, &near.label);
+            line(&format!("{rank:>5}  {cosine:>6.3}  {label:<wide$}  {}", near.name));
+        }
+    }
 }
 
 /// What a bench found.

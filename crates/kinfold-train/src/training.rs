@@ -9,6 +9,7 @@ use crate::encoder::{Model, images_tensor};
 use crate::evaluation::Evaluation;
 use crate::optimizer::{adamw, learning_rate};
 use crate::pairs::{Images, Pair, Pairs, Split};
+use crate::report::{self, Snapshots};
 use crate::run::{RunFolder, SavedModel, Summary, peak_memory_bytes};
 use crate::{Error, Settings, views};
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -99,6 +100,18 @@ pub fn train(
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
+    let (summary, images, split) = run(settings, out, stop, tell)?;
+    report::write(out, Some((&images, &split)))?;
+    Ok(summary)
+}
+
+/// The same without the report; what was trained on comes along.
+pub(crate) fn run(
+    settings: Settings,
+    out: &Path,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<(Summary, Images, Split), Error> {
     settings.check()?;
     if out.exists() {
         return Err(Error::RunExists(out.to_path_buf()));
@@ -108,7 +121,9 @@ pub fn train(
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
     let folder = RunFolder::create(out, &settings)?;
-    Training::new(settings, images, split, pairs, folder)?.run(stop, tell)
+    let (seen, held_out) = (images.clone(), split.clone());
+    let summary = Training::new(settings, images, split, pairs, folder)?.run(stop, tell)?;
+    Ok((summary, seen, held_out))
 }
 
 struct Training {
@@ -161,6 +176,9 @@ impl Training {
         let mut model =
             Model::random(&self.settings.encoder, shape, self.settings.seed, &self.device);
         let random = model.snapshot();
+        let Self { settings, images, split, pairs, steps, folder, .. } = &self;
+        let mut snapshots = Snapshots::new(settings, images, split, pairs, *steps, folder)?;
+        snapshots.take(0, &model, &self.folder)?;
 
         let (mut step, mut epochs) = (0, 0);
         let (mut floor, mut ceiling) = (None, 0.0);
@@ -180,6 +198,7 @@ impl Training {
                 let loss = of_batch.value;
                 step += 1;
                 last_epoch.push(loss);
+                snapshots.take(step, &model, &self.folder)?;
                 let seconds = start.elapsed().as_secs_f64();
                 tell(Event::Stepped(Progress {
                     step,
@@ -203,6 +222,7 @@ impl Training {
         // From here on there are weights that took time to make.
         self.folder.keep();
         SavedModel::new(&self.settings).save(&model, &self.folder)?;
+        snapshots.last(step, &model, &self.folder)?;
         let plain = self.device.clone().inner();
         let evaluation = Evaluation::new(&self.images, &self.split, &random, &model, &plain)?;
         if let Some(evaluation) = evaluation {

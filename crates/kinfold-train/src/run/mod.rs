@@ -15,9 +15,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const CONFIG: &str = "config.toml";
-const METRICS: &str = "metrics.jsonl";
-const SUMMARY: &str = "summary.json";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const SUMMARY: &str = "summary.json";
 
 /// What a run reached.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -85,6 +85,11 @@ impl RunFolder {
             .map_err(|e| Error::Setting(format!("settings cannot be written: {e}")))?;
         folder.write(CONFIG, text.as_bytes())?;
         Ok(folder)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Adds one line to the metrics, whole or not at all.
