@@ -8,10 +8,10 @@ mod show;
 
 use arguments::{
     Arguments, BenchArguments, Command, EmbedArguments, EvaluateArguments, ReportArguments,
-    SearchArguments, TrainArguments, ViewsArguments,
+    SearchArguments, StudyArguments, StudyCommand, TrainArguments, ViewsArguments,
 };
 use clap::Parser;
-use kinfold_train::{Error, Format};
+use kinfold_train::{Error, Format, StudyEvent};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Report(arguments) => report(&arguments),
         Command::Search(arguments) => search(&arguments),
+        Command::Study(StudyCommand::Temperature(arguments)) => study_temperature(&arguments),
         Command::Bench(arguments) => bench(&arguments),
     };
     match done {
@@ -35,9 +36,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
-    let settings = arguments.settings()?;
-    let out = arguments.out(&settings);
+/// A flag that Ctrl-C makes true; the second time it ends the process.
+fn stop_on_ctrl_c() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     let handler = move || {
@@ -50,6 +50,13 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
     if let Err(error) = ctrlc::set_handler(handler) {
         show::note(&format!("Ctrl-C will end this at once, without saving: {error}"));
     }
+    stop
+}
+
+fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
+    let settings = arguments.settings()?;
+    let out = arguments.out(&settings);
+    let stop = stop_on_ctrl_c();
     let mut progress = show::Training::new();
     let summary = kinfold_train::train(settings, &out, &stop, &mut |event| progress.show(&event));
     progress.end();
@@ -119,6 +126,16 @@ fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
         show::note(&format!("the picture is {}", out.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn study_temperature(arguments: &StudyArguments) -> Result<ExitCode, Error> {
+    let (settings, out) = (arguments.settings()?, &arguments.out);
+    let stop = stop_on_ctrl_c();
+    let mut progress = show::Study::new();
+    let mut tell = |event: StudyEvent<'_>| progress.show(&event);
+    let study = kinfold_train::study_temperature(&settings, out, &stop, &mut tell)?;
+    show::study(&study, out);
+    Ok(if study.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
 fn bench(arguments: &BenchArguments) -> Result<ExitCode, Error> {

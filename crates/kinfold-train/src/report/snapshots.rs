@@ -16,6 +16,8 @@ const FILE: &str = "snapshots.json";
 
 /// The most pairs that are looked at.
 const PAIRS: usize = 96;
+/// So many must be held out; of fewer there would be too little to see.
+const ENOUGH: usize = 32;
 
 /// A pair that is looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,7 +97,8 @@ impl Snapshots {
         let held_out = Split { train: split.test.clone(), test: Vec::new() };
         // A list's pairs are all trained on; of a class, a single image may be held out.
         let held_out = Pairs::new(images, &held_out, &settings.pairs);
-        let held_out = held_out.ok().filter(|pairs| pairs.len() >= 2 && !images.is_list());
+        let held_out =
+            held_out.ok().filter(|pairs| pairs.largest_batch() >= ENOUGH && !images.is_list());
         let (pairs, held_out) = held_out.as_ref().map_or((pairs, false), |pairs| (pairs, true));
         // An epoch that does not come to pass: its views are new.
         let epoch = settings.epochs;
