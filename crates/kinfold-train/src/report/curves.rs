@@ -3,7 +3,7 @@
 //! Comes in: what the metrics say. Goes out: SVG.
 
 use super::facts::{Facts, Step};
-use super::svg::{Plot, escape, label, short, ticks};
+use super::svg::{self, Plot, escape, label, short, ticks};
 
 /// The most points of a curve; where there are more steps, means of steps are drawn.
 const POINTS: usize = 400;
@@ -13,7 +13,10 @@ pub(super) fn loss(facts: &Facts, width: f64) -> String {
     let steps = &facts.steps;
     let Some(last) = steps.last() else { return String::new() };
     let points = means(steps, |step| Some(step.loss));
-    let floors = means(steps, |step| step.floor);
+    let mut floors = means(steps, |step| step.floor);
+    if let Some(&(_, first)) = floors.first() {
+        floors.insert(0, (0.0, first));
+    }
     let all = points.iter().chain(&floors).map(|p| p.1).chain([facts.ceiling]);
     let low = all.clone().fold(f64::INFINITY, f64::min);
     let high = all.fold(f64::NEG_INFINITY, f64::max);
@@ -59,8 +62,11 @@ pub(super) fn loss(facts: &Facts, width: f64) -> String {
     }
     let floor = facts.floor().map_or(String::new(), |floor| format!(", its floor {floor:.3}"));
     let says = format!(
-        "The loss over {} steps, from {:.3} at the first to {:.3} at the last; its ceiling is {:.3}{floor}.",
-        last.step, steps[0].loss, last.loss, facts.ceiling
+        "The loss over {}, from {:.3} at the first to {:.3} at the last; its ceiling is {:.3}{floor}.",
+        svg::steps(last.step),
+        steps[0].loss,
+        last.loss,
+        facts.ceiling
     );
     plot.close(if narrow { "narrow" } else { "wide" }, &says, &drawn)
 }
@@ -68,7 +74,8 @@ pub(super) fn loss(facts: &Facts, width: f64) -> String {
 /// One number over the steps, in a small figure; nothing where no step has it.
 pub(super) fn small(facts: &Facts, name: &str, of: fn(&Step) -> Option<f64>) -> Option<String> {
     let points = means(&facts.steps, of);
-    let (last, end) = (points.last()?, facts.steps.last()?.step as f64);
+    let (last, steps) = (points.last()?, facts.steps.last()?.step);
+    let end = steps as f64;
     let high = points.iter().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
     let plot = Plot {
         width: 340.0,
@@ -80,7 +87,8 @@ pub(super) fn small(facts: &Facts, name: &str, of: fn(&Step) -> Option<f64>) -> 
     let mut drawn = plot.across(&ticks(plot.y, 3), &|y| short(y, high));
     drawn += &plot.below(&ticks(plot.x, 4), &|x| short(x, end), "step");
     drawn += &plot.curve("loss", &points);
-    let says = format!("{name} over {end} steps: at most {high:.4}, {:.4} at the end.", last.1);
+    let over = svg::steps(steps);
+    let says = format!("{name} over {over}: at most {high:.4}, {:.4} at the end.", last.1);
     let svg = plot.close("small", &says, &drawn);
     Some(format!("<figure><figcaption class=\"over\">{}</figcaption>{svg}</figure>", escape(name)))
 }

@@ -5,7 +5,7 @@
 use super::order::{Order, order};
 use super::picture::{COLOURS, matrix};
 use super::snapshots::{Moment, Seen};
-use super::svg::{Plot, escape, label, short, ticks};
+use super::svg::{Plot, escape, label, short, steps, ticks};
 use crate::Error;
 use std::fmt::Write;
 
@@ -48,8 +48,8 @@ impl<'a> Identity<'a> {
         let step = moments[at].step;
         match at {
             0 if step == 0 => "before training".to_owned(),
-            _ if at + 1 == moments.len() => format!("at the end, after {step} steps"),
-            _ => format!("after {step} steps"),
+            _ if at + 1 == moments.len() => format!("at the end, after {}", steps(step)),
+            _ => format!("after {}", steps(step)),
         }
     }
 

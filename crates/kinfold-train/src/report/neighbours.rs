@@ -6,7 +6,7 @@ use super::identity::signed;
 use super::map::Map;
 use super::picture::thumbnail;
 use super::sample::Sample;
-use super::svg::escape;
+use super::svg::{escape, label as text};
 use crate::Error;
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ use std::fmt::Write;
 const COLOURS: usize = 12;
 /// The side of the map, and of a picture on it.
 const SIDE: f64 = 680.0;
-const PICTURE: f64 = 20.0;
+const PICTURE: f64 = 17.0;
 /// Bytes of pictures on the map; beyond them images are points.
 const BUDGET: usize = 700_000;
 /// Pixels that pictures have at most, on the map and among neighbours.
@@ -48,6 +48,16 @@ pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<String, Error> {
         }
         drawn += "</g>";
     }
+    if coloured {
+        for (place, label) in labels.iter().enumerate() {
+            let of_label = |(row, _): &(&usize, &[f64; 2])| places[**row] == place;
+            let lie = sample.points.iter().zip(&map.places).filter(of_label).map(|(_, p)| *p);
+            if let Some([x, y]) = middle(lie.collect()) {
+                let (x, y) = (PICTURE + x * room, PICTURE + y * room + 6.0);
+                drawn += &text(x, y, "middle", "", last(label));
+            }
+        }
+    }
     let says = format!("Map of the embeddings of {} images.", sample.points.len());
     let mut out = format!(
         "<figure><svg class=\"map\" viewBox=\"0 0 {SIDE} {SIDE}\" role=\"img\" \
@@ -62,6 +72,12 @@ pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<String, Error> {
         out += "</p>";
     }
     Ok(out + "</figure>")
+}
+
+/// The place whose distances to all others sum to the least; none of none.
+fn middle(places: Vec<[f64; 2]>) -> Option<[f64; 2]> {
+    let far = |a: &[f64; 2]| places.iter().map(|b| (a[0] - b[0]).hypot(a[1] - b[1])).sum::<f64>();
+    places.iter().min_by(|a, b| far(a).total_cmp(&far(b))).copied()
 }
 
 /// A row for each of some points: the image, and its nearest neighbours.

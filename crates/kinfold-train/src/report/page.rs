@@ -97,7 +97,7 @@ impl Page<'_> {
                 .temperature()
                 .map_or(String::new(), |t| format!(" at temperature {t:.3}{learned}")),
         );
-        let mut tiles = vec![tile("steps", &taken.to_string())];
+        let mut tiles = vec![tile(if taken == 1 { "step" } else { "steps" }, &taken.to_string())];
         if let Some(loss) = self.facts.loss() {
             tiles.push(tile("loss, in nats", &format!("{loss:.3}")));
         }

@@ -22,6 +22,11 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
+/// So many steps, in words.
+pub(crate) fn steps(n: usize) -> String {
+    if n == 1 { "1 step".to_owned() } else { format!("{n} steps") }
+}
+
 /// A field to draw in, with its axes.
 pub(crate) struct Plot {
     pub(crate) width: f64,
