@@ -3,7 +3,8 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
 use kinfold_train::{
-    Case, Diagnosed, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, loss_names,
+    Case, Diagnosed, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, StudySettings,
+    loss_names,
 };
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,13 @@ pub(crate) enum Command {
     Evaluate(EvaluateArguments),
     /// Say where a loss stands on pairs of embeddings, why, and what to change
     Diagnose(DiagnoseArguments),
+    /// Write the report of a run anew: one page, report.html in its folder
+    Report(ReportArguments),
+    /// Find the images that are nearest to others, as a table and a picture
+    Search(SearchArguments),
+    /// Answer a question by experiment
+    #[command(subcommand)]
+    Study(StudyCommand),
     /// Time the loss on this machine, beside the code that builds the n × n matrix
     Bench(BenchArguments),
 }
@@ -168,11 +176,7 @@ impl TrainArguments {
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
         let mut settings = self.seen.settings()?;
         if let Some(of) = self.pairs {
-            settings.pairs.of = Some(match of {
-                PairsOf::Views => Of::Views,
-                PairsOf::Folder => Of::Folder,
-                PairsOf::List => Of::List,
-            });
+            settings.pairs.of = Some(of.of());
         }
         if let Some(expand) = self.expand {
             settings.pairs.expand = match expand {
@@ -233,6 +237,16 @@ enum PairsOf {
     Views,
     Folder,
     List,
+}
+
+impl PairsOf {
+    fn of(self) -> Of {
+        match self {
+            Self::Views => Of::Views,
+            Self::Folder => Of::Folder,
+            Self::List => Of::List,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -418,6 +432,77 @@ impl DiagnoseArguments {
     pub(crate) fn asked(&self) -> Diagnosed {
         let Self { queries, keys, temperature, labels, sample, .. } = self.clone();
         Diagnosed { queries, keys, temperature, labels, sample: Some(sample) }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+    /// The images to look for neighbours of
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) queries: Vec<PathBuf>,
+    /// What to search: `digits` (embedded), a folder of images, or any other data that train takes
+    /// [default: what the run was trained on]
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// Neighbours of each
+    #[arg(short = 'k', long, value_name = "K", default_value_t = 10)]
+    pub(crate) neighbours: usize,
+    /// The picture to write: each image and its neighbours in a row [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StudyCommand {
+    /// What the temperature does: cross-entropy without one (τ = 1, one way) beside other temperatures,
+    /// both ways and NT-Xent, same data, budget and seeds
+    Temperature(StudyArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StudyArguments {
+    #[command(flatten)]
+    seen: SeenArguments,
+    /// The folder for what comes of it; it must not exist
+    #[arg(long, value_name = "DIR", default_value = "study-temperature")]
+    pub(crate) out: PathBuf,
+    /// What a pair is
+    #[arg(long, value_enum)]
+    pairs: Option<PairsOf>,
+    /// Passes over the data in each run
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    epochs: usize,
+    /// Pairs in a batch
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Runs of each loss, with --seed and those after it
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    seeds: usize,
+    /// Judge by 20-way one-shot classification within the folders of this data, too: groups
+    /// (alphabets) of classes (characters) of images
+    #[arg(long, value_name = "DATA")]
+    one_shot: Option<String>,
+}
+
+impl StudyArguments {
+    pub(crate) fn settings(&self) -> Result<StudySettings, Error> {
+        let mut training = self.seen.settings()?;
+        training.pairs.of = self.pairs.map(PairsOf::of).or(training.pairs.of);
+        training.epochs = self.epochs;
+        training.batch = self.batch.or(training.batch);
+        let one_shot = self.one_shot.as_ref().map(OneShotTask::new);
+        Ok(StudySettings { training, seeds: self.seeds, one_shot })
     }
 }
 

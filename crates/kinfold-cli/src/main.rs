@@ -9,9 +9,9 @@ mod show_diagnosis;
 
 use arguments::{
     Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
-    TrainArguments, ViewsArguments,
+    ReportArguments, SearchArguments, StudyArguments, StudyCommand, TrainArguments, ViewsArguments,
 };
-use kinfold_train::{Error, Event, Format, run_folder};
+use kinfold_train::{Error, Event, Format, StudyEvent, run_folder};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         Command::Views(arguments) => views(&arguments),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Diagnose(arguments) => diagnose(&arguments),
+        Command::Report(arguments) => report(&arguments),
+        Command::Search(arguments) => search(&arguments),
+        Command::Study(StudyCommand::Temperature(arguments)) => study_temperature(&arguments),
         Command::Bench(arguments) => bench(&arguments),
     };
     match done {
@@ -34,7 +37,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
+/// A flag that Ctrl-C makes true; the second time it ends the process.
+fn stop_on_ctrl_c() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     let handler = move || {
@@ -47,6 +51,11 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
     if let Err(error) = ctrlc::set_handler(handler) {
         show::note(&format!("Ctrl-C will end this at once, without saving: {error}"));
     }
+    stop
+}
+
+fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
+    let stop = stop_on_ctrl_c();
     let mut progress = show::Training::new();
     let mut tell = |event: Event<'_>| progress.show(&event);
     let (out, summary) = match &arguments.resume {
@@ -115,6 +124,38 @@ fn diagnose(arguments: &DiagnoseArguments) -> Result<ExitCode, Error> {
         show_diagnosis::text(&told);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn report(arguments: &ReportArguments) -> Result<ExitCode, Error> {
+    let page = kinfold_train::report(&arguments.run)?;
+    show::line(&format!("the report is {}", page.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
+    let SearchArguments { run, queries, data, neighbours, out, json } = arguments;
+    let found = kinfold_train::search(run, queries, data.as_deref(), *neighbours)?;
+    show::skipped(&found.images);
+    if *json {
+        show::json(&found.matches);
+    } else {
+        show::matches(&found);
+    }
+    if let Some(out) = out {
+        found.draw(out)?;
+        show::note(&format!("the picture is {}", out.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn study_temperature(arguments: &StudyArguments) -> Result<ExitCode, Error> {
+    let (settings, out) = (arguments.settings()?, &arguments.out);
+    let stop = stop_on_ctrl_c();
+    let mut progress = show::Study::new();
+    let mut tell = |event: StudyEvent<'_>| progress.show(&event);
+    let study = kinfold_train::study_temperature(&settings, out, &stop, &mut tell)?;
+    show::study(&study, out);
+    Ok(if study.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
 fn bench(arguments: &BenchArguments) -> Result<ExitCode, Error> {

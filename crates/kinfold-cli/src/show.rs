@@ -4,9 +4,12 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_train::evaluation::{Evaluation, Measured, OneShot};
 use kinfold_train::pairs::{Images, Pairs, Split};
-use kinfold_train::{Error, Event, Progress, Record, Seconds, Summary};
+use kinfold_train::{
+    Error, Event, Found, Progress, Record, Seconds, StudyEvent, StudyRun, Summary,
+};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::time::Instant;
 
 /// One line of a result. Whoever closed the pipe does not want to read on.
 pub(crate) fn line(text: &str) {
@@ -174,7 +177,7 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
         ),
     }
     line("");
-    line(&format!("saved in {}", out.display()));
+    line(&format!("saved in {0}; {0}/report.html shows it", out.display()));
     line(&format!("  kinfold evaluate {0}\n  kinfold embed {0}", out.display()));
     if summary.interrupted {
         line(&format!("resume with: kinfold train --resume {}", out.display()));
@@ -218,6 +221,62 @@ fn row(name: &str, Measured { raw, random_encoder, trained }: &Measured) {
     let percent = |x: &f64| format!("{:.1} %", 100.0 * x);
     let [raw, random, trained] = [raw, random_encoder, trained].map(percent);
     line(&format!("{name:<40}{raw:>10}{random:>17}{trained:>18}"));
+}
+
+/// The nearest of each query, one a line.
+pub(crate) fn matches(found: &Found) {
+    for (i, matches) in found.matches.iter().enumerate() {
+        if i > 0 {
+            line("");
+        }
+        line(&format!("nearest to {}, of {} images", matches.query, found.images.len()));
+        let wide = matches.neighbours.iter().map(|near| near.label.chars().count()).max();
+        let wide = wide.unwrap_or(0).max("label".len());
+        line(&format!("{:>5}  cosine  {:<wide$}  name", "rank", "label"));
+        for (rank, near) in matches.neighbours.iter().enumerate() {
+            let (rank, cosine, label) = (rank + 1, near.cosine, &near.label);
+            line(&format!("{rank:>5}  {cosine:>6.3}  {label:<wide$}  {}", near.name));
+        }
+    }
+}
+
+/// A study while it goes on: a line a run.
+pub(crate) struct Study {
+    begun: Instant,
+}
+
+impl Study {
+    pub(crate) fn new() -> Self {
+        Self { begun: Instant::now() }
+    }
+
+    pub(crate) fn show(&mut self, event: &StudyEvent<'_>) {
+        let StudyEvent::Ran { run, done, all } = event else { return };
+        let StudyRun { loss_name, temperature, seed, loss, loss_floor, .. } = run;
+        let left = self.begun.elapsed().as_secs_f64() / *done as f64 * (all - done) as f64;
+        let right = match (run.task_error, run.one_shot) {
+            (Some(error), _) => format!(", one-shot task {:.1} % wrong", 100.0 * error),
+            (None, Some(right)) => format!(", one-shot {:.1} %", 100.0 * right),
+            (None, None) => String::new(),
+        };
+        line(&format!(
+            "run {done}/{all}: {loss_name} at τ = {temperature}, seed {seed}: loss {loss:.3} (floor \
+             {loss_floor:.3}){right}, rank {:.1}; {left:.0} s left",
+            run.effective_rank
+        ));
+    }
+}
+
+/// What came of a study.
+pub(crate) fn study(study: &kinfold_train::Study, out: &Path) {
+    if study.runs.is_empty() {
+        line("stopped before a run was done: nothing is saved");
+        return;
+    }
+    line("");
+    line(study.table().trim_end());
+    line("");
+    line(&format!("± is the standard deviation over seeds; saved in {}", out.display()));
 }
 
 /// What a bench found.

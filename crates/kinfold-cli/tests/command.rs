@@ -89,6 +89,8 @@ fn the_main_job_learns_digits() {
             "metrics.jsonl",
             "model.safetensors",
             "model.toml",
+            "report.html",
+            "snapshots.json",
             "summary.json"
         ]
     );
@@ -125,7 +127,9 @@ fn a_run_repeats_to_the_same_bits() {
     let out = folder.path().join("second");
     succeeds(&["train", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()]);
     let other = small_run(&photos, &folder, "other", &["--seed", "1"]);
-    for file in ["config.toml", "metrics.jsonl", "model.safetensors", "model.toml"] {
+    let same =
+        ["config.toml", "metrics.jsonl", "model.safetensors", "model.toml", "snapshots.json"];
+    for file in same {
         let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
         assert!(read(&first) == read(&out), "{file} differs");
         assert!(read(&first) != read(&other), "{file} does not depend on the seed");
@@ -472,7 +476,13 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights() {
     assert!(said.contains("not finite at step") && said.contains("learning rate"), "{said}");
     assert_eq!(
         files(&out),
-        ["checkpoints", "config.toml", "events.out.tfevents.kinfold", "metrics.jsonl"]
+        [
+            "checkpoints",
+            "config.toml",
+            "events.out.tfevents.kinfold",
+            "metrics.jsonl",
+            "snapshots.json"
+        ]
     );
     let weights = std::fs::read(out.join("checkpoints/last-good.safetensors")).unwrap();
     let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
@@ -536,7 +546,13 @@ fn a_full_disk_leaves_nothing_half_written() {
     assert!(said.contains("cannot write") && said.contains("model.safetensors"), "{said}");
     assert_eq!(
         files(&out),
-        ["config.toml", "events.out.tfevents.kinfold", "metrics.jsonl", "model.toml"]
+        [
+            "config.toml",
+            "events.out.tfevents.kinfold",
+            "metrics.jsonl",
+            "model.toml",
+            "snapshots.json"
+        ]
     );
     // No room for anything: no folder.
     let out = folder.path().join("none");
@@ -663,6 +679,59 @@ fn what_is_no_run_is_refused() {
     std::fs::write(run.join("model.toml"), toml.replace("[48, 96, 192]", "[48, 96, 96]")).unwrap();
     let said = fails(1, &["evaluate", run.to_str().unwrap()]);
     assert!(said.contains("is no run"), "{said}");
+}
+
+#[test]
+fn a_report_is_made_anew() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &folder, "run", &[]);
+    let page = run.join("report.html");
+    let first = std::fs::read_to_string(&page).unwrap();
+    assert!(first.starts_with("<!DOCTYPE html>") && first.contains("up/standing"), "{first}");
+    std::fs::write(&page, "older").unwrap();
+    let printed = succeeds(&["report", run.to_str().unwrap()]);
+    assert!(printed.contains(page.to_str().unwrap()), "{printed}");
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), first);
+    assert!(fails(1, &["report", photos.path().to_str().unwrap()]).contains("is no run"));
+}
+
+#[test]
+fn search_finds_what_is_nearest() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &folder, "run", &[]);
+    let run = run.to_str().unwrap();
+    let file = |name: &str| photos.path().join(name).to_str().unwrap().to_owned();
+    let (a, b) = (file("lying/03.png"), file("up/standing/07.png"));
+    let picture = folder.path().join("found.png");
+    let picture = picture.to_str().unwrap();
+
+    // An image is nearest to itself.
+    let printed = succeeds(&["search", run, &a, &b, "-k", "3", "--out", picture]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines.len(), 5 + 1 + 5, "{printed}");
+    assert!(lines[0].contains("03.png, of 24 images") && lines[6].contains("07.png"), "{printed}");
+    assert!(lines[2].starts_with("    1   1.000  lying") && lines[2].ends_with("03.png"));
+    assert!(lines[8].contains("up/standing") && lines[8].ends_with("07.png"), "{printed}");
+    let drawn = image::open(picture).unwrap().into_rgb8();
+    assert!(drawn.width() > 4 * 112 && drawn.height() > 2 * 112);
+    assert!(drawn.pixels().any(|p| p.0 == [0; 3]), "names are written");
+
+    let json = succeeds(&["search", run, &a, "--json"]);
+    let found: Value = serde_json::from_str(&json).unwrap();
+    let near = found[0]["neighbours"].as_array().unwrap();
+    assert_eq!((near.len(), &near[0]["name"]), (10, &"lying/03.png".into()));
+    let cosines: Vec<f64> = near.iter().map(|n| n["cosine"].as_f64().unwrap()).collect();
+    assert!(cosines.windows(2).all(|pair| pair[0] >= pair[1]), "{cosines:?}");
+
+    let other = file("up");
+    let said = fails(1, &["search", run, &other]);
+    assert!(said.contains("no image to search for"), "{said}");
+    let said = fails(1, &["search", run, "nowhere.png"]);
+    assert!(said.contains("nowhere.png"), "{said}");
+    let said = fails(2, &["search", run, &a, "-k", "25"]);
+    assert!(said.contains("the 25 nearest") && said.contains("24 images"), "{said}");
+    assert!(fails(2, &["search", run, &a, "--out", "found.gif"]).contains("end in .png"));
+    assert!(fails(2, &["search", run]).contains("IMAGE"));
 }
 
 #[test]

@@ -128,9 +128,19 @@ impl Model {
 
     /// Embeddings of all images as one slice, `[n, embedding]`.
     pub(crate) fn embed(&self, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
+        let rows: Vec<usize> = (0..images.len()).collect();
+        self.embed_rows(images, &rows, device)
+    }
+
+    /// Embeddings of some images, `[rows, embedding]`.
+    pub(crate) fn embed_rows(
+        &self,
+        images: &Images,
+        rows: &[usize],
+        device: &Device,
+    ) -> Result<Vec<f32>, Error> {
         let model = self.snapshot();
         let mut out = Vec::new();
-        let rows: Vec<usize> = (0..images.len()).collect();
         for rows in rows.chunks(CHUNK) {
             let pixels = images.pixels(rows)?;
             let x = images_tensor(pixels, (images.size, images.channels), device);

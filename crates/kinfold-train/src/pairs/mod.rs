@@ -114,6 +114,34 @@ impl Images {
         Self::shelve(path, found, reading, &budget)
     }
 
+    /// These files, each an image, in this order.
+    ///
+    /// # Errors
+    /// When one of them cannot be read as an image.
+    pub(crate) fn of_files(files: &[PathBuf], reading: &Reading) -> Result<Self, Error> {
+        let mut found = Found::default();
+        for file in files {
+            let name = file.display().to_string();
+            found.push(name, String::new(), Source::File(file.clone()));
+        }
+        let (sources, budget) = (found.sources, Budget::new(reading.memory));
+        let (shelf, failed) = Shelf::fill(sources, reading, &budget)?;
+        if let Some(Skipped { path, reason }) = failed.into_iter().flatten().next() {
+            return Err(Error::data_file(&path, format!("it is no image to search for: {reason}")));
+        }
+        Ok(Self {
+            names: found.names,
+            labels: found.labels,
+            channels: reading.channels,
+            size: reading.size,
+            skipped: Vec::new(),
+            held_out: 0..0,
+            invert: reading.invert,
+            listed: Vec::new(),
+            shelf: Arc::new(shelf),
+        })
+    }
+
     /// Pixels that are in memory already, `[n, size, size, channels]` from 0 to `white`.
     pub(crate) fn of_pixels(
         names: Vec<String>,

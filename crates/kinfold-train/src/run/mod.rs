@@ -25,9 +25,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const CONFIG: &str = "config.toml";
-const METRICS: &str = "metrics.jsonl";
-const SUMMARY: &str = "summary.json";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const SUMMARY: &str = "summary.json";
 /// How the temporary name of a file ends.
 const PARTIAL: &str = ".partial";
 /// Who holds this file has the folder; left behind by a process that was killed, it says nothing.
@@ -95,6 +95,11 @@ impl RunFolder {
             let _ = fs::remove_dir_all(path);
         }
         made
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn make(path: &Path, settings: &Settings) -> Result<Self, Error> {

@@ -17,6 +17,7 @@ use crate::evaluation::Evaluation;
 use crate::gradients::{Found, gradients};
 use crate::optimizer::{Optimizer, learning_rate};
 use crate::pairs::{Images, Pair, Pairs, Split};
+use crate::report::{self, Snapshots};
 use crate::run::{
     Checkpoint, Fingerprint, Header, RunFolder, SavedModel, State, Summary, peak_memory_bytes,
     run_folder,
@@ -70,6 +71,18 @@ pub fn train(
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
+    let (summary, images, split) = run(settings, out, stop, tell)?;
+    report::write(out, Some((&images, &split)))?;
+    Ok(summary)
+}
+
+/// The same without the report; what was trained on comes along.
+pub(crate) fn run(
+    settings: Settings,
+    out: &Path,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<(Summary, Arc<Images>, Split), Error> {
     settings.check()?;
     if out.exists() {
         return Err(Error::RunExists(out.to_path_buf()));
@@ -80,7 +93,8 @@ pub fn train(
     let settings = settings.decided(&pairs)?;
     let folder = RunFolder::create(out, &settings)?;
     let (training, model) = Training::new(settings, images, split, pairs, folder)?;
-    training.run(model, stop, tell)
+    let (images, split) = (training.images.clone(), training.split.clone());
+    Ok((training.run(model, stop, tell)?, images, split))
 }
 
 /// Goes on with a run that was stopped, from its last checkpoint or, where `path` is a checkpoint in
@@ -119,7 +133,10 @@ pub fn resume(
     let from = found.as_ref().map(|(path, _)| path.clone());
     let model = training.go_on(model, found)?;
     tell(Event::Resumed { step, from: from.as_deref() });
-    training.run(model, stop, tell)
+    let (images, split) = (training.images.clone(), training.split.clone());
+    let summary = training.run(model, stop, tell)?;
+    report::write(run, Some((&images, &split)))?;
+    Ok(summary)
 }
 
 struct Training {
@@ -134,6 +151,7 @@ struct Training {
     device: Device,
     optimizer: Optimizer,
     standing: Standing,
+    snapshots: Snapshots,
     /// The model before training.
     random: Model,
     /// The last weights whose loss was finite.
@@ -158,8 +176,10 @@ impl Training {
         let random = Model::random(encoder, shape, *seed, &device).snapshot();
         let model = Model::initial(encoder, shape, *seed, &device)?;
         let optimizer = Optimizer::new(&settings.optimizer, &model);
+        let snapshots = Snapshots::new(&settings, &images, &split, &pairs, steps, &folder)?;
         let training = Self {
             random,
+            snapshots,
             settings,
             images: Arc::new(images),
             split,
@@ -222,6 +242,9 @@ impl Training {
     ) -> Result<Summary, Error> {
         let Self { settings, images, split, pairs, .. } = &self;
         tell(Event::Started { settings, images, split, pairs, steps: self.steps });
+        if self.standing.step == 0 {
+            self.snapshots.take(0, &model, &self.folder)?;
+        }
         let place = (self.standing.epoch, self.standing.done);
         let loader = Loader::start(&self.settings, &self.images, &self.pairs, place);
         let (start, mut saved) = (Instant::now(), Instant::now());
@@ -231,6 +254,7 @@ impl Training {
                 break;
             }
             model = self.step(model, batch?, start, tell)?;
+            self.snapshots.take(self.standing.step, &model, &self.folder)?;
             if self.is_due(saved) {
                 self.save(&model, self.seconds(start))?;
                 saved = Instant::now();
@@ -263,6 +287,7 @@ impl Training {
         // From here on there are weights that took time to make.
         self.folder.keep();
         SavedModel::new(&self.settings).save(model, &self.folder)?;
+        self.snapshots.last(self.standing.step, model, &self.folder)?;
         let plain = self.device.clone().inner();
         let evaluation = Evaluation::new(&self.images, &self.split, &self.random, model, &plain)?;
         let Standing { step, epoch, floor, ceiling, .. } = self.standing;

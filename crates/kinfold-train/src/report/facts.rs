@@ -1,0 +1,120 @@
+//! What a run folder says of its run.
+//!
+//! Comes in: a run folder, also that of a run that was interrupted or ended by force. Goes out: its
+//! settings, its steps and, where they are there, its summary and its snapshots.
+
+use super::snapshots::Seen;
+use crate::run::{CONFIG, METRICS, SUMMARY};
+use crate::{Error, Settings};
+use kinfold::{InfoNce, Temperature};
+use serde::Deserialize;
+use serde_json::Value;
+use std::path::Path;
+
+/// A step, as the metrics have it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Step {
+    /// Counted from 1.
+    pub(super) step: usize,
+    /// In nats.
+    pub(super) loss: f64,
+    pub(super) learning_rate: f64,
+    /// Where it is learned.
+    pub(super) temperature: Option<f64>,
+    /// Where the file has it.
+    pub(super) pairs_per_second: Option<f64>,
+    /// The least the loss could have been; none where no closed form is known.
+    #[serde(skip)]
+    pub(super) floor: Option<f64>,
+}
+
+/// What a run folder says.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    /// The name of the folder.
+    pub(super) name: String,
+    /// The folder as it was given.
+    pub(super) path: String,
+    pub(super) settings: Settings,
+    /// The settings as the file has them.
+    pub(super) config: String,
+    pub(super) steps: Vec<Step>,
+    /// What the loss is where nothing is learned.
+    pub(super) ceiling: f64,
+    /// None where the run was ended by force.
+    pub(super) summary: Option<Value>,
+    pub(super) seen: Option<Seen>,
+}
+
+impl Facts {
+    pub(super) fn read(run: &Path) -> Result<Self, Error> {
+        let not = |reason: String| Error::NotARun { path: run.to_path_buf(), reason };
+        let file = |name: &str| {
+            std::fs::read_to_string(run.join(name)).map_err(|e| not(format!("{name}: {e}")))
+        };
+        let config = file(CONFIG)?;
+        let settings = Settings::from_file(&run.join(CONFIG))?;
+        let text = file(METRICS)?;
+        // Evaluations are lines, too; and what was ended by force may end within a line.
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Step>(line).ok());
+        let mut steps: Vec<Step> = lines.collect();
+        let summary = file(SUMMARY).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let loss = settings.loss.info_nce()?;
+        let ceiling = ruler(&mut steps, &settings, loss, summary.as_ref());
+        let absolute = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+        let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(Self {
+            name: name.unwrap_or_else(|| "run".to_owned()),
+            path: run.display().to_string(),
+            settings,
+            config,
+            steps,
+            ceiling,
+            summary,
+            seen: Seen::read(run),
+        })
+    }
+
+    /// A number of the summary.
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
+        self.summary.as_ref()?.get(name)?.as_f64()
+    }
+
+    /// The mean loss of the last steps: of the last epoch where it is known.
+    pub(super) fn loss(&self) -> Option<f64> {
+        self.number("loss").or_else(|| self.steps.last().map(|step| step.loss))
+    }
+
+    /// The floor at the end.
+    pub(super) fn floor(&self) -> Option<f64> {
+        self.steps.last()?.floor
+    }
+
+    /// How far the loss has come from its ceiling to its floor, from 0 to 1.
+    pub(super) fn way(&self) -> Option<f64> {
+        let (loss, floor) = (self.loss()?, self.floor()?);
+        (self.ceiling > floor).then(|| (self.ceiling - loss) / (self.ceiling - floor))
+    }
+
+    /// The temperature at the end.
+    pub(super) fn temperature(&self) -> Option<f64> {
+        let last = self.steps.last().and_then(|step| step.temperature);
+        self.number("temperature").or(last).or(self.settings.loss.temperature)
+    }
+}
+
+/// Gives every step its floor, at the temperature it had, and returns the ceiling.
+fn ruler(steps: &mut [Step], settings: &Settings, loss: InfoNce, summary: Option<&Value>) -> f64 {
+    let batch = settings.batch.unwrap_or(2);
+    let said = summary.and_then(|summary| summary.get("loss_ceiling")?.as_f64());
+    // Which candidates a row has, only the run itself knows where some are left out or queued.
+    let plain = match summary {
+        Some(summary) => summary.get("loss_floor").is_some_and(Value::is_number),
+        None => !settings.loss.mask_labels && !settings.pairs.allow_same_class,
+    };
+    for step in steps.iter_mut().filter(|_| plain) {
+        let at = step.temperature.and_then(|t| Temperature::new(t).ok());
+        step.floor = at.map_or(loss, |t| loss.with_temperature(t)).floor(batch);
+    }
+    said.unwrap_or_else(|| loss.ceiling(batch))
+}

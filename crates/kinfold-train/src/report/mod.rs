@@ -1,0 +1,81 @@
+//! A run as one page that anyone can open: `report.html` in the run folder.
+//!
+//! Comes in: a run folder, and the images that it was trained on where they are still there. Goes out:
+//! one self-contained file that asks for nothing from the network and runs no script. It never changes
+//! anything else, and can be made anew at any time, also for a run that was interrupted.
+//!
+//! `facts` reads the folder, `snapshots` is what training leaves for it, `sample` embeds some images;
+//! `curves`, `identity` and `neighbours` draw; `page` is the order in which it is told.
+
+mod curves;
+mod facts;
+mod identity;
+mod map;
+mod neighbours;
+mod order;
+mod page;
+pub(crate) mod picture;
+mod sample;
+pub(crate) mod snapshots;
+pub(crate) mod svg;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use snapshots::{Moment, Seen, Snapshots};
+
+use crate::Error;
+use crate::pairs::{Images, Split};
+use crate::run::{SavedModel, write_whole};
+use burn::tensor::Device;
+use facts::Facts;
+use page::{Diagnosed, Page};
+use sample::Sample;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "report.html";
+
+/// Writes the report of a run into its folder, and says where it is.
+///
+/// Where the images that it was trained on cannot be read any more, or no model was saved, the page
+/// says so and has what there is.
+///
+/// # Errors
+/// When the folder is no run, or the page cannot be written.
+pub fn report(run: &Path) -> Result<PathBuf, Error> {
+    write(run, None)
+}
+
+/// The same with images that have been read already.
+pub(crate) fn write(run: &Path, images: Option<(&Images, &Split)>) -> Result<PathBuf, Error> {
+    let page = html(run, images)?;
+    let path = run.join(FILE);
+    write_whole(&path, |file| {
+        file.write_all(page.as_bytes()).map_err(Error::file("write", &path))
+    })?;
+    Ok(path)
+}
+
+fn html(run: &Path, images: Option<(&Images, &Split)>) -> Result<String, Error> {
+    let facts = Facts::read(run)?;
+    let read;
+    let (images, missing) = match images {
+        Some(images) => (Some(images), None),
+        None => match Images::load(&facts.settings) {
+            Ok(images) => {
+                let split = Split::new(&images, facts.settings.hold_out);
+                read = (images, split);
+                (Some((&read.0, &read.1)), None)
+            }
+            Err(error) => (None, Some(error.to_string())),
+        },
+    };
+    let model = SavedModel::open(run).and_then(|saved| saved.trained(run, &Device::flex()));
+    let (sample, missing) = match (images, model) {
+        (Some((images, split)), Ok(model)) => (Some(Sample::new(images, split, &model)?), None),
+        (_, Err(error)) => (None, Some(error.to_string())),
+        _ => (None, missing),
+    };
+    let diagnosis: Option<Diagnosed> = None;
+    Page { facts: &facts, sample: sample.as_ref(), missing, diagnosis }.html()
+}

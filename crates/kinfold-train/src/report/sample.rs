@@ -1,0 +1,138 @@
+//! Some images of a run as its trained encoder sees them.
+//!
+//! Comes in: a run's model and its images. Goes out: embeddings of some held-out images (of any, where
+//! none are held out) and each one's nearest neighbours among some that were trained on. Which images
+//! these are follows from the data alone: they are spread evenly over it, not chosen.
+
+use super::snapshots::{dot, normalise};
+use crate::Error;
+use crate::encoder::Model;
+use crate::pairs::{Images, Split};
+use burn::tensor::Device;
+use rayon::prelude::*;
+
+/// The most images on the map, and the most that neighbours are looked for among.
+const POINTS: usize = 400;
+const SHELF: usize = 1600;
+/// The neighbours of each.
+pub(super) const NEIGHBOURS: usize = 8;
+
+/// A neighbour.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Neighbour {
+    /// Its row among the images.
+    pub(super) row: usize,
+    pub(super) cosine: f32,
+}
+
+/// Some images and their neighbours.
+pub(super) struct Sample<'a> {
+    pub(super) images: &'a Images,
+    /// Whether the points were held out and their neighbours trained on.
+    pub(super) held_out: bool,
+    /// Rows of the images that are looked at, by label.
+    pub(super) points: Vec<usize>,
+    /// Their embeddings, each of length 1.
+    pub(super) embeddings: Vec<f32>,
+    pub(super) dim: usize,
+    /// The nearest neighbours of each, the nearest first.
+    pub(super) neighbours: Vec<Vec<Neighbour>>,
+    /// Images that neighbours were looked for among.
+    pub(super) among: usize,
+}
+
+impl<'a> Sample<'a> {
+    pub(super) fn new(images: &'a Images, split: &Split, model: &Model) -> Result<Self, Error> {
+        let device = Device::flex();
+        let held_out = !split.test.is_empty();
+        let by_label = |rows: &[usize]| {
+            let mut rows = rows.to_vec();
+            rows.sort_by(|&a, &b| (&images.labels[a], a).cmp(&(&images.labels[b], b)));
+            rows
+        };
+        let points = spread(&by_label(if held_out { &split.test } else { &split.train }), POINTS);
+        let shelf = spread(&by_label(&split.train), SHELF);
+        let embed = |rows: &[usize]| -> Result<Vec<f32>, Error> {
+            let mut embeddings = model.embed_rows(images, rows, &device)?;
+            let dim = embeddings.len() / rows.len().max(1);
+            normalise(&mut embeddings, dim.max(1));
+            Ok(embeddings)
+        };
+        let (embeddings, of_shelf) = (embed(&points)?, embed(&shelf)?);
+        let dim = embeddings.len() / points.len().max(1);
+        let neighbours = points
+            .par_iter()
+            .zip(embeddings.par_chunks(dim.max(1)))
+            .map(|(&point, query)| {
+                let mut all: Vec<Neighbour> = shelf
+                    .iter()
+                    .zip(of_shelf.chunks(dim.max(1)))
+                    .filter(|(row, _)| **row != point)
+                    .map(|(&row, key)| Neighbour { row, cosine: dot(query, key) })
+                    .collect();
+                all.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row)));
+                all.truncate(NEIGHBOURS);
+                all
+            })
+            .collect();
+        let among = shelf.len();
+        Ok(Self { images, held_out, points, embeddings, dim, neighbours, among })
+    }
+
+    pub(super) fn label(&self, row: usize) -> &'a str {
+        &self.images.labels[row]
+    }
+
+    /// Whether labels can say what is a hit.
+    pub(super) fn labelled(&self) -> bool {
+        self.images.classes().0.len() >= 2
+    }
+
+    /// Whether a point's nearest neighbour has its label.
+    pub(super) fn hit(&self, point: usize) -> bool {
+        let nearest = self.neighbours[point].first();
+        nearest.is_some_and(|n| self.label(n.row) == self.label(self.points[point]))
+    }
+
+    /// Points spread evenly over all, so over labels, too; and then some whose nearest neighbour is of
+    /// another label, where there are labels.
+    pub(super) fn shown(&self, even: usize, missed: usize) -> (Vec<usize>, Vec<usize>) {
+        let all: Vec<usize> = (0..self.points.len()).collect();
+        let even = spread(&all, even);
+        if !self.labelled() {
+            return (even, Vec::new());
+        }
+        let missing: Vec<usize> =
+            all.into_iter().filter(|&p| !self.hit(p) && !even.contains(&p)).collect();
+        let missed = spread(&missing, missed);
+        (even, missed)
+    }
+
+    /// The share of points whose nearest neighbour has their label.
+    pub(super) fn hits(&self) -> f64 {
+        let hits = (0..self.points.len()).filter(|&p| self.hit(p)).count();
+        hits as f64 / self.points.len().max(1) as f64
+    }
+}
+
+/// At most so many of the rows, evenly.
+fn spread(rows: &[usize], most: usize) -> Vec<usize> {
+    let n = rows.len();
+    if n <= most {
+        return rows.to_vec();
+    }
+    (0..most).map(|i| rows[(2 * i + 1) * n / (2 * most)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn a_spread_is_even_and_never_more_than_there_are() {
+        let rows: Vec<usize> = (0..100).collect();
+        assert_eq!(spread(&rows, 4), [12, 37, 62, 87]);
+        assert_eq!(spread(&rows, 200), rows);
+        assert!(spread(&[], 3).is_empty());
+    }
+}

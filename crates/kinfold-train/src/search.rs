@@ -1,0 +1,247 @@
+//! The nearest neighbours of an image: search by example.
+//!
+//! Comes in: a run, query images, and images to search among. Goes out: for each query the nearest by
+//! cosine of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
+
+use crate::Error;
+use crate::encoder::Model;
+use crate::pairs::{Images, Reading};
+use crate::report::picture::{png, shrunk};
+use crate::report::snapshots::{dot, normalise};
+use crate::run::{SavedModel, write_whole};
+use burn::tensor::Device;
+use embedded_graphics::mono_font::MonoTextStyle;
+use embedded_graphics::mono_font::iso_8859_1::FONT_6X13;
+use embedded_graphics::pixelcolor::Gray8;
+use embedded_graphics::prelude::*;
+use embedded_graphics::text::Text;
+use image::ExtendedColorType;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// What was searched.
+    pub images: Images,
+    /// The nearest of each query.
+    pub matches: Vec<Matches>,
+    queries: Images,
+}
+
+/// The nearest of one query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Matches {
+    /// The query's file.
+    pub query: String,
+    /// The nearest first.
+    pub neighbours: Vec<Match>,
+}
+
+/// A neighbour.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Match {
+    /// The cosine of its embedding and the query's.
+    pub cosine: f32,
+    /// Its label; empty where there is none.
+    pub label: String,
+    /// Its name.
+    pub name: String,
+    /// Its row among what was searched.
+    pub row: usize,
+}
+
+/// Looks for the `k` images of `data` (by default what the run was trained on) that are nearest to
+/// each of the files `queries`, by the encoder of `run`.
+///
+/// # Errors
+/// When the run or the data cannot be read, a query is no image that can be read, or `k` is 0 or more
+/// than there are images.
+pub fn search(
+    run: &Path,
+    queries: &[PathBuf],
+    data: Option<&str>,
+    k: usize,
+) -> Result<Found, Error> {
+    let device = Device::flex();
+    let saved = SavedModel::open(run)?;
+    let settings = saved.settings(data);
+    let (size, channels) = settings.image_shape();
+    let (memory, invert) = (settings.image_memory(), settings.image.invert);
+    let reading = Reading { size, channels, memory, originals: false, invert };
+    let queries = Images::of_files(queries, &reading)?;
+    let model = saved.trained(run, &device)?;
+    let images = Images::load(&settings)?;
+    let n = images.len();
+    if k == 0 || k > n {
+        let data = &settings.data;
+        return Err(Error::Setting(format!(
+            "the {k} nearest are asked for, but it must be 1 to {n}: {data} has {n} images"
+        )));
+    }
+    let (keys, asked) = (unit(&model, &images, &device)?, unit(&model, &queries, &device)?);
+    let dim = keys.len() / n;
+    let nearest = |(name, query): (&String, &[f32])| {
+        let cosine = |(row, key): (usize, &[f32])| (dot(query, key), row);
+        let mut all: Vec<(f32, usize)> = keys.chunks(dim).enumerate().map(cosine).collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let neighbours = all[..k].iter().map(|&(cosine, row)| Match {
+            cosine,
+            label: images.labels[row].clone(),
+            name: images.names[row].clone(),
+            row,
+        });
+        Matches { query: name.clone(), neighbours: neighbours.collect() }
+    };
+    let matches = queries.names.par_iter().zip(asked.par_chunks(dim)).map(nearest).collect();
+    Ok(Found { images, matches, queries })
+}
+
+/// The embeddings of all images, each of length 1.
+fn unit(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
+    let mut rows = model.embed(images, device)?;
+    let dim = rows.len() / images.len();
+    normalise(&mut rows, dim);
+    Ok(rows)
+}
+
+/// The side of an image in the picture, the space about it, and the height of a line of text, in
+/// pixels.
+const SIDE: usize = 112;
+const GAP: usize = 14;
+const LINE: usize = 15;
+
+impl Found {
+    /// Draws each query and its neighbours as a row of a PNG file, with their names; a file of that
+    /// name is replaced.
+    ///
+    /// # Errors
+    /// When the name does not end in .png, an image cannot be read any more, or the file cannot be
+    /// written.
+    pub fn draw(&self, out: &Path) -> Result<(), Error> {
+        if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
+            return Err(Error::Setting(format!("{} does not end in .png", out.display())));
+        }
+        let columns = 1 + self.matches.iter().map(|m| m.neighbours.len()).max().unwrap_or(0);
+        let tall = SIDE + 2 * LINE + GAP;
+        // The query stands apart from what was found.
+        let (width, height) = (2 * GAP + columns * (SIDE + GAP), GAP + self.matches.len() * tall);
+        let mut canvas = Canvas { width, height, pixels: vec![255; 3 * width * height] };
+        for (i, found) in self.matches.iter().enumerate() {
+            let top = GAP + i * tall;
+            canvas.image(&self.queries, i, GAP, top)?;
+            canvas.frame(GAP, top);
+            canvas.text(&fitting(&found.query), GAP, top + SIDE);
+            canvas.text("query", GAP, top + SIDE + LINE);
+            for (j, near) in found.neighbours.iter().enumerate() {
+                let left = 2 * GAP + (j + 1) * (SIDE + GAP);
+                canvas.image(&self.images, near.row, left, top)?;
+                let label = fitting(&format!("{:.3} {}", near.cosine, near.label));
+                canvas.text(&fitting(&near.name), left, top + SIDE);
+                canvas.text(&label, left, top + SIDE + LINE);
+            }
+        }
+        let file = png(&canvas.pixels, width, height, ExtendedColorType::Rgb8)?;
+        write_whole(out, |to| to.write_all(&file).map_err(Error::file("write", out)))
+    }
+}
+
+/// As much of the end of a name as fits below an image.
+fn fitting(name: &str) -> String {
+    const LETTERS: usize = SIDE / 6;
+    let letters = name.chars().count();
+    if letters <= LETTERS {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip(letters - (LETTERS - 2)).collect();
+    format!("..{end}")
+}
+
+/// Pixels `[height, width, 3]` to draw on.
+struct Canvas {
+    width: usize,
+    height: usize,
+    pixels: Vec<u8>,
+}
+
+impl Canvas {
+    /// An image, as large as fits, with sharp pixels where it is small.
+    fn image(&mut self, images: &Images, row: usize, left: usize, top: usize) -> Result<(), Error> {
+        let picture = images.scaled(row)?;
+        let channels = picture.channels;
+        let (pixels, (width, height)) = shrunk(&picture, SIDE);
+        for y in 0..SIDE {
+            for x in 0..SIDE {
+                let from = (y * height / SIDE * width + x * width / SIDE) * channels;
+                let colour = [0, 1, 2].map(|c| pixels[from + c.min(channels - 1)]);
+                self.set(left + x, top + y, colour);
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame about an image.
+    fn frame(&mut self, left: usize, top: usize) {
+        const BLUE: [u8; 3] = [40, 90, 160];
+        for at in 0..SIDE + 6 {
+            for far in 1..=3 {
+                self.set(left - 3 + at, top - far, BLUE);
+                self.set(left - 3 + at, top + SIDE - 1 + far, BLUE);
+                self.set(left - far, top - 3 + at, BLUE);
+                self.set(left + SIDE - 1 + far, top - 3 + at, BLUE);
+            }
+        }
+    }
+
+    fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
+        if x < self.width && y < self.height {
+            let at = 3 * (y * self.width + x);
+            self.pixels[at..at + 3].copy_from_slice(&colour);
+        }
+    }
+
+    /// A line of text; letters that the font does not have are question marks.
+    fn text(&mut self, text: &str, left: usize, top: usize) {
+        let style = MonoTextStyle::new(&FONT_6X13, Gray8::BLACK);
+        let place = Point::new(left as i32, (top + LINE) as i32);
+        let Ok(_) = Text::new(text, place, style).draw(self);
+    }
+}
+
+impl OriginDimensions for Canvas {
+    fn size(&self) -> Size {
+        Size::new(self.width as u32, self.height as u32)
+    }
+}
+
+impl DrawTarget for Canvas {
+    type Color = Gray8;
+    type Error = Infallible;
+
+    fn draw_iter<I: IntoIterator<Item = Pixel<Gray8>>>(
+        &mut self,
+        pixels: I,
+    ) -> Result<(), Infallible> {
+        for Pixel(Point { x, y }, colour) in pixels {
+            if let (Ok(x), Ok(y)) = (usize::try_from(x), usize::try_from(y)) {
+                self.set(x, y, [colour.luma(); 3]);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitting;
+
+    #[test]
+    fn long_names_keep_their_ends() {
+        assert_eq!(fitting("digits/0001"), "digits/0001");
+        let fitted = fitting("alphabets/Greek/character01/0394_20.png");
+        assert_eq!(fitted, "..er01/0394_20.png");
+    }
+}

@@ -1,0 +1,378 @@
+//! What the temperature does: the same encoder trained again and again on the same data, with nothing
+//! changed but the loss, its temperature and the seed.
+//!
+//! Comes in: settings, and how many seeds. Goes out: a folder with `study.json` (every run), `study.md`
+//! (a table of means and spreads) and `study.svg` (the figure). A run's own folder is removed once it
+//! is measured: its settings are in `study.json`, and the same settings give the same bits.
+
+mod figure;
+mod rank;
+
+use crate::encoder::Model;
+use crate::report::{Moment, Seen};
+use crate::run::{SavedModel, write_whole};
+use crate::training::{self, Event};
+use crate::{Error, OneShotTask, Settings, one_shot};
+use burn::tensor::Device;
+use rank::effective_rank;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The losses and temperatures that are compared. The first is the question's own: cross-entropy of
+/// the cosines, one way, with no temperature.
+const VARIANTS: [(&str, f64); 9] = [
+    ("one-way", 1.0),
+    ("one-way", 0.5),
+    ("one-way", 0.2),
+    ("one-way", 0.1),
+    ("one-way", 0.05),
+    ("both-ways", 1.0),
+    ("both-ways", 0.2),
+    ("nt-xent", 1.0),
+    ("nt-xent", 0.2),
+];
+
+/// What is studied.
+#[derive(Debug, Clone)]
+pub struct StudySettings {
+    /// Of every run, but for its loss, temperature and seed; its own seed is the first.
+    pub training: Settings,
+    /// Runs of each variant.
+    pub seeds: usize,
+    /// A one-shot task on classes never seen, where one is asked for.
+    pub one_shot: Option<OneShotTask>,
+}
+
+/// What one run came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StudyRun {
+    /// The loss, by name.
+    pub loss_name: String,
+    /// τ.
+    pub temperature: f64,
+    /// The run's seed.
+    pub seed: u64,
+    /// The mean loss of the last epoch, in nats.
+    pub loss: f64,
+    /// The least it could be.
+    pub loss_floor: f64,
+    /// What it is where nothing is learned.
+    pub loss_ceiling: f64,
+    /// The share of fixed pairs, never trained on where data is held out, whose key is the nearest of
+    /// all keys to its query, and how many pairs these are.
+    pub pairs_found: f64,
+    /// Pairs that are looked at.
+    pub pairs_looked_at: usize,
+    /// The effective rank of the embeddings of held-out images (of all where none are held out).
+    pub effective_rank: f64,
+    /// One-shot accuracy on held-out images, where they have labels.
+    pub one_shot: Option<f64>,
+    /// The share of the one-shot task's images that were taken for another class, where it was asked
+    /// for.
+    pub task_error: Option<f64>,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// What all came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Study {
+    /// The version of kinfold that made it.
+    pub version: String,
+    /// Of every run but for loss, temperature and seed.
+    pub settings: Settings,
+    /// Whether it was stopped before its end; then only whole runs are here.
+    pub interrupted: bool,
+    /// One-shot accuracy of the pixels themselves, and of the encoder before training at the first
+    /// seed.
+    pub before: Option<[f64; 2]>,
+    /// The one-shot task's errors of both.
+    pub task_before: Option<[f64; 2]>,
+    /// Every run.
+    pub runs: Vec<StudyRun>,
+    /// What the first seed's fixed pairs looked like: before training, then at the end of each
+    /// variant.
+    #[serde(skip)]
+    seen: Vec<Moment>,
+}
+
+/// What a study tells while it goes on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StudyEvent<'a> {
+    /// A run ended.
+    Ran {
+        /// What it came to.
+        run: &'a StudyRun,
+        /// Runs that have ended.
+        done: usize,
+        /// Runs in all.
+        all: usize,
+    },
+}
+
+/// Trains every variant with every seed, and writes what came of it into the new folder `out`.
+///
+/// When `stop` becomes true, what was measured so far is written.
+///
+/// # Errors
+/// As for [`train`](crate::train).
+pub fn study_temperature(
+    settings: &StudySettings,
+    out: &Path,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(StudyEvent<'_>),
+) -> Result<Study, Error> {
+    settings.training.check()?;
+    if settings.seeds == 0 {
+        return Err(Error::Setting("seeds is 0, but at least 1 is needed".into()));
+    }
+    if out.exists() {
+        return Err(Error::RunExists(out.to_path_buf()));
+    }
+    fs::create_dir_all(out).map_err(Error::file("create", out))?;
+    let mut study = Study {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        settings: settings.training.clone(),
+        interrupted: false,
+        before: None,
+        task_before: None,
+        runs: Vec::new(),
+        seen: Vec::new(),
+    };
+    let all = VARIANTS.len() * settings.seeds;
+    'all: for (variant, (name, temperature)) in VARIANTS.into_iter().enumerate() {
+        for seed in 0..settings.seeds {
+            let mut training = settings.training.clone();
+            training.loss.name = name.to_owned();
+            training.loss.temperature = Some(temperature);
+            training.seed = settings.training.seed.wrapping_add(seed as u64);
+            let first = (variant == 0, seed == 0);
+            let Some(run) = study.run(training, settings, first, out, stop)? else {
+                study.interrupted = true;
+                break 'all;
+            };
+            study.runs.push(run);
+            study.write(out)?;
+            if let Some(run) = study.runs.last() {
+                tell(StudyEvent::Ran { run, done: study.runs.len(), all });
+            }
+        }
+    }
+    if study.runs.is_empty() {
+        let _ = fs::remove_dir_all(out);
+    } else {
+        study.write(out)?;
+    }
+    Ok(study)
+}
+
+impl Study {
+    /// Trains and measures once; none when it was stopped.
+    fn run(
+        &mut self,
+        training: Settings,
+        settings: &StudySettings,
+        (first_variant, first_seed): (bool, bool),
+        out: &Path,
+        stop: &AtomicBool,
+    ) -> Result<Option<StudyRun>, Error> {
+        let folder = out.join("run");
+        let (loss_name, seed) = (training.loss.name.clone(), training.seed);
+        let mut tell = |_: Event<'_>| {};
+        let (summary, images, split) = training::run(training, &folder, stop, &mut tell)?;
+        if summary.interrupted || stop.load(Ordering::Relaxed) {
+            let _ = fs::remove_dir_all(&folder);
+            return Ok(None);
+        }
+        let device = Device::flex();
+        let model: Model = SavedModel::open(&folder)?.trained(&folder, &device)?;
+        let rows = if split.test.is_empty() { &split.train } else { &split.test };
+        let embeddings = model.embed_rows(&images, rows, &device)?;
+        let task = settings.one_shot.as_ref().map(|task| one_shot(&folder, task)).transpose()?;
+        let seen = Seen::read(&folder).unwrap_or_default();
+        let (n, last) = (seen.pairs.len(), seen.moments.last());
+        let found = |i: &usize| {
+            last.is_some_and(|m| (0..n).all(|j| j == *i || m.cosine(*i, j) < m.cosine(*i, *i)))
+        };
+        let pairs_found = (0..n).filter(found).count() as f64 / n.max(1) as f64;
+        if first_seed {
+            let begin = seen.moments.first().filter(|_| first_variant).cloned();
+            self.seen.extend(begin);
+            self.seen.extend(last.cloned());
+        }
+        if first_variant && first_seed {
+            self.before = summary.evaluation.map(|e| [e.one_shot.raw, e.one_shot.random_encoder]);
+            self.task_before =
+                task.as_ref().map(|task| [task.error.raw, task.error.random_encoder]);
+        }
+        fs::remove_dir_all(&folder).map_err(Error::file("delete", &folder))?;
+        Ok(Some(StudyRun {
+            loss_name,
+            temperature: summary.temperature,
+            seed,
+            loss: summary.loss,
+            loss_floor: summary.loss_floor.unwrap_or(f64::NAN),
+            loss_ceiling: summary.loss_ceiling,
+            pairs_found,
+            pairs_looked_at: n,
+            effective_rank: effective_rank(&embeddings, embeddings.len() / rows.len()),
+            one_shot: summary.evaluation.map(|e| e.one_shot.trained),
+            task_error: task.map(|task| task.error.trained),
+            seconds: summary.seconds,
+        }))
+    }
+
+    /// The runs of each variant, in the order of the study.
+    pub fn variants(&self) -> Vec<&[StudyRun]> {
+        self.runs
+            .chunk_by(|a, b| a.loss_name == b.loss_name && a.temperature == b.temperature)
+            .collect()
+    }
+
+    /// A line for each variant: means and, over seeds, standard deviations.
+    pub fn table(&self) -> String {
+        let has = |of: fn(&StudyRun) -> Option<f64>| self.runs.iter().any(|r| of(r).is_some());
+        let (labelled, task) = (has(|r| r.one_shot), has(|r| r.task_error));
+        let mut head =
+            "| loss | τ | its floor | its ceiling | loss reached | of the way |".to_owned();
+        let mut rule = "|---|---|---|---|---|---|".to_owned();
+        for (there, name) in [
+            (labelled, " one-shot accuracy, % |"),
+            (task, " error of the one-shot task, % |"),
+            (true, " pairs found, % |"),
+            (true, " effective rank |"),
+        ] {
+            if there {
+                head += name;
+                rule += "---|";
+            }
+        }
+        let mut out = format!("{head}\n{rule}\n");
+        for runs in self.variants() {
+            let Some(first) = runs.first() else { continue };
+            let way = |r: &StudyRun| {
+                Some(100.0 * (r.loss_ceiling - r.loss) / (r.loss_ceiling - r.loss_floor))
+            };
+            let _ = write!(
+                out,
+                "| {} | {} | {:.3} | {:.3} | {} | {} % |",
+                first.loss_name,
+                first.temperature,
+                first.loss_floor,
+                first.loss_ceiling,
+                spread(runs, 3, |r| Some(r.loss)),
+                spread(runs, 0, way),
+            );
+            for (there, text) in [
+                (labelled, spread(runs, 1, |r| r.one_shot.map(|x| 100.0 * x))),
+                (task, spread(runs, 1, |r| r.task_error.map(|x| 100.0 * x))),
+                (true, spread(runs, 1, |r| Some(100.0 * r.pairs_found))),
+                (true, spread(runs, 1, |r| Some(r.effective_rank))),
+            ] {
+                if there {
+                    let _ = write!(out, " {text} |");
+                }
+            }
+            out.push('\n');
+        }
+        out
+    }
+
+    fn write(&self, out: &Path) -> Result<(), Error> {
+        let mut json =
+            serde_json::to_string_pretty(self).map_err(|e| Error::Data(e.to_string()))?;
+        json.push('\n');
+        for (name, text) in
+            [("study.json", json), ("study.md", self.table()), ("study.svg", figure::figure(self)?)]
+        {
+            let path = out.join(name);
+            write_whole(&path, |file| {
+                file.write_all(text.as_bytes()).map_err(Error::file("write", &path))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The mean and, of two runs or more, the standard deviation.
+fn spread(runs: &[StudyRun], digits: usize, of: impl Fn(&StudyRun) -> Option<f64>) -> String {
+    let numbers: Vec<f64> = runs.iter().filter_map(of).collect();
+    match statistics(&numbers) {
+        (mean, Some(deviation)) => format!("{mean:.digits$} ± {deviation:.digits$}"),
+        (mean, None) => format!("{mean:.digits$}"),
+    }
+}
+
+/// The mean, and the standard deviation of a sample of two or more.
+fn statistics(numbers: &[f64]) -> (f64, Option<f64>) {
+    let n = numbers.len() as f64;
+    let mean = numbers.iter().sum::<f64>() / n;
+    let squares: f64 = numbers.iter().map(|x| (x - mean).powi(2)).sum();
+    (mean, (numbers.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_mean_and_deviation() {
+        assert_eq!(statistics(&[1.0, 3.0]), (2.0, Some(2f64.sqrt())));
+        assert_eq!(statistics(&[4.0]), (4.0, None));
+    }
+
+    #[test]
+    fn a_small_study_leaves_three_files() -> Result<(), Error> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("study");
+        let mut training = Settings { epochs: 1, batch: Some(16), ..Settings::default() };
+        training.encoder.widths = vec![2];
+        training.encoder.embedding = 8;
+        training.hold_out = 0.98;
+        let settings = StudySettings { training, seeds: 2, one_shot: None };
+        let mut told = Vec::new();
+        let stop = AtomicBool::new(false);
+        let study = study_temperature(&settings, &out, &stop, &mut |event| {
+            let StudyEvent::Ran { run, done, all } = event;
+            told.push((run.seed, done, all));
+        })?;
+        assert_eq!(told.len(), 18);
+        assert_eq!(told[3], (1, 4, 18));
+        assert_eq!(study.variants().len(), VARIANTS.len());
+        let mut files: Vec<String> = fs::read_dir(&out)
+            .expect("there")
+            .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["study.json", "study.md", "study.svg"]);
+        let table = study.table();
+        assert_eq!(table.lines().count(), 2 + VARIANTS.len(), "{table}");
+        let bars = |line: &str| line.matches('|').count();
+        assert!(table.lines().all(|line| bars(line) == bars(&table.lines().next().unwrap_or(""))));
+        assert_eq!(study.seen.len(), 1 + VARIANTS.len());
+        // The question's own loss at this batch: from ln n down to one nat less, about.
+        let first = &study.runs[0];
+        assert!((first.loss_ceiling - 16f64.ln()).abs() < 1e-9);
+        assert!(first.loss_floor > first.loss_ceiling - 1.08);
+        let refused = study_temperature(&settings, &out, &stop, &mut |_| {});
+        assert!(matches!(refused, Err(Error::RunExists(_))));
+        Ok(())
+    }
+
+    #[test]
+    fn a_study_that_is_stopped_at_once_leaves_nothing() -> Result<(), Error> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("study");
+        let mut training = Settings { epochs: 1, batch: Some(16), ..Settings::default() };
+        (training.encoder.widths, training.hold_out) = (vec![2], 0.98);
+        let settings = StudySettings { training, seeds: 1, one_shot: None };
+        let study = study_temperature(&settings, &out, &AtomicBool::new(true), &mut |_| {})?;
+        assert!(study.interrupted && study.runs.is_empty() && !out.exists());
+        Ok(())
+    }
+}
