@@ -5,9 +5,9 @@
 
 mod table;
 
-use crate::encoder::{images_tensor, numbers};
+use crate::encoder::{Model, images_tensor, numbers};
 use crate::pairs::{Images, Pair, Split};
-use crate::run::SavedModel;
+use crate::run::{CONFIG, SavedModel};
 use crate::{Error, Settings, views};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options};
@@ -78,6 +78,21 @@ pub fn diagnose(asked: &Diagnosed) -> Result<Told, Error> {
             return Err(Error::Setting(format!("{} does not exist", asked.queries.display())));
         }
     };
+    told(asked, loaded)
+}
+
+/// What there is to say of the embeddings of a run that has been read already.
+pub(crate) fn diagnose_model(
+    run: &Path,
+    settings: &Settings,
+    images: &Images,
+    split: &Split,
+    model: &Model,
+) -> Result<Told, Error> {
+    told(&Diagnosed::default(), of_model(run, settings, images, split, model)?)
+}
+
+fn told(asked: &Diagnosed, loaded: Loaded) -> Result<Told, Error> {
     let (temperature, temperature_is) = match (asked.temperature, loaded.temperature) {
         (Some(given), _) => (given, "as given"),
         (None, Some(run)) => (run, "the run's"),
@@ -157,11 +172,23 @@ fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
 /// Two views of each image that the run held out, or of those it was trained on, as its model projects
 /// them: what its loss sees, of views that it has not seen.
 fn of_run(run: &Path) -> Result<Loaded, Error> {
-    let device = Device::flex();
-    let model = SavedModel::open(run)?.trained(run, &device)?.snapshot();
-    let settings = Settings::from_file(&run.join("config.toml"))?;
+    let model = SavedModel::open(run)?.trained(run, &Device::flex())?;
+    let settings = Settings::from_file(&run.join(CONFIG))?;
     let images = Images::load(&settings)?;
     let split = Split::new(&images, settings.hold_out);
+    of_model(run, &settings, &images, &split, &model)
+}
+
+/// The same of a run that has been read already.
+fn of_model(
+    run: &Path,
+    settings: &Settings,
+    images: &Images,
+    split: &Split,
+    model: &Model,
+) -> Result<Loaded, Error> {
+    let device = Device::flex();
+    let model = model.snapshot();
     let (rows, which) = match split.test.len() {
         0 | 1 => (&split.train, "trained on"),
         _ => (&split.test, "held out"),
@@ -172,7 +199,7 @@ fn of_run(run: &Path) -> Result<Loaded, Error> {
     for rows in rows.chunks(CHUNK) {
         let pair = |&row: &usize| Pair { a: row, b: row, pose: 0, group: row, key: row };
         let pairs: Vec<Pair> = rows.iter().map(pair).collect();
-        let views = views::pairs(&images, &pairs, &settings.view, settings.seed, settings.epochs)?;
+        let views = views::pairs(images, &pairs, &settings.view, settings.seed, settings.epochs)?;
         let shape = (images.size, images.channels);
         let projected = numbers(model.project(images_tensor(views, shape, &device)))?;
         let (first, second) = projected.split_at(projected.len() / 2);
@@ -190,7 +217,7 @@ fn of_run(run: &Path) -> Result<Loaded, Error> {
         queries,
         keys,
         labels: labelled.then(|| rows.iter().map(|&row| images.labels[row].clone()).collect()),
-        temperature: Some(temperature_of(run, &settings)?),
+        temperature: Some(temperature_of(run, settings)?),
     })
 }
 

@@ -24,11 +24,12 @@ mod tests;
 pub(crate) use snapshots::{Moment, Seen, Snapshots};
 
 use crate::Error;
+use crate::diagnose::diagnose_model;
 use crate::pairs::{Images, Split};
 use crate::run::{SavedModel, write_whole};
 use burn::tensor::Device;
 use facts::Facts;
-use page::{Diagnosed, Page};
+use page::Page;
 use sample::Sample;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -71,11 +72,15 @@ fn html(run: &Path, images: Option<(&Images, &Split)>) -> Result<String, Error> 
         },
     };
     let model = SavedModel::open(run).and_then(|saved| saved.trained(run, &Device::flex()));
+    let mut diagnosis = None;
     let (sample, missing) = match (images, model) {
-        (Some((images, split)), Ok(model)) => (Some(Sample::new(images, split, &model)?), None),
+        (Some((images, split)), Ok(model)) => {
+            // Fewer than two images have no diagnosis, and that is no reason to have no report.
+            diagnosis = diagnose_model(run, &facts.settings, images, split, &model).ok();
+            (Some(Sample::new(images, split, &model)?), None)
+        }
         (_, Err(error)) => (None, Some(error.to_string())),
         _ => (None, missing),
     };
-    let diagnosis: Option<Diagnosed> = None;
     Page { facts: &facts, sample: sample.as_ref(), missing, diagnosis }.html()
 }

@@ -10,30 +10,11 @@ use super::sample::{NEIGHBOURS, Sample};
 use super::svg::escape;
 use super::{curves, neighbours};
 use crate::Error;
+use crate::diagnose::Told;
+use kinfold::diagnosis::{Finding, Line, Section, Severity};
 use serde_json::Value;
 
 const STYLE: &str = include_str!("page.css");
-
-/// How much a line of the diagnosis matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code)] // Until the diagnosis is joined.
-pub(super) enum Severity {
-    /// Worth knowing.
-    Note,
-    /// It costs quality.
-    Warning,
-    /// Nothing is learned while it lasts.
-    Problem,
-}
-
-/// What a diagnosis of the run's embeddings says.
-#[derive(Debug, Clone)]
-pub(super) struct Diagnosed {
-    /// The whole in one sentence.
-    pub(super) verdict: String,
-    /// A title, what there is to say, and how much it matters.
-    pub(super) lines: Vec<(String, String, Severity)>,
-}
 
 /// Everything that a page is made of.
 pub(super) struct Page<'a> {
@@ -41,7 +22,7 @@ pub(super) struct Page<'a> {
     pub(super) sample: Option<&'a Sample<'a>>,
     /// Why there is no sample.
     pub(super) missing: Option<String>,
-    pub(super) diagnosis: Option<Diagnosed>,
+    pub(super) diagnosis: Option<Told>,
 }
 
 impl Page<'_> {
@@ -323,24 +304,43 @@ fn measure(name: &str, values: &Value) -> String {
     )
 }
 
-/// What is wrong with the embeddings, what matters most first.
-fn diagnosis(diagnosed: &Diagnosed) -> String {
-    let line = |(title, sentence, severity): &(String, String, Severity)| {
-        let (class, word) = match severity {
-            Severity::Note => ("note", "note"),
-            Severity::Warning => ("warning", "warning"),
-            Severity::Problem => ("problem", "problem"),
+/// What is wrong with the embeddings, what matters most first; and every number behind it.
+fn diagnosis(Told { of, diagnosis, .. }: &Told) -> String {
+    let finding = |Finding { severity, what, change, .. }: &Finding| {
+        let word = match severity {
+            Severity::Problem => "problem",
+            Severity::Warning => "warning",
+            _ => "note",
         };
         format!(
-            "<li class=\"{class}\"><b>{}</b> <em>{word}</em><br>{}</li>",
-            escape(title),
-            escape(sentence)
+            "<li class=\"{word}\"><b>{}</b> <em>{word}</em><br>{}</li>",
+            escape(what),
+            escape(change)
         )
     };
-    let lines: String = diagnosed.lines.iter().map(line).collect();
-    let lines =
-        if lines.is_empty() { lines } else { format!("<ul class=\"findings\">{lines}</ul>") };
-    let text = format!("<p class=\"verdict\">{}</p>{lines}", escape(&diagnosed.verdict));
+    let findings: String = diagnosis.findings.iter().map(finding).collect();
+    let findings = match findings.as_str() {
+        "" => "<p class=\"verdict\">Nothing is wrong.</p>".to_owned(),
+        findings => format!("<ul class=\"findings\">{findings}</ul>"),
+    };
+    let line = |line: &Line| {
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"words\">{}</td></tr>",
+            escape(line.name),
+            escape(&line.value),
+            escape(&line.meaning)
+        )
+    };
+    let part = |section: &Section| {
+        let lines: String = section.lines.iter().map(line).collect();
+        format!("<h3>{}</h3><div class=\"scroll\"><table>{lines}</table></div>", section.title)
+    };
+    let parts: String = diagnosis.sections().iter().map(part).collect();
+    let text = format!(
+        "<p>{}, at τ = {}.</p>{findings}<details><summary>Every number</summary>{parts}</details>",
+        escape(of),
+        diagnosis.temperature
+    );
     section("Diagnosis", &text, "nothing that is marked a problem or a warning.")
 }
 
@@ -383,14 +383,5 @@ mod tests {
         assert_eq!(shell("runs/a-1/config.toml"), "runs/a-1/config.toml");
         assert_eq!(shell("my run"), "'my run'");
         assert_eq!(shell("a'b"), "'a'\\''b'");
-    }
-
-    #[test]
-    fn a_diagnosis_is_escaped_and_marked_in_words() {
-        let line = ("a < b".to_owned(), "why & how".to_owned(), Severity::Problem);
-        let told = Diagnosed { verdict: "<i>".to_owned(), lines: vec![line] };
-        let html = diagnosis(&told);
-        assert!(html.contains("&lt;i&gt;") && html.contains("a &lt; b"), "{html}");
-        assert!(html.contains("<em>problem</em>"), "{html}");
     }
 }

@@ -25,7 +25,7 @@ fn images(names: &[&str], side: u32) -> TempDir {
 /// A small run on these, one epoch long; its summary and its page.
 fn trained(data: &str, out: &Path, change: impl FnOnce(&mut Settings)) -> (Summary, String) {
     let mut settings = Settings { data: data.to_owned(), epochs: 1, ..Settings::default() };
-    (settings.encoder.widths, settings.encoder.embedding) = (vec![2, 4], 8);
+    (settings.encoder.widths, settings.encoder.embedding) = (Some(vec![2, 4]), Some(8));
     settings.image.size = (data != "digits").then_some(16);
     change(&mut settings);
     let summary = train(settings, out, &AtomicBool::new(false), &mut |_| {}).expect("trained");

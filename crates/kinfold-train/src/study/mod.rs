@@ -331,8 +331,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let out = folder.path().join("study");
         let mut training = Settings { epochs: 1, batch: Some(16), ..Settings::default() };
-        training.encoder.widths = vec![2];
-        training.encoder.embedding = 8;
+        training.encoder.widths = Some(vec![2]);
+        training.encoder.embedding = Some(8);
         training.hold_out = 0.98;
         let settings = StudySettings { training, seeds: 2, one_shot: None };
         let mut told = Vec::new();
@@ -369,7 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let out = folder.path().join("study");
         let mut training = Settings { epochs: 1, batch: Some(16), ..Settings::default() };
-        (training.encoder.widths, training.hold_out) = (vec![2], 0.98);
+        (training.encoder.widths, training.hold_out) = (Some(vec![2]), 0.98);
         let settings = StudySettings { training, seeds: 1, one_shot: None };
         let study = study_temperature(&settings, &out, &AtomicBool::new(true), &mut |_| {})?;
         assert!(study.interrupted && study.runs.is_empty() && !out.exists());
