@@ -1,13 +1,17 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it fails fastest.
 //! `cargo xtask sanitize`: the engine's unsafe parts under AddressSanitizer.
+//! `cargo xtask test-torch`: the Python package with PyTorch and the libraries that it may replace.
+//! `cargo xtask wheel`: the Python package, for machines without Rust.
 //!
 //! Tests are built in release, as the command is, so that one build of the dependencies serves both.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for developers")]
 
+mod python;
+
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: cargo xtask test | sanitize";
+const USAGE: &str = "usage: cargo xtask test | sanitize | test-torch [--python PATH] | wheel";
 
 const CHECKS: [(&str, &[&str]); 5] = [
     ("format", &["fmt", "--all", "--check"]),
@@ -25,6 +29,9 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => test(),
         ["sanitize"] => sanitize(),
+        ["test-torch"] => python::test_torch(None),
+        ["test-torch", "--python", path] => python::test_torch(Some(path)),
+        ["wheel"] => python::wheel(),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
@@ -38,8 +45,11 @@ fn test() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    println!("everything holds");
-    ExitCode::SUCCESS
+    let tested = python::test();
+    if tested == ExitCode::SUCCESS {
+        println!("everything holds");
+    }
+    tested
 }
 
 /// The tests that reach every kernel and every buffer, with each access to memory checked. The stable
@@ -84,17 +94,23 @@ fn sanitize() -> ExitCode {
 
 /// Whether cargo succeeds with `arguments`; if not, says so.
 fn holds(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> bool {
-    println!("── {name}: cargo {}", arguments.join(" "));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let environment = environment.iter().copied();
-    match Command::new(cargo).args(arguments).envs(environment).status() {
+    succeeds(name, Command::new(cargo).args(arguments).envs(environment.iter().copied()))
+}
+
+/// Whether a command succeeds; if not, says so.
+fn succeeds(name: &str, command: &mut Command) -> bool {
+    let program = Path::new(command.get_program()).file_stem().unwrap_or_default();
+    let arguments: Vec<_> = command.get_args().map(|x| x.to_string_lossy()).collect();
+    println!("── {name}: {} {}", program.to_string_lossy(), arguments.join(" "));
+    match command.status() {
         Ok(status) if status.success() => true,
         Ok(_) => {
             eprintln!("{name} failed");
             false
         }
         Err(error) => {
-            eprintln!("cargo cannot be run: {error}");
+            eprintln!("{} cannot be run: {error}", command.get_program().to_string_lossy());
             false
         }
     }

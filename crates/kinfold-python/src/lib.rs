@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 /// What `kinfold.numpy` and `kinfold.torch` are made of; nothing here is meant for others.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    measures::loaded();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<loss::Loss>()?;
     module.add_function(wrap_pyfunction!(measures::knn_accuracy, module)?)?;

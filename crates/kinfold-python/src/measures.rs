@@ -8,6 +8,8 @@ use kinfold::measures::{self, Labelled};
 use kinfold::{Element, Error};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// See [`measures::knn_accuracy`].
 #[pyfunction]
@@ -63,10 +65,47 @@ fn by_labels<'a>(train: &'a Sample, test: &'a Sample) -> PyResult<ByLabels<'a>> 
 impl ByLabels<'_> {
     fn of<T: Element + Plain>(
         &self,
-        measure: impl Fn(Labelled<'_, T>, Labelled<'_, T>) -> Result<f64, Error>,
+        measure: impl Fn(Labelled<'_, T>, Labelled<'_, T>) -> Result<f64, Error> + Sync,
     ) -> PyResult<f64> {
         let train = Labelled::new(self.train.0.embeddings()?, &self.train.1).map_err(refused)?;
         let test = Labelled::new(self.test.0.embeddings()?, &self.test.1).map_err(refused)?;
-        measure(train, test).map_err(refused)
+        among_threads(|| measure(train, test)).map_err(refused)
+    }
+}
+
+/// The process that the module was loaded in.
+static LOADED_IN: OnceLock<u32> = OnceLock::new();
+
+/// Remembers the process, before there are threads in it.
+pub(crate) fn loaded() {
+    LOADED_IN.get_or_init(std::process::id);
+}
+
+/// What is computed by a pool of threads. A forked child has none of its parent's threads, and would
+/// wait for them for ever: it gets a pool of its own.
+fn among_threads<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    static CHILD: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
+    let here = std::process::id();
+    if LOADED_IN.get().is_none_or(|&first| first == here) {
+        return work();
+    }
+    let pool = {
+        let mut child = CHILD.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*child {
+            Some((process, pool)) if *process == here => Some(Arc::clone(pool)),
+            _ => {
+                let pool = ThreadPoolBuilder::new().build().ok().map(Arc::new);
+                if let Some((_, parents)) = child.take() {
+                    // To let go of it is to wait for its threads.
+                    std::mem::forget(parents);
+                }
+                *child = pool.as_ref().map(|pool| (here, Arc::clone(pool)));
+                pool
+            }
+        }
+    };
+    match pool {
+        Some(pool) => pool.install(work),
+        None => work(),
     }
 }

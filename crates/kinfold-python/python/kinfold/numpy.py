@@ -123,7 +123,7 @@ def knn_accuracy(
 ) -> float:
     """The share of `test` `[m, d]` whose label wins the vote of its k nearest in `train` `[n, d]`, each vote
     weighing exp(cosine / 0.1) (Wu et al. 2018). With fewer than k rows, all of them vote."""
-    sample = _Samples(train, train_labels, test, test_labels)
+    sample, k = _Samples(train, train_labels, test, test_labels), _count("k", k)
     return _native.knn_accuracy(*sample.given, min(k, len(sample.train)) if sample.train.size else k)
 
 
@@ -137,7 +137,8 @@ def one_shot_accuracy(
 ) -> float:
     """With a single labelled example for each class, drawn from `train` `[n, d]`, the share of `test` `[m, d]`
     whose nearest example has its label; the mean over draws."""
-    return _native.one_shot_accuracy(*_Samples(train, train_labels, test, test_labels).given, draws, seed)
+    sample = _Samples(train, train_labels, test, test_labels)
+    return _native.one_shot_accuracy(*sample.given, _count("draws", draws), _count("seed", seed))
 
 
 # --- what was given ---------------------------------------------------------------------------------
@@ -151,6 +152,7 @@ def _loss(settings) -> _native.Loss:
     reduction = given.pop("reduction")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}, but must be 'mean' or 'sum'")
+    given["offset"] = _count("offset", given["offset"])
     given["cosine"] = given.pop("normalize")
     given["in_batch"] = given.pop("in_batch_negatives")
     return _native.Loss(**given, sum=reduction == "sum")
@@ -161,7 +163,7 @@ class _Task:
 
     def __init__(self, queries, keys, negatives, settings):
         settings = dict(settings)
-        self.threads = settings.pop("threads", 0)
+        self.threads = _count("threads", settings.pop("threads", 0))
         ids, labels = (_integers(name, settings.pop(name, None)) for name in ("ids", "labels"))
         self.weights = _weights(settings.pop("weights", None))
         guide = settings.pop("guide", None)
@@ -243,6 +245,14 @@ class _Samples:
         self.given = (dtype.name, *((_rows(x), _numbers(of)) for x, of in sides))
 
 
+def _count(name: str, x) -> int:
+    if not isinstance(x, (int, numpy.integer)):
+        raise TypeError(f"{name} must be an integer, but is of type {type(x).__name__}")
+    if not 0 <= x < 2**62:
+        raise ValueError(f"{name} is {x}, but it must be at least 0, and below 2**62")
+    return int(x)
+
+
 def _array(name: str, x) -> NDArray:
     if isinstance(x, numpy.ma.MaskedArray):
         raise TypeError(f"{name} are a masked array, but every number is needed")
@@ -300,7 +310,7 @@ def _side_by_side(x: NDArray, dtype) -> NDArray:
         and x.flags.aligned
         and x.dtype.isnative
     )
-    return x if readable else numpy.ascontiguousarray(x, x.dtype.newbyteorder("="))
+    return x if readable else numpy.array(x, x.dtype.newbyteorder("="), order="C")
 
 
 def _rows(x: NDArray | None):

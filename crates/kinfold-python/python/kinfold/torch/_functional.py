@@ -90,6 +90,8 @@ def contrastive(
     _matrix("queries", queries)
     if keys is None and labels is None:
         raise ValueError("keys are needed, or labels in their place")
+    if not isinstance(offset, (int, torch.SymInt)) or not 0 <= offset < 2**62:
+        raise ValueError(f"offset is {offset!r}, but it must be an integer of at least 0")
     like = queries
     queries, keys, negatives = _together(queries=queries, keys=keys, negatives=negatives)
     guide_queries, guide_keys, guide_negatives = _guide(guide, like, queries.dtype)
