@@ -132,7 +132,7 @@ fn every_format_has_the_same_diagnosis() {
     let verdict = said.split("Verdict: ").nth(1).unwrap();
     assert!(verdict.contains("1. [problem] Rows are not pairs"), "{said}");
     assert!(
-        said.contains("τ = 1 (as given)") && said.contains('●') && said.contains('█'),
+        said.contains("τ = 1 (as given)") && said.contains('◀') && said.contains('█'),
         "{said}"
     );
     let sampled = diagnosed(&[&path("q.npy"), &path("k.npy"), "--sample", "20"]);
