@@ -42,7 +42,7 @@ pub(super) fn figure(study: &Study) -> Result<String, Error> {
     );
     for (i, runs) in variants.iter().enumerate() {
         let y = TOP + ROW * (i as f64 + 0.5) + 4.0;
-        out += &label(NAMES - 14.0, y, "end", "name", &named(&runs[0]));
+        out += &label(NAMES - 14.0, y, "end", "name", &named(runs[0]));
     }
     out += &losses(&variants, below);
     let task = study.runs.iter().any(|run| run.task_error.is_some());
@@ -75,8 +75,8 @@ fn named(run: &StudyRun) -> String {
 }
 
 /// Each loss between its floor and its ceiling, on one scale.
-fn losses(variants: &[&[StudyRun]], below: f64) -> String {
-    let high = variants.iter().flat_map(|runs| *runs).map(|r| r.loss_ceiling.max(r.loss));
+fn losses(variants: &[Vec<&StudyRun>], below: f64) -> String {
+    let high = variants.iter().flatten().map(|r| r.loss_ceiling.max(r.loss));
     let high = high.fold(0.0, f64::max);
     let plot = field(NAMES, 290.0, below, (0.0, 1.03 * high));
     let mut out = title(&plot, "loss on its ruler, nats");
@@ -105,15 +105,14 @@ fn losses(variants: &[&[StudyRun]], below: f64) -> String {
 
 /// A number of each run as a dot, and the mean of each variant as a stroke.
 fn dots(
-    variants: &[&[StudyRun]],
+    variants: &[Vec<&StudyRun>],
     below: f64,
     left: f64,
     name: &str,
     before: Option<[f64; 2]>,
     of: &dyn Fn(&StudyRun) -> Option<f64>,
 ) -> String {
-    let all =
-        variants.iter().flat_map(|runs| *runs).filter_map(of).chain(before.into_iter().flatten());
+    let all = variants.iter().flatten().copied().filter_map(of).chain(before.into_iter().flatten());
     let all: Vec<f64> = all.collect();
     if all.is_empty() {
         return String::new();
@@ -132,7 +131,7 @@ fn dots(
     }
     for (i, runs) in variants.iter().enumerate() {
         let y = TOP + ROW * (i as f64 + 0.5);
-        let numbers: Vec<f64> = runs.iter().filter_map(of).collect();
+        let numbers: Vec<f64> = runs.iter().copied().filter_map(of).collect();
         for &number in &numbers {
             let x = plot.at_x(number);
             let _ = write!(out, "<circle class=\"seed\" cx=\"{x:.1}\" cy=\"{y}\" r=\"4\"/>");
@@ -154,7 +153,7 @@ fn title(plot: &Plot, text: &str) -> String {
 }
 
 /// The similarities of the fixed pairs, before and after.
-fn matrices(study: &Study, variants: &[&[StudyRun]], top: f64) -> Result<String, Error> {
+fn matrices(study: &Study, variants: &[Vec<&StudyRun>], top: f64) -> Result<String, Error> {
     let Some(first) = study.seen.first() else { return Ok(String::new()) };
     let n = first.pairs();
     let all = study.seen.iter().flat_map(|m| (0..n * n).map(move |ij| m.cosine(ij / n, ij % n)));
@@ -169,7 +168,7 @@ fn matrices(study: &Study, variants: &[&[StudyRun]], top: f64) -> Result<String,
     for (i, moment) in study.seen.iter().enumerate() {
         let name = match i {
             0 => "before training".to_owned(),
-            _ => variants.get(i - 1).map_or(String::new(), |runs| named(&runs[0])),
+            _ => variants.get(i - 1).map_or(String::new(), |runs| named(runs[0])),
         };
         let left = GAP + (i % ACROSS) as f64 * (SIDE + GAP);
         let y = top + 16.0 + (i / ACROSS) as f64 * (SIDE + GAP + 14.0);

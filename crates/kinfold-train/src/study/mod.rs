@@ -145,8 +145,9 @@ pub fn study_temperature(
         seen: Vec::new(),
     };
     let all = VARIANTS.len() * settings.seeds;
-    'all: for (variant, (name, temperature)) in VARIANTS.into_iter().enumerate() {
-        for seed in 0..settings.seeds {
+    // Seed after seed, so that a study that is stopped has done the same for every variant.
+    'all: for seed in 0..settings.seeds {
+        for (variant, (name, temperature)) in VARIANTS.into_iter().enumerate() {
             let mut training = settings.training.clone();
             training.loss.name = name.to_owned();
             training.loss.temperature = Some(temperature);
@@ -227,11 +228,10 @@ impl Study {
         }))
     }
 
-    /// The runs of each variant, in the order of the study.
-    pub fn variants(&self) -> Vec<&[StudyRun]> {
-        self.runs
-            .chunk_by(|a, b| a.loss_name == b.loss_name && a.temperature == b.temperature)
-            .collect()
+    /// The runs of each variant, in the order of the study; of none that no run was done of.
+    pub fn variants(&self) -> Vec<Vec<&StudyRun>> {
+        let of = |i: usize| self.runs.iter().skip(i).step_by(VARIANTS.len()).collect();
+        (0..VARIANTS.len().min(self.runs.len())).map(of).collect()
     }
 
     /// A line for each variant: means and, over seeds, standard deviations.
@@ -265,14 +265,14 @@ impl Study {
                 first.temperature,
                 first.loss_floor,
                 first.loss_ceiling,
-                spread(runs, 3, |r| Some(r.loss)),
-                spread(runs, 0, way),
+                spread(&runs, 3, |r| Some(r.loss)),
+                spread(&runs, 0, way),
             );
             for (there, text) in [
-                (labelled, spread(runs, 1, |r| r.one_shot.map(|x| 100.0 * x))),
-                (task, spread(runs, 1, |r| r.task_error.map(|x| 100.0 * x))),
-                (true, spread(runs, 1, |r| Some(100.0 * r.pairs_found))),
-                (true, spread(runs, 1, |r| Some(r.effective_rank))),
+                (labelled, spread(&runs, 1, |r| r.one_shot.map(|x| 100.0 * x))),
+                (task, spread(&runs, 1, |r| r.task_error.map(|x| 100.0 * x))),
+                (true, spread(&runs, 1, |r| Some(100.0 * r.pairs_found))),
+                (true, spread(&runs, 1, |r| Some(r.effective_rank))),
             ] {
                 if there {
                     let _ = write!(out, " {text} |");
@@ -300,8 +300,8 @@ impl Study {
 }
 
 /// The mean and, of two runs or more, the standard deviation.
-fn spread(runs: &[StudyRun], digits: usize, of: impl Fn(&StudyRun) -> Option<f64>) -> String {
-    let numbers: Vec<f64> = runs.iter().filter_map(of).collect();
+fn spread(runs: &[&StudyRun], digits: usize, of: impl Fn(&StudyRun) -> Option<f64>) -> String {
+    let numbers: Vec<f64> = runs.iter().copied().filter_map(of).collect();
     match statistics(&numbers) {
         (mean, Some(deviation)) => format!("{mean:.digits$} ± {deviation:.digits$}"),
         (mean, None) => format!("{mean:.digits$}"),
@@ -342,8 +342,14 @@ mod tests {
             told.push((run.seed, done, all));
         })?;
         assert_eq!(told.len(), 18);
-        assert_eq!(told[3], (1, 4, 18));
-        assert_eq!(study.variants().len(), VARIANTS.len());
+        assert_eq!(told[9], (1, 10, 18));
+        let variants = study.variants();
+        assert_eq!(variants.len(), VARIANTS.len());
+        for (runs, (name, temperature)) in variants.iter().zip(VARIANTS) {
+            assert_eq!(runs.iter().map(|run| run.seed).collect::<Vec<_>>(), [0, 1]);
+            assert!(runs.iter().all(|run| run.loss_name == name));
+            assert!(runs.iter().all(|run| (run.temperature - temperature).abs() < 1e-6));
+        }
         let mut files: Vec<String> = fs::read_dir(&out)
             .expect("there")
             .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
