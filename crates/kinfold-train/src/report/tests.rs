@@ -123,7 +123,7 @@ fn the_page_of_digits_has_every_part() {
         .map(|part| part.split('<').next().unwrap_or_default())
         .collect();
     let all = ["Loss", "The identity appears", "Pairs and the rest", "Map", "Nearest neighbours"];
-    assert_eq!(titles, [&all[..], &["What it is worth"]].concat());
+    assert_eq!(titles, [&all[..], &["What it is worth", "Diagnosis"]].concat());
     // Each part with a figure says what a good one is like.
     assert_eq!(html.matches("A good one:").count(), titles.len());
     let command = format!("kinfold train --config &#39;{}/config.toml&#39;", run.display());
