@@ -359,7 +359,7 @@ mod tests {
         let table = study.table();
         assert_eq!(table.lines().count(), 2 + VARIANTS.len(), "{table}");
         let bars = |line: &str| line.matches('|').count();
-        assert!(table.lines().all(|line| bars(line) == bars(&table.lines().next().unwrap_or(""))));
+        assert!(table.lines().all(|line| bars(line) == bars(table.lines().next().unwrap_or(""))));
         assert_eq!(study.seen.len(), 1 + VARIANTS.len());
         // The question's own loss at this batch: from ln n down to one nat less, about.
         let first = &study.runs[0];
