@@ -50,7 +50,7 @@ pub(super) fn loss(facts: &Facts, width: f64) -> String {
         "step",
     );
     drawn += &plot.level("end-line", facts.ceiling);
-    drawn += &plot.curve("end-line", &floors.to_vec());
+    drawn += &plot.curve("end-line", &floors);
     drawn += &plot.curve("loss", &points);
     let right = plot.right() - 4.0;
     let named = |y: f64, text: String| label(right, y, "end", "end-name", &text);
