@@ -6,7 +6,6 @@
 //! is measured: its settings are in `study.json`, and the same settings give the same bits.
 
 mod figure;
-mod rank;
 
 use crate::encoder::Model;
 use crate::report::{Moment, Seen};
@@ -14,7 +13,8 @@ use crate::run::{SavedModel, write_whole};
 use crate::training::{self, Event};
 use crate::{Error, OneShotTask, Settings, one_shot};
 use burn::tensor::Device;
-use rank::effective_rank;
+use kinfold::Embeddings;
+use kinfold::measures::effective_rank;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::fs;
@@ -221,7 +221,10 @@ impl Study {
             loss_ceiling: summary.loss_ceiling,
             pairs_found,
             pairs_looked_at: n,
-            effective_rank: effective_rank(&embeddings, embeddings.len() / rows.len()),
+            effective_rank: effective_rank(Embeddings::new(
+                &embeddings,
+                embeddings.len() / rows.len(),
+            )?)?,
             one_shot: summary.evaluation.map(|e| e.one_shot.trained),
             task_error: task.map(|task| task.error.trained),
             seconds: summary.seconds,
