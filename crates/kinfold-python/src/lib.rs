@@ -18,5 +18,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<loss::Loss>()?;
     module.add_function(wrap_pyfunction!(measures::knn_accuracy, module)?)?;
-    module.add_function(wrap_pyfunction!(measures::one_shot_accuracy, module)?)
+    module.add_function(wrap_pyfunction!(measures::one_shot_accuracy, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::alignment, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::recall, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::uniformity, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::effective_rank, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::diagnose, module)?)
 }

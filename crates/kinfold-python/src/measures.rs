@@ -4,8 +4,9 @@
 //! `python/kinfold/numpy.py` that makes sure of them, and a line in `_native.pyi`.
 
 use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
+use kinfold::diagnosis::{self, Diagnosis, Options, Section};
 use kinfold::measures::{self, Labelled};
-use kinfold::{Element, Error};
+use kinfold::{Element, Embeddings, Error, Temperature};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -40,6 +41,96 @@ pub(crate) fn one_shot_accuracy(
             measure.of(|a, b| measures::one_shot_accuracy::<T>(a, b, draws, seed))
         })
     })
+}
+
+/// See [`measures::alignment`].
+#[pyfunction]
+pub(crate) fn alignment(py: Python<'_>, dtype: &str, queries: Rows, keys: Rows) -> PyResult<f64> {
+    py.detach(|| by_dtype!(dtype, T => of_pairs::<T, _>(&queries, &keys, measures::alignment)))
+}
+
+/// See [`measures::Retrieval::recall`].
+#[pyfunction]
+pub(crate) fn recall(
+    py: Python<'_>,
+    dtype: &str,
+    queries: Rows,
+    keys: Rows,
+    k: usize,
+) -> PyResult<f64> {
+    py.detach(|| {
+        by_dtype!(dtype, T => {
+            of_pairs::<T, _>(&queries, &keys, |a, b| Ok(measures::retrieval(a, b)?.recall(k)))
+        })
+    })
+}
+
+/// See [`measures::uniformity`].
+#[pyfunction]
+pub(crate) fn uniformity(py: Python<'_>, dtype: &str, x: Rows) -> PyResult<f64> {
+    py.detach(|| by_dtype!(dtype, T => of_rows::<T>(&x, measures::uniformity)))
+}
+
+/// See [`measures::effective_rank`].
+#[pyfunction]
+pub(crate) fn effective_rank(py: Python<'_>, dtype: &str, x: Rows) -> PyResult<f64> {
+    py.detach(|| by_dtype!(dtype, T => of_rows::<T>(&x, measures::effective_rank)))
+}
+
+/// See [`diagnosis::diagnose`]: everything, as JSON.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // They are the options by name.
+pub(crate) fn diagnose(
+    py: Python<'_>,
+    dtype: &str,
+    queries: Rows,
+    keys: Rows,
+    temperature: f64,
+    labels: Option<Numbers>,
+    sample: usize,
+    seed: u64,
+) -> PyResult<String> {
+    let temperature = Temperature::new(temperature).map_err(refused)?;
+    let labels = labels.as_ref().map(|labels| labels.read::<i64>()).transpose()?;
+    let labels: Option<Vec<u64>> =
+        labels.map(|all| all.iter().map(|&label| label as u64).collect());
+    let mut options = Options::new(temperature).with_sample(sample).with_seed(seed);
+    if let Some(labels) = &labels {
+        options = options.with_labels(labels);
+    }
+    let found = py.detach(|| {
+        by_dtype!(dtype, T => {
+            of_pairs::<T, _>(&queries, &keys, |a, b| diagnosis::diagnose(a, b, &options))
+        })
+    })?;
+    let whole = Whole { verdict: found.verdict(), sections: found.sections(), diagnosis: found };
+    serde_json::to_string(&whole).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
+/// A diagnosis with the words for it.
+#[derive(serde::Serialize)]
+struct Whole {
+    verdict: String,
+    sections: Vec<Section>,
+    #[serde(flatten)]
+    diagnosis: Diagnosis,
+}
+
+fn of_pairs<T: Element + Plain, R: Send>(
+    queries: &Rows,
+    keys: &Rows,
+    measure: impl Fn(Embeddings<'_, T>, Embeddings<'_, T>) -> Result<R, Error> + Sync,
+) -> PyResult<R> {
+    let (queries, keys) = (queries.embeddings()?, keys.embeddings()?);
+    among_threads(|| measure(queries, keys)).map_err(refused)
+}
+
+fn of_rows<T: Element + Plain>(
+    x: &Rows,
+    measure: impl Fn(Embeddings<'_, T>) -> Result<f64, Error> + Sync,
+) -> PyResult<f64> {
+    let x = x.embeddings()?;
+    among_threads(|| measure(x)).map_err(refused)
 }
 
 /// Embeddings and their labels, which count from 0 without gaps.

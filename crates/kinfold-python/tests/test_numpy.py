@@ -7,11 +7,16 @@ import numpy
 import pytest
 
 from kinfold.numpy import (
+    alignment,
     ceiling,
+    diagnose,
+    effective_rank,
     floor,
     knn_accuracy,
     one_shot_accuracy,
+    recall,
     row_losses,
+    uniformity,
     value,
     value_and_gradients,
 )
@@ -224,3 +229,38 @@ def test_refusals_of_measures():
         knn_accuracy(x, labels, x, labels, k=0)
     with pytest.raises(ValueError, match="the number of draws is 0"):
         one_shot_accuracy(x, labels, x, labels, draws=0)
+
+
+def test_measures_of_pairs():
+    q, k = pairs(30, 6)
+    cosines = unit(q) @ unit(k).T
+    rank = (cosines > cosines.diagonal()[:, None]).sum(1)
+    assert recall(q, k) == pytest.approx((rank < 1).mean())
+    assert recall(q, k, 5) == pytest.approx((rank < 5).mean())
+    assert alignment(q, k) == pytest.approx(((unit(q) - unit(k)) ** 2).sum(1).mean())
+    assert alignment(q[::2], k.astype(numpy.float32)[::2]) == pytest.approx(alignment(q[::2], k[::2]), rel=1e-5)
+    with pytest.raises(ValueError, match="rows"):
+        alignment(q, k[1:])
+
+
+def test_measures_of_rows():
+    x, _ = pairs(25, 5)
+    distances = ((unit(x)[:, None] - unit(x)[None]) ** 2).sum(-1)[numpy.triu_indices(25, 1)]
+    assert uniformity(x) == pytest.approx(numpy.log(numpy.exp(-2 * distances).mean()))
+    share = numpy.linalg.svd(x, compute_uv=False)
+    share /= share.sum()
+    assert effective_rank(x) == pytest.approx(numpy.exp(-(share * numpy.log(share)).sum()))
+    with pytest.raises(ValueError, match="must be"):
+        effective_rank(x[0])
+
+
+def test_diagnosis():
+    q, k = pairs(200, 16)
+    told = diagnose(q, k, 0.1, labels=numpy.arange(200) // 2)
+    assert told["pairs"] == 200 and told["loss"]["loss"] == pytest.approx(value(q, k, temperature=0.1))
+    assert told["verdict"] and told["false_negatives"]["labels"] == 100
+    assert told["findings"] != diagnose(q, k[::-1], 0.1)["findings"]
+    point = numpy.ones((50, 4)) + 1e-3 * pairs(50, 4)[0]
+    assert "collapsed" in diagnose(point, point)["verdict"].lower()
+    with pytest.raises(ValueError):
+        diagnose(q, k, -1.0)

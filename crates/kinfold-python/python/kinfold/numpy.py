@@ -12,6 +12,7 @@ is a `TypeError` or a `ValueError` that says what was given and what was needed.
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import numpy
@@ -21,11 +22,16 @@ from . import _native
 
 __all__ = [
     "Gradients",
+    "alignment",
     "ceiling",
+    "diagnose",
+    "effective_rank",
     "floor",
     "knn_accuracy",
     "one_shot_accuracy",
+    "recall",
     "row_losses",
+    "uniformity",
     "value",
     "value_and_gradients",
 ]
@@ -141,6 +147,49 @@ def one_shot_accuracy(
     return _native.one_shot_accuracy(*sample.given, _count("draws", draws), _count("seed", seed))
 
 
+def recall(queries: ArrayLike, keys: ArrayLike, k: int = 1) -> float:
+    """The share of `queries` `[n, d]` whose own row of `keys` `[m, d]`, m ≥ n, is among the k nearest by cosine."""
+    pairs = _Pairs(queries, keys)
+    return _native.recall(*pairs.given, _count("k", k))
+
+
+def alignment(queries: ArrayLike, keys: ArrayLike) -> float:
+    """The mean squared distance of the unit rows of a pair (Wang and Isola 2020): 0 where all pairs agree."""
+    pairs = _Pairs(queries, keys)
+    return _native.alignment(*pairs.given)
+
+
+def uniformity(x: ArrayLike) -> float:
+    """ln of the mean of exp(−2 · squared distance) over all pairs of different unit rows of `[n, d]` (Wang and
+    Isola 2020): the lower, the more evenly spread."""
+    x = _one(x)
+    return _native.uniformity(x.dtype.name, _rows(x))
+
+
+def effective_rank(x: ArrayLike) -> float:
+    """The exponential of the entropy of the singular values of `[n, d]` as shares (Roy and Vetterli 2007,
+    RankMe), uncentred: from 1 to the lesser of n and d."""
+    x = _one(x)
+    return _native.effective_rank(x.dtype.name, _rows(x))
+
+
+def diagnose(
+    queries: ArrayLike,
+    keys: ArrayLike,
+    temperature: float = 0.1,
+    *,
+    labels: ArrayLike | None = None,
+    sample: int = 4096,
+    seed: int = 0,
+) -> dict:
+    """Where the loss of these pairs `[n, d]` stands, why, and what to change: what `kinfold diagnose --json`
+    prints. `verdict` says it in words, `findings` has what is wrong, what matters most first. Of more than
+    `sample` pairs so many, drawn by `seed`, are compared with all others."""
+    pairs, labels = _Pairs(queries, keys), _integers("labels", labels)
+    counts = _count("sample", sample), _count("seed", seed)
+    return json.loads(_native.diagnose(*pairs.given, float(temperature), _numbers(labels), *counts))
+
+
 # --- what was given ---------------------------------------------------------------------------------
 
 
@@ -243,6 +292,21 @@ class _Samples:
         self.labels = numpy.split(counted.astype(numpy.int64).ravel(), [len(train)])
         sides = zip((self.train, self.test), self.labels)
         self.given = (dtype.name, *((_rows(x), _numbers(of)) for x, of in sides))
+
+
+class _Pairs:
+    """Two matrices of one type, alive as long as what the engine is given of them."""
+
+    def __init__(self, queries, keys):
+        queries, keys = _matrix("queries", queries), _matrix("keys", keys)
+        dtype = numpy.result_type(queries, keys)
+        self.queries, self.keys = _side_by_side(queries, dtype), _side_by_side(keys, dtype)
+        self.given = (dtype.name, _rows(self.queries), _rows(self.keys))
+
+
+def _one(x) -> NDArray:
+    x = _matrix("embeddings", x)
+    return _side_by_side(x, x.dtype)
 
 
 def _count(name: str, x) -> int:
