@@ -8,7 +8,7 @@ import pytest
 
 import kinfold.numpy as of_arrays
 
-ROUNDS = 1500
+ROUNDS = 900
 FORMS = ["one-way", "both-ways", "nt-xent", "round", ""]
 OBJECTIVES = [
     "softmax", "decoupled", "decoupled-weighted", "debiased", "hard-negatives", "sup-con-outside",

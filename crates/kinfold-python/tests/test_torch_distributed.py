@@ -91,19 +91,21 @@ def of_loss(loss, settings, of_all=None):
     return loss.square().sum() if of_all is None else loss.square().sum() * of_all
 
 
-def process(rank, shares, port, answers):
+def process(rank, world, port, answers):
     """A worker: what each loss came to, or what went wrong."""
     try:
-        answers.put((rank, work(rank, shares, port)))
+        torch.set_num_threads(1)
+        store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
+        patience = datetime.timedelta(seconds=120)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
+        answers.put((rank, [work(rank, shares) for shares in SHARES[world]]))
+        dist.barrier()
+        dist.destroy_process_group()
     except BaseException:
         answers.put((rank, traceback.format_exc()))
 
 
-def work(rank, shares, port):
-    torch.set_num_threads(1)
-    world = len(shares)
-    store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120))
+def work(rank, shares):
     start = sum(shares[:rank])
     here = slice(start, start + shares[rank])
     out = {}
@@ -115,26 +117,24 @@ def work(rank, shares, port):
         of_loss(loss, settings, world).backward()
         gradients = [p.grad for p in model.module.parameters()]
         out[name] = (loss.detach().numpy(), [g.numpy() for g in gradients])
-    dist.barrier()
-    dist.destroy_process_group()
     return out
 
 
-@pytest.mark.parametrize("shares", [s for of in SHARES.values() for s in of], ids=str)
-def test_the_whole_batch_in_one_process(shares):
+@pytest.mark.parametrize("world", SHARES)
+def test_the_whole_batch_in_one_process(world):
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     store = dist.TCPStore("127.0.0.1", 0, 1, True)
     port = store.port
     del store
-    workers = [context.Process(target=process, args=(rank, shares, port, answers)) for rank in range(len(shares))]
+    workers = [context.Process(target=process, args=(rank, world, port, answers)) for rank in range(world)]
     for worker in workers:
         worker.start()
-    results = {}
+    results = []
     for _ in workers:
         rank, out = answers.get(timeout=600)
-        results[rank] = out
-        assert isinstance(out, dict), out
+        assert isinstance(out, list), out
+        results.append((rank, out))
     for worker in workers:
         worker.join()
     for name, settings in SETTINGS.items():
@@ -142,11 +142,15 @@ def test_the_whole_batch_in_one_process(shares):
         model = Model()
         loss = model(x, y, settings, False)
         of_loss(loss, settings).backward()
-        for rank, out in results.items():
-            value, gradients = out[name]
-            if settings.get("reduction") != "none":
-                torch.testing.assert_close(torch.tensor(value), loss.detach(), rtol=1e-5, atol=1e-6, msg=f"{name}, {rank}")
-            for mine, p in zip(gradients, model.parameters()):
-                scale = p.grad.abs().max().item()
-                torch.testing.assert_close(torch.tensor(mine), p.grad, rtol=1e-4, atol=1e-5 * scale + 1e-9,
-                                           msg=lambda m: f"{name}, {rank}: {m}")  # noqa: B023
+        for rank, of_shares in results:
+            for shares, out in zip(SHARES[world], of_shares):
+                value, gradients = out[name]
+                says = f"{name}, process {rank} of {shares}"
+                if settings.get("reduction") != "none":
+                    same(value, loss.detach(), 1e-5, 1e-6, says)
+                for mine, p in zip(gradients, model.parameters()):
+                    same(mine, p.grad, 1e-4, 1e-5 * p.grad.abs().max().item() + 1e-9, says)
+
+
+def same(array, tensor, rtol, atol, says):
+    torch.testing.assert_close(torch.tensor(array), tensor, rtol=rtol, atol=atol, msg=lambda m: f"{says}: {m}")

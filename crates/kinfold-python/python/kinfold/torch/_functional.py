@@ -99,9 +99,16 @@ def contrastive(
     learned_bias, bias = _learned("bias", bias, like)
     if learned_bias is not None and objective != "sigmoid":
         raise ValueError(f"a learned bias has a meaning for the objective sigmoid alone, not {objective}")
+    for name, x in (("form", form), ("objective", objective)):
+        if not isinstance(x, str):
+            raise TypeError(f"{name} must be a string, but is of type {type(x).__name__}")
+    margin, label_smoothing = _number("margin", margin), _number("label_smoothing", label_smoothing)
+    factor, norm_floor = _number("factor", factor), _number("norm_floor", norm_floor)
+    sigma, concentration = _number("sigma", sigma), _number("concentration", concentration)
     settings = (
-        form, objective, temperature, normalize, margin, label_smoothing, factor, norm_floor,
-        in_batch_negatives, within_views, offset, sigma, positive_share, concentration, bias,
+        form, objective, temperature, bool(normalize), margin, label_smoothing, factor, norm_floor,
+        bool(in_batch_negatives), bool(within_views), offset, sigma, _number("positive_share", positive_share),
+        concentration, bias,
     )
     ids, labels = _integers("ids", ids, like), _integers("labels", labels, like)
     weights = _weights(weights, like)
@@ -110,8 +117,6 @@ def contrastive(
     if gather and _distributed.world_size() > 1:
         return _distributed.contrastive(batch, settings, reduction)
     return computed(batch, settings, reduction)
-
-
 
 
 def info_nce(
