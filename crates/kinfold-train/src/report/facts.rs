@@ -4,7 +4,7 @@
 //! settings, its steps and, where they are there, its summary and its snapshots.
 
 use super::snapshots::Seen;
-use crate::run::{CONFIG, METRICS, SUMMARY};
+use crate::run::{CONFIG, METRICS, SUMMARY, Summary};
 use crate::{Error, Settings};
 use kinfold::{InfoNce, Temperature};
 use serde::Deserialize;
@@ -47,7 +47,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn read(run: &Path) -> Result<Self, Error> {
+    pub(super) fn read(run: &Path, summary: Option<&Summary>) -> Result<Self, Error> {
         let not = |reason: String| Error::NotARun { path: run.to_path_buf(), reason };
         let file = |name: &str| {
             std::fs::read_to_string(run.join(name)).map_err(|e| not(format!("{name}: {e}")))
@@ -58,7 +58,9 @@ impl Facts {
         // Evaluations are lines, too; and what was ended by force may end within a line.
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Step>(line).ok());
         let mut steps: Vec<Step> = lines.collect();
-        let summary = file(SUMMARY).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let written = || file(SUMMARY).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let given = summary.and_then(|summary| serde_json::to_value(summary).ok());
+        let summary: Option<Value> = given.or_else(written);
         let loss = settings.loss.info_nce()?;
         let ceiling = ruler(&mut steps, &settings, loss, summary.as_ref());
         let absolute = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());

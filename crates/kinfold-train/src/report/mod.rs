@@ -26,7 +26,7 @@ pub(crate) use snapshots::{Moment, Seen, Snapshots};
 use crate::Error;
 use crate::diagnose::diagnose_model;
 use crate::pairs::{Images, Split};
-use crate::run::{SavedModel, write_whole};
+use crate::run::{SavedModel, Summary, write_whole};
 use burn::tensor::Device;
 use facts::Facts;
 use page::Page;
@@ -44,12 +44,16 @@ const FILE: &str = "report.html";
 /// # Errors
 /// When the folder is no run, or the page cannot be written.
 pub fn report(run: &Path) -> Result<PathBuf, Error> {
-    write(run, None)
+    write(run, None, None)
 }
 
-/// The same with images that have been read already.
-pub(crate) fn write(run: &Path, images: Option<(&Images, &Split)>) -> Result<PathBuf, Error> {
-    let page = html(run, images)?;
+/// The same with images that have been read and a summary that has not been written already.
+pub(crate) fn write(
+    run: &Path,
+    images: Option<(&Images, &Split)>,
+    summary: Option<&Summary>,
+) -> Result<PathBuf, Error> {
+    let page = html(run, images, summary)?;
     let path = run.join(FILE);
     write_whole(&path, |file| {
         file.write_all(page.as_bytes()).map_err(Error::file("write", &path))
@@ -57,8 +61,12 @@ pub(crate) fn write(run: &Path, images: Option<(&Images, &Split)>) -> Result<Pat
     Ok(path)
 }
 
-fn html(run: &Path, images: Option<(&Images, &Split)>) -> Result<String, Error> {
-    let facts = Facts::read(run)?;
+fn html(
+    run: &Path,
+    images: Option<(&Images, &Split)>,
+    summary: Option<&Summary>,
+) -> Result<String, Error> {
+    let facts = Facts::read(run, summary)?;
     let read;
     let (images, missing) = match images {
         Some(images) => (Some(images), None),

@@ -185,7 +185,7 @@ impl Study {
         let folder = out.join("run");
         let (loss_name, seed) = (training.loss.name.clone(), training.seed);
         let mut tell = |_: Event<'_>| {};
-        let (summary, images, split) = training::run(training, &folder, stop, &mut tell)?;
+        let (summary, images, split) = training::run(training, &folder, false, stop, &mut tell)?;
         if summary.interrupted || stop.load(Ordering::Relaxed) {
             let _ = fs::remove_dir_all(&folder);
             return Ok(None);

@@ -71,15 +71,14 @@ pub fn train(
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, Error> {
-    let (summary, images, split) = run(settings, out, stop, tell)?;
-    report::write(out, Some((&images, &split)))?;
-    Ok(summary)
+    run(settings, out, true, stop, tell).map(|(summary, ..)| summary)
 }
 
-/// The same without the report; what was trained on comes along.
+/// The same with or without the report; what was trained on comes along.
 pub(crate) fn run(
     settings: Settings,
     out: &Path,
+    reports: bool,
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Summary, Arc<Images>, Split), Error> {
@@ -92,7 +91,8 @@ pub(crate) fn run(
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
     let folder = RunFolder::create(out, &settings)?;
-    let (training, model) = Training::new(settings, images, split, pairs, folder)?;
+    let (mut training, model) = Training::new(settings, images, split, pairs, folder)?;
+    training.reports = reports;
     let (images, split) = (training.images.clone(), training.split.clone());
     Ok((training.run(model, stop, tell)?, images, split))
 }
@@ -133,10 +133,7 @@ pub fn resume(
     let from = found.as_ref().map(|(path, _)| path.clone());
     let model = training.go_on(model, found)?;
     tell(Event::Resumed { step, from: from.as_deref() });
-    let (images, split) = (training.images.clone(), training.split.clone());
-    let summary = training.run(model, stop, tell)?;
-    report::write(run, Some((&images, &split)))?;
-    Ok(summary)
+    training.run(model, stop, tell)
 }
 
 struct Training {
@@ -152,6 +149,8 @@ struct Training {
     optimizer: Optimizer,
     standing: Standing,
     snapshots: Snapshots,
+    /// Whether there will be a report.
+    reports: bool,
     /// The model before training.
     random: Model,
     /// The last weights whose loss was finite.
@@ -180,6 +179,7 @@ impl Training {
         let training = Self {
             random,
             snapshots,
+            reports: true,
             settings,
             images: Arc::new(images),
             split,
@@ -310,6 +310,10 @@ impl Training {
             peak_memory_bytes: peak_memory_bytes(),
             evaluation,
         };
+        // The summary says that a run is finished, so it comes last.
+        if self.reports {
+            report::write(self.folder.path(), Some((&self.images, &self.split)), Some(&summary))?;
+        }
         self.folder.write_summary(&summary)?;
         Ok(summary)
     }
