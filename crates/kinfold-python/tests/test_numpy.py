@@ -257,10 +257,10 @@ def test_measures_of_rows():
 def test_diagnosis():
     q, k = pairs(200, 16)
     told = diagnose(q, k, 0.1, labels=numpy.arange(200) // 2)
-    assert told["pairs"] == 200 and told["loss"]["loss"] == pytest.approx(value(q, k, temperature=0.1))
+    assert told["pairs"] == 200 and told["loss"]["value"] == pytest.approx(value(q, k, temperature=0.1))
     assert told["verdict"] and told["false_negatives"]["labels"] == 100
     assert told["findings"] != diagnose(q, k[::-1], 0.1)["findings"]
     point = numpy.ones((50, 4)) + 1e-3 * pairs(50, 4)[0]
-    assert "collapsed" in diagnose(point, point)["verdict"].lower()
+    assert "collapsed" in diagnose(point, point)["findings"][0]["what"].lower()
     with pytest.raises(ValueError):
         diagnose(q, k, -1.0)

@@ -106,6 +106,7 @@ def process(rank, world, port, answers):
 
 
 def work(rank, shares):
+    world = len(shares)
     start = sum(shares[:rank])
     here = slice(start, start + shares[rank])
     out = {}

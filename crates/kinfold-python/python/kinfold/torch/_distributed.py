@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._operation import computed
+from ._operation import computed, computed_in
 from ._settings import OFFSET
 
 
@@ -71,10 +71,16 @@ def _own_rows(task, queries, keys, ids, weights, rows) -> Tensor:
     if ids is None:
         ids = torch.arange(all_keys.shape[0], device=queries.device)
     ids = torch.cat([ids, ids])
-    of_queries, of_keys = (None, None) if weights is None else weights.split(len(weights) // 2)
+    of_queries, of_keys = (None, None) if weights is None else _halves(weights)
     there = task.one_way(queries, torch.cat([all_keys, all_queries]), ids, of_queries)
     back = task.one_way(keys, torch.cat([all_queries, all_keys]), ids, of_keys)
     return torch.cat([there, back]) if task.reduction == "none" else there + back
+
+
+def _halves(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of the queries and those of the keys; both empty where a process has no rows."""
+    half = len(weights) // 2
+    return weights[:half], weights[half:]
 
 
 class _Task:
@@ -87,9 +93,13 @@ class _Task:
 
     def one_way(self, queries: Tensor, columns: Tensor, ids, weights) -> Tensor:
         if queries.shape[0] == 0 or (weights is not None and not weights.any()):
-            # Nothing to compute here, but the others wait for what their columns are told.
-            nothing = (queries.sum() + columns.sum()) * 0
-            return nothing + queries.new_zeros(queries.shape[0] if self.reduction == "none" else ())
+            # Nothing to compute here, but the others wait for what their columns are told, and
+            # DistributedDataParallel for a gradient of everything.
+            parts = (queries, columns, self.negatives, self.scale, self.bias)
+            exact = computed_in(queries.dtype)
+            nothing = sum(part.sum().to(exact) for part in parts if part is not None) * 0
+            rows = queries.shape[0] if self.reduction == "none" else ()
+            return nothing + queries.new_zeros(rows, dtype=exact)
         settings = ("one-way", *self.settings[1:])
         batch = (queries, columns, self.negatives, self.scale, self.bias, ids, None, weights,
                  None, None, None)
@@ -136,7 +146,7 @@ class _Sizes:
             return None
         if form != "nt-xent" or keys is None:
             return self.gathered(weights, True)
-        return torch.cat([self.gathered(half, True) for half in weights.split(len(weights) // 2)])
+        return torch.cat([self.gathered(half, True) for half in _halves(weights)])
 
     def own_rows(self, value: Tensor, form: str, keys) -> Tensor:
         views = value.chunk(2) if form == "nt-xent" and keys is not None else [value]

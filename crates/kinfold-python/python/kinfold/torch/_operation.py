@@ -72,7 +72,7 @@ def _on_cpu(
     loss = native_loss(*settings)
     exact = computed_in(queries.dtype)
     per_query = negatives is not None and negatives.dim() == 3
-    flat = negatives.reshape(-1, negatives.shape[2]) if per_query else negatives
+    flat = negatives.flatten(0, 1) if per_query else negatives
     # Whatever had to be copied is held until the call is over.
     matrices, held = _each(_rows, queries, keys, flat, guide_queries, guide_keys, guide_negatives)
     numbers, held_too = _each(_numbers, ids, labels, weights)

@@ -76,7 +76,7 @@ class _Problem:
     def _as_compared(self, which: int, x: Tensor | None) -> Tensor | None:
         if x is None:
             return None
-        x = x.reshape(-1, x.shape[-1]).to(self.exact)
+        x = x.flatten(0, -2).to(self.exact)
         if not torch.isfinite(x).all():
             raise _checks.not_finite(("queries", "keys", "negatives")[which], x)
         if self.floor is None:
