@@ -8,6 +8,7 @@
 mod loss;
 mod measures;
 mod memory;
+mod threads;
 
 use pyo3::prelude::*;
 

@@ -1,6 +1,7 @@
 //! A loss with its settings, and what it comes to.
 
 use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
+use crate::threads::OpenMp;
 use kinfold::{
     Batch, Element, GradientMut, InfoNce, Objective, Reduction, Similarity, Temperature, Value,
 };
@@ -88,8 +89,8 @@ impl Loss {
 
     /// The loss of a batch. `scale` is 1/τ where it is learned. Each row's loss is written into `rows`,
     /// and gradients into `gradients`, those of queries, keys and negatives, in f64 for f64 and else
-    /// in f32.
-    #[pyo3(signature = (dtype, threads, queries, keys, negatives, per_query, ids, labels, weights, guide,
+    /// in f32. `open_mp` is the address of `GOMP_parallel` where threads are to be OpenMP's.
+    #[pyo3(signature = (dtype, threads, open_mp, queries, keys, negatives, per_query, ids, labels, weights, guide,
         scale, bias, rows, gradients))]
     #[expect(clippy::too_many_arguments, reason = "one crossing for all there is")]
     fn compute(
@@ -97,6 +98,7 @@ impl Loss {
         py: Python<'_>,
         dtype: &str,
         threads: usize,
+        open_mp: Option<usize>,
         queries: Rows,
         keys: Option<Rows>,
         negatives: Option<Rows>,
@@ -117,8 +119,13 @@ impl Loss {
         if let Some(bias) = bias {
             loss = loss.with_objective(Objective::Sigmoid { bias }).map_err(refused)?;
         }
+        let open_mp = open_mp.filter(|_| threads > 1 && queries.are_worth_threads()).map(OpenMp);
         let task = Task { loss, queries, keys, negatives, per_query, ids, labels, weights, guide };
-        py.detach(|| by_dtype!(dtype, T => task.run::<T>(rows, gradients)))
+        let run = || by_dtype!(dtype, T => task.run::<T>(rows, gradients));
+        py.detach(|| match open_mp {
+            Some(open_mp) => open_mp.run(threads, run),
+            None => run(),
+        })
     }
 }
 

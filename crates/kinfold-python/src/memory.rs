@@ -46,6 +46,12 @@ impl Numbers {
 }
 
 impl Rows {
+    /// Whether there is more to do with so many rows than threads take to wake up.
+    pub(crate) fn are_worth_threads(&self) -> bool {
+        let Self(_, rows, dim, _) = *self;
+        rows.saturating_mul(rows).saturating_mul(dim) >= 1 << 20
+    }
+
     /// The rows as embeddings.
     pub(crate) fn embeddings<T: Element + Plain>(&self) -> PyResult<Embeddings<'_, T>> {
         let Self(address, rows, dim, stride) = *self;

@@ -7,9 +7,20 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch.nn.functional as F  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from kinfold.torch import ClipLoss, InfoNCE, SigLipLoss, SupConLoss, contrastive, info_nce  # noqa: E402
 from kinfold.torch import _operation  # noqa: E402
+
+
+class Watch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.seen.append(operation)
+        return operation(*args, **(kwargs or {}))
 
 
 def pairs(n=24, d=7, dtype=torch.float64, seed=0):
@@ -62,6 +73,43 @@ def test_opcheck(unreduced, gradients):
     if gradients:
         tests += ("test_aot_dispatch_dynamic",)
     torch.library.opcheck(_operation.info_nce, given, test_utils=tests)
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_the_dispatcher_changes_no_bit(monkeypatch, factor):
+    def results():
+        q, k = pairs(dtype=torch.float32)
+        tau = torch.tensor(0.2, requires_grad=True)
+        loss = contrastive(q, k, form="both-ways", temperature=tau, label_smoothing=0.1)
+        return loss, *torch.autograd.grad(loss * factor, (q, k, tau))
+
+    fast = results()
+    monkeypatch.setattr(_operation, "_plain", lambda batch: False)
+    assert all(torch.equal(a, b) for a, b in zip(fast, results()))
+
+
+def test_many_upstreams_at_once_and_somebody_who_watches():
+    q, k = pairs()
+    loss = info_nce(q, k)
+    (gradient,) = torch.autograd.grad(loss, q, retain_graph=True)
+    (batched,) = torch.autograd.grad(loss, q, torch.tensor([1.0, 2.0]), is_grads_batched=True)
+    torch.testing.assert_close(batched, torch.stack([gradient, 2 * gradient]))
+    with Watch() as watch:
+        assert torch.equal(info_nce(q, k), loss)
+    assert _operation.info_nce in watch.seen
+
+
+def test_what_was_changed_or_freed_cannot_be_differentiated():
+    q, k = pairs()
+    x = q * 1
+    loss = info_nce(x, k)
+    x += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    loss = info_nce(q, k)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
 
 
 def test_compile():

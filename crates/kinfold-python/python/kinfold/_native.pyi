@@ -36,6 +36,7 @@ class Loss:
         self,
         dtype: str,
         threads: int,
+        open_mp: int | None,
         queries: _Rows,
         keys: _Rows | None,
         negatives: _Rows | None,

@@ -259,6 +259,7 @@ class _Task:
         return self.loss.compute(
             self.dtype.name,
             self.threads,
+            None,
             _rows(queries),
             _rows(keys),
             _rows(negatives),

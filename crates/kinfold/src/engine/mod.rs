@@ -90,6 +90,7 @@ use plan::{Candidates, Partner, Plan, Shape};
 use rule::{Choosing, Chosen, Count, Rule, Sums};
 use run::Run;
 use threads::Team;
+pub use threads::on_threads_of;
 
 /// Bytes within which exponentials are kept between passes.
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;

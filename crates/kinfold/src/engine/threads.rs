@@ -6,36 +6,50 @@
 //! core. So the caller's thread leads: it starts on a phase at once and never waits for a helper to
 //! come, only, at a phase's end, for those that have. Helpers come from the current rayon pool, stay
 //! awake between the phases of a call, and linger for a while after it, since a loss is called once a
-//! step; meanwhile they do whatever else the pool has to do.
+//! step; meanwhile they do whatever else the pool has to do. Or they are threads of another library's,
+//! for as long as it lends them ([`on_threads_of`]).
 #![allow(unsafe_code, reason = "helpers run what the leader's stack holds")]
 
 use super::kernels::{Instructions, Work};
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::yield_now;
+use std::thread::{self, yield_now};
 
 /// Some threads, the caller's first, and the instructions they may use.
 pub(super) struct Team {
     instructions: Instructions,
     /// Where helpers wait for work; none where the caller is alone.
     floor: Option<Arc<Floor>>,
+    /// Whether the helpers are another library's threads.
+    lent: bool,
 }
 
 /// Floors between two calls.
 static SPARE: Mutex<Vec<Arc<Floor>>> = Mutex::new(Vec::new());
 
+thread_local! {
+    /// Where threads that were lent to this one wait, while no team has them.
+    static LENT: Cell<Option<Arc<Floor>>> = const { Cell::new(None) };
+}
+
 impl Team {
-    /// The caller and so many helpers that they are `threads`, of the current rayon pool.
+    /// The caller and so many helpers that they are `threads`: those that were lent to the caller, or
+    /// else some of the current rayon pool.
     pub(super) fn new(threads: usize, instructions: Instructions) -> Self {
-        let floor = (threads > 1).then(|| {
-            let floor = lock(&SPARE).pop().unwrap_or_default();
-            floor.begin(threads - 1);
-            floor
-        });
-        Self { instructions, floor }
+        if threads <= 1 {
+            return Self { instructions, floor: None, lent: false };
+        }
+        let lent = LENT.take();
+        let is_lent = lent.is_some();
+        let floor = lent.unwrap_or_else(|| lock(&SPARE).pop().unwrap_or_default());
+        floor.begin(threads - 1);
+        if !is_lent {
+            floor.call(threads - 1);
+        }
+        Self { instructions, floor: Some(floor), lent: is_lent }
     }
 
     /// Does `work` on every item, compiled for the instructions as far as it is inlined.
@@ -74,16 +88,78 @@ impl Drop for Team {
     fn drop(&mut self) {
         if let Some(floor) = self.floor.take() {
             floor.turn(|phase| phase + BETWEEN);
-            lock(&SPARE).push(floor);
+            if self.lent {
+                LENT.set(Some(floor));
+            } else {
+                lock(&SPARE).push(floor);
+            }
         }
     }
 }
 
+/// Runs `call` on this thread, and whatever [losses](crate::InfoNce) it computes on threads of another
+/// library's in place of the rayon pool's.
+///
+/// `fork` is that library's way to do something on several threads at once, this one among them, and to
+/// return when all are done. Threads that have just done their own library's work often wait for more
+/// by looking for it without pause, and two libraries' threads that do so on the same processors take
+/// them from each other; besides, those threads are awake.
+///
+/// # Panics
+/// With what `call` panics with.
+///
+/// # Examples
+///
+/// ```
+/// use kinfold::{Embeddings, InfoNce, Temperature, on_threads_of};
+///
+/// let x: Vec<f32> = (0..64 * 8).map(|i| (i as f32).sin()).collect();
+/// let x = Embeddings::new(&x, 64, 8)?;
+/// let loss = InfoNce::new(Temperature::new(0.1)?).with_threads(2);
+/// let fork = |work: &(dyn Fn() + Sync)| {
+///     std::thread::scope(|scope| {
+///         scope.spawn(work);
+///         work();
+///     });
+/// };
+/// assert_eq!(on_threads_of(fork, || loss.value(x, x))?, loss.value(x, x)?);
+/// # Ok::<(), kinfold::Error>(())
+/// ```
+pub fn on_threads_of<R>(fork: impl FnOnce(&(dyn Fn() + Sync)), call: impl FnOnce() -> R) -> R {
+    let (floor, leader) = (Arc::new(Floor::default()), thread::current().id());
+    let (mut call, mut outcome) = (Some(call), None);
+    let lead = OfLeader(RefCell::new(|| {
+        let Some(call) = call.take() else { return };
+        let before = LENT.replace(Some(Arc::clone(&floor)));
+        outcome = Some(catch_unwind(AssertUnwindSafe(call)));
+        LENT.set(before);
+        floor.turn(|phase| phase | CLOSED);
+    }));
+    fork(&|| if thread::current().id() == leader { lead.run() } else { floor.help() });
+    // Where there were no threads to lend, there may have been no call either.
+    lead.run();
+    drop(lead);
+    outcome.expect("the call has been made").unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// What is run on one thread alone, though all of a fork can see it.
+struct OfLeader<F>(RefCell<F>);
+
+// SAFETY: `on_threads_of` alone makes one, and runs it on its own thread alone.
+unsafe impl<F> Sync for OfLeader<F> {}
+
+impl<F: FnMut()> OfLeader<F> {
+    fn run(&self) {
+        self.0.borrow_mut()();
+    }
+}
+
 /// Numbers of phases. A phase that helpers may enter has an odd one; the bit `BETWEEN` stands while
-/// there is no call, and the bits above count phases.
+/// there is no call, `CLOSED` once there will be none, and the bits above count phases.
 const PHASE: usize = 1;
 const BETWEEN: usize = 2;
-const NEXT: usize = 4;
+const CLOSED: usize = 4;
+const NEXT: usize = 8;
 
 /// How often a helper that waits looks again at once; then, after letting others run, how often
 /// within a call before it sleeps, and how often between calls before it leaves: some twenty
@@ -96,7 +172,7 @@ const LINGER: usize = 1 << 11;
 #[derive(Default)]
 struct Floor {
     phase: AtomicUsize,
-    /// Helpers here, or on their way.
+    /// Helpers of the rayon pool here, or on their way.
     helpers: AtomicUsize,
     /// Helpers that a phase takes.
     seats: AtomicUsize,
@@ -117,14 +193,21 @@ unsafe impl Send for Floor {}
 unsafe impl Sync for Floor {}
 
 impl Floor {
-    /// A call begins: helpers that linger are asked to stay, and as many as are lacking to come.
-    fn begin(self: &Arc<Self>, seats: usize) {
+    /// A call begins: helpers that linger are asked to stay.
+    fn begin(&self, seats: usize) {
         self.seats.store(seats, SeqCst);
         self.turn(|phase| (phase & !BETWEEN) + NEXT);
+    }
+
+    /// As many of the rayon pool's threads as are lacking are asked to come.
+    fn call(self: &Arc<Self>, seats: usize) {
         for _ in self.helpers.load(SeqCst)..seats {
             self.helpers.fetch_add(1, SeqCst);
             let floor = Arc::clone(self);
-            rayon::spawn(move || floor.help());
+            rayon::spawn(move || {
+                floor.help();
+                floor.helpers.fetch_sub(1, SeqCst);
+            });
         }
     }
 
@@ -185,7 +268,6 @@ impl Floor {
             self.working.fetch_sub(1, SeqCst);
             served = phase;
         }
-        self.helpers.fetch_sub(1, SeqCst);
     }
 
     /// Waits for a phase other than the one `served`; none when there has been no call for a while.
@@ -193,6 +275,9 @@ impl Floor {
         let (mut looks, mut between) = (0, 0);
         loop {
             let phase = self.phase.load(SeqCst);
+            if phase & CLOSED != 0 {
+                return None;
+            }
             if phase & PHASE != 0 && phase != served {
                 return Some(phase);
             }
@@ -247,11 +332,70 @@ mod tests {
     fn a_pause_between_phases_lets_helpers_sleep_and_wake() {
         let team = Team::new(3, Instructions::Portable);
         for _ in 0..5 {
-            std::thread::sleep(std::time::Duration::from_millis(3));
+            thread::sleep(std::time::Duration::from_millis(3));
             let sum = Mutex::new(0);
             team.each(0..100, |i| *lock(&sum) += i);
             assert_eq!(*lock(&sum), 4950);
         }
+    }
+
+    /// Three threads, the caller's among them.
+    fn fork(work: &(dyn Fn() + Sync)) {
+        thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+    }
+
+    #[test]
+    fn lent_threads_work_and_are_given_back() {
+        let leader = thread::current().id();
+        let others = Mutex::new(0);
+        for _ in 0..20 {
+            let sum = Mutex::new(0);
+            on_threads_of(fork, || {
+                assert_eq!(thread::current().id(), leader);
+                for _ in 0..5 {
+                    // One team after the other, as a value and then its gradient have.
+                    let team = Team::new(3, Instructions::Portable);
+                    assert!(team.lent);
+                    team.each(0..100, |i| {
+                        *lock(&sum) += i;
+                        assert!(rayon::current_thread_index().is_none(), "the pool has no part in it");
+                        if thread::current().id() != leader {
+                            *lock(&others) += 1;
+                        } else {
+                            yield_now();
+                        }
+                    });
+                }
+            });
+            assert_eq!(*lock(&sum), 5 * 4950);
+        }
+        assert!(*lock(&others) > 0);
+        assert!(!Team::new(3, Instructions::Portable).lent);
+    }
+
+    #[test]
+    fn a_library_that_lends_nothing_leaves_the_call_to_the_caller() {
+        let sum = Mutex::new(0);
+        let call = || Team::new(3, Instructions::Portable).each(0..100, |i| *lock(&sum) += i);
+        on_threads_of(|work| work(), call);
+        on_threads_of(|_| (), call);
+        assert_eq!(*lock(&sum), 2 * 4950);
+    }
+
+    #[test]
+    fn a_panic_on_lent_threads_reaches_the_caller() {
+        let call = || {
+            on_threads_of(fork, || {
+                let team = Team::new(3, Instructions::Portable);
+                team.each(0..8, |i| assert!(i != 5, "item {i}"));
+            });
+        };
+        assert!(catch_unwind(call).is_err());
+        assert!(catch_unwind(|| on_threads_of(fork, || panic!("outside"))).is_err());
+        on_threads_of(fork, || Team::new(3, Instructions::Portable).each(0..8, |_| ()));
     }
 
     #[test]

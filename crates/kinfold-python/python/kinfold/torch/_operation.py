@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _strips
+from . import _strips, _threads
 from ._checks import TENSORS
 from ._settings import NAMES, computed_in, exact_numbers, native_loss, rows_of
 
@@ -54,50 +54,60 @@ def _rows(x: Tensor | None):
 
 
 def _numbers(x: Tensor | None):
-    if x is None:
-        return None, None
-    x = x.resolve_neg().contiguous()
-    return (x.data_ptr(), x.numel()), x
+    x = None if x is None else x.resolve_neg().contiguous()
+    return _address(x), x
 
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16",
            torch.bfloat16: "bfloat16"}
 
 
-def _on_cpu(
-    queries, keys, negatives, scale, bias, ids, labels, weights, guide_queries, guide_keys,
-    guide_negatives, *rest,
-):
-    *settings, unreduced, gradients = rest
+def _compute(batch, settings, unreduced: bool, gradients: bool):
+    """The value, or without a reduction each row's, in f64; the gradients of queries, keys and negatives,
+    None where there are none; and those of 1/τ and the bias."""
+    queries, keys, negatives, scale, bias = batch[:_LEAVES]
     loss = native_loss(*settings)
     exact = computed_in(queries.dtype)
     per_query = negatives is not None and negatives.dim() == 3
     flat = negatives.flatten(0, 1) if per_query else negatives
     # Whatever had to be copied is held until the call is over.
-    matrices, held = _each(_rows, queries, keys, flat, guide_queries, guide_keys, guide_negatives)
-    numbers, held_too = _each(_numbers, ids, labels, weights)
-    out = [torch.empty(x.shape if gradients and x is not None else 0, dtype=exact)
-           for x in (queries, keys, negatives)]
-    rows = None
+    matrices, held = _each(_rows, queries, keys, flat, *batch[8:])
+    numbers, held_too = _each(_numbers, *batch[5:8])
+    out, rows = (None,) * 3, None
+    if gradients:
+        out = tuple([None if x is None else torch.empty(x.shape, dtype=exact) for x in batch[:3]])
     if unreduced:
         rows = torch.empty(rows_of(settings[0], queries, keys), dtype=torch.float64)
     scale = None if scale is None else scale.item()
     value, of_log_scale, of_bias = loss.compute(
-        _DTYPES.get(queries.dtype, str(queries.dtype)),
+        _DTYPES.get(queries.dtype) or str(queries.dtype),
         torch.get_num_threads(),
+        _threads.open_mp,
         *matrices[:3],
         per_query,
         *numbers,
-        matrices[3:] if guide_queries is not None else None,
+        None if matrices[3] is None else matrices[3:],
         scale,
         None if bias is None else bias.item(),
-        None if rows is None else (rows.data_ptr(), rows.numel()),
-        tuple((x.data_ptr(), x.numel()) for x in out) if gradients else None,
+        _address(rows),
+        tuple([_address(x) or (0, 0) for x in out]) if gradients else None,
     )
     del held, held_too
-    value = torch.tensor(value, dtype=exact) if rows is None else rows.to(exact, copy=True)
-    of_scale = of_log_scale / (scale or 1.0)
-    return value, *out, torch.tensor([of_scale, of_bias] if gradients else [], dtype=torch.float64)
+    return value if rows is None else rows, out, (of_log_scale / (scale or 1.0), of_bias)
+
+
+def _address(x: Tensor | None):
+    return None if x is None else (x.data_ptr(), x.numel())
+
+
+def _on_cpu(*given):
+    *batch_and_settings, unreduced, gradients = given
+    batch = batch_and_settings[:TENSORS]
+    value, out, numbers = _compute(batch, batch_and_settings[TENSORS:], unreduced, gradients)
+    exact = computed_in(batch[0].dtype)
+    value = value.to(exact, copy=True) if unreduced else torch.tensor(value, dtype=exact)
+    out = [torch.empty(0, dtype=exact) if x is None else x for x in out]
+    return value, *out, torch.tensor(numbers if gradients else [], dtype=torch.float64)
 
 
 def _each(how, *tensors):
@@ -197,10 +207,63 @@ torch.library.register_autograd("kinfold::info_nce", _scaled, setup_context=_kee
 info_nce = torch.ops.kinfold.info_nce.default
 
 
+class _OnCpu(torch.autograd.Function):
+    """The operation without PyTorch's dispatcher, which takes longer than the engine for small batches."""
+
+    @staticmethod
+    def forward(ctx, *leaves_others_settings):
+        *leaves, others, settings = leaves_others_settings
+        value, out, ctx.numbers = _compute((*leaves, *others), settings, False, True)
+        ctx.save_for_backward(*leaves, *out)
+        return torch.tensor(value, dtype=computed_in(leaves[0].dtype))
+
+    @staticmethod
+    def backward(ctx, upstream):
+        leaves, out = ctx.saved_tensors[:_LEAVES], ctx.saved_tensors[_LEAVES:]
+        of = (*out, *ctx.numbers)
+        with torch.no_grad():
+            # Most often it is 1, and multiplying would copy all.
+            if not _is_one(upstream):
+                of = [None if x is None else upstream * x for x in of]
+            wanted = zip(ctx.needs_input_grad, of, leaves)
+            of = [torch.as_tensor(x, dtype=leaf.dtype) if w else None for w, x, leaf in wanted]
+        if torch.is_grad_enabled():
+            of = [x if x is None else _FirstOnly.apply(x, *leaves) for x in of]
+        return *of, None, None
+
+
+def _is_one(upstream: Tensor) -> bool:
+    try:
+        return upstream.item() == 1.0
+    except RuntimeError:  # Where there are many at once, as for a Jacobian, there is no one number.
+        return False
+
+
+# Whether somebody watches or transforms what tensors do; private, so that it may be gone one day.
+_watched = getattr(torch._C, "_len_torch_dispatch_stack", lambda: True)
+_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _plain(batch) -> bool:
+    """Whether these are tensors of numbers on the CPU and nothing else."""
+    if torch.compiler.is_compiling() or _watched() or _transformed():
+        return False
+    return all([x is None or type(x) in _PLAIN and x.device.type == "cpu" for x in batch])
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def computed(batch, settings, reduction: str) -> Tensor:
     """The loss, and gradients with it where there will be a backward pass. Rows count their weights."""
     wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in batch)
     unreduced = reduction == "none"
+    if not unreduced and _plain(batch):
+        settings = (*settings, reduction == "sum")
+        if wanted:
+            return _OnCpu.apply(*batch[:_LEAVES], batch[_LEAVES:], settings)
+        value, *_ = _compute(batch, settings, False, False)
+        return torch.tensor(value, dtype=computed_in(batch[0].dtype))
     value, *_ = info_nce(*batch, *settings, reduction == "sum", unreduced, wanted and not unreduced)
     if unreduced and batch[7] is not None:
         value = value * batch[7].to(value.dtype)
