@@ -61,6 +61,17 @@ pub(crate) fn wheel() -> ExitCode {
         build.args(["-m", "maturin", "build", "--release", "--out"]).arg(target().join("wheels"));
         if cfg!(all(target_os = "linux", target_env = "gnu")) {
             build.args(["--zig", "--compatibility", "manylinux_2_17"]);
+            // The linker asks the first Python on the path for zig.
+            let mut path = python
+                .parent()
+                .expect("an interpreter lies in a folder")
+                .to_owned()
+                .into_os_string();
+            if let Some(others) = std::env::var_os("PATH") {
+                path.push(":");
+                path.push(others);
+            }
+            build.env("PATH", path);
         }
         done("wheel", &mut build)
     })

@@ -138,7 +138,6 @@ pub fn on_threads_of<R>(fork: impl FnOnce(&(dyn Fn() + Sync)), call: impl FnOnce
     fork(&|| if thread::current().id() == leader { lead.run() } else { floor.help() });
     // Where there were no threads to lend, there may have been no call either.
     lead.run();
-    drop(lead);
     outcome.expect("the call has been made").unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -361,7 +360,10 @@ mod tests {
                     assert!(team.lent);
                     team.each(0..100, |i| {
                         *lock(&sum) += i;
-                        assert!(rayon::current_thread_index().is_none(), "the pool has no part in it");
+                        assert!(
+                            rayon::current_thread_index().is_none(),
+                            "the pool has no part in it"
+                        );
                         if thread::current().id() != leader {
                             *lock(&others) += 1;
                         } else {
