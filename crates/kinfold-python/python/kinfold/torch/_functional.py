@@ -200,8 +200,9 @@ def _together(queries: Tensor, **others: Tensor | None):
                 f"{name} have shape {_shape(x)}, but queries have shape {_shape(queries)}: [n, m, d] must "
                 "have a row for each query"
             )
-        dtype = torch.promote_types(dtype, x.dtype)
-    return [None if x is None else x.to(dtype) for x in (queries, *others.values())]
+        if x.dtype != dtype:
+            dtype = torch.promote_types(dtype, x.dtype)
+    return [x if x is None or x.dtype == dtype else x.to(dtype) for x in (queries, *others.values())]
 
 
 def _guide(guide, like: Tensor, dtype: torch.dtype):

@@ -45,8 +45,10 @@ def _rows(x: Tensor | None):
     """A matrix as the engine takes it, and the tensor that it lies in."""
     if x is None:
         return None, None
-    x = x.resolve_neg()
     rows, dim = x.shape
+    if x.is_contiguous() and not x.is_neg():
+        return (x.data_ptr(), rows, dim, dim), x
+    x = x.resolve_neg()
     stride = max(x.stride(0), dim) if rows < 2 else x.stride(0)
     if x.stride(1) != 1 and dim > 1 or stride < dim:
         x, stride = x.contiguous(), dim
@@ -75,7 +77,8 @@ def _compute(batch, settings, unreduced: bool, gradients: bool):
     numbers, held_too = _each(_numbers, *batch[5:8])
     out, rows = (None,) * 3, None
     if gradients:
-        out = tuple([None if x is None else torch.empty(x.shape, dtype=exact) for x in batch[:3]])
+        side_by_side = {"dtype": exact, "memory_format": torch.contiguous_format}
+        out = [None if x is None else torch.empty_like(x, **side_by_side) for x in batch[:3]]
     if unreduced:
         rows = torch.empty(rows_of(settings[0], queries, keys), dtype=torch.float64)
     scale = None if scale is None else scale.item()
@@ -215,19 +218,21 @@ class _OnCpu(torch.autograd.Function):
         *leaves, others, settings = leaves_others_settings
         value, out, ctx.numbers = _compute((*leaves, *others), settings, False, True)
         ctx.save_for_backward(*leaves, *out)
-        return torch.tensor(value, dtype=computed_in(leaves[0].dtype))
+        return torch.scalar_tensor(value, dtype=computed_in(leaves[0].dtype))
 
     @staticmethod
     def backward(ctx, upstream):
-        leaves, out = ctx.saved_tensors[:_LEAVES], ctx.saved_tensors[_LEAVES:]
-        of = (*out, *ctx.numbers)
-        with torch.no_grad():
-            # Most often it is 1, and multiplying would copy all.
-            if not _is_one(upstream):
-                of = [None if x is None else upstream * x for x in of]
-            wanted = zip(ctx.needs_input_grad, of, leaves)
-            of = [torch.as_tensor(x, dtype=leaf.dtype) if w else None for w, x, leaf in wanted]
-        if torch.is_grad_enabled():
+        saved = ctx.saved_tensors
+        leaves, of = saved[:_LEAVES], (*saved[_LEAVES:], *ctx.numbers)
+        again = torch.is_grad_enabled()
+        if again:
+            upstream = upstream.detach()
+        # Most often it is 1, and multiplying would copy all.
+        if not _is_one(upstream):
+            of = [None if x is None else upstream * x for x in of]
+        wanted = zip(ctx.needs_input_grad, of, leaves)
+        of = [torch.as_tensor(x, dtype=leaf.dtype) if w else None for w, x, leaf in wanted]
+        if again:
             of = [x if x is None else _FirstOnly.apply(x, *leaves) for x in of]
         return *of, None, None
 
@@ -263,7 +268,7 @@ def computed(batch, settings, reduction: str) -> Tensor:
         if wanted:
             return _OnCpu.apply(*batch[:_LEAVES], batch[_LEAVES:], settings)
         value, *_ = _compute(batch, settings, False, False)
-        return torch.tensor(value, dtype=computed_in(batch[0].dtype))
+        return torch.scalar_tensor(value, dtype=computed_in(batch[0].dtype))
     value, *_ = info_nce(*batch, *settings, reduction == "sum", unreduced, wanted and not unreduced)
     if unreduced and batch[7] is not None:
         value = value * batch[7].to(value.dtype)
