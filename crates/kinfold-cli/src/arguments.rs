@@ -404,7 +404,7 @@ impl EvaluateArguments {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DiagnoseArguments {
     /// A file of embeddings [n, d], the queries: .npy, .parquet, .csv or .safetensors; or a run folder,
-    /// whose model is then asked for two views of each image
+    /// whose pairs its model then projects
     queries: PathBuf,
     /// The file of the keys: row i belongs to row i of the queries
     keys: Option<PathBuf>,

@@ -633,6 +633,12 @@ fn pairs_may_be_two_images_of_a_folder() {
     succeeds(&["train", "--config", from.to_str().unwrap(), "--out", again.to_str().unwrap()]);
     let weights = |run: &Path| std::fs::read(run.join("model.safetensors")).unwrap();
     assert!(weights(&run) == weights(&again));
+    // Its diagnosis is of such pairs, each of another class and turn.
+    let told = succeeds(&["diagnose", run.to_str().unwrap(), "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert!(told["of"].as_str().unwrap().contains("8 pairs"), "{told}");
+    assert!(told["of"].as_str().unwrap().contains("each two images of a class"), "{told}");
+    assert_eq!(told["false_negatives"]["labels"], 8);
     let train = ["train", "--data", data, "--image-size", "8", "--channels", "1", "--out", "x"];
     let said = fails(2, &[&train[..], &["--pairs", "folder", "--batch", "8"]].concat());
     assert!(said.contains("2 classes") && said.contains("--batch 2"), "{said}");

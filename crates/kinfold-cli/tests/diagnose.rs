@@ -194,7 +194,8 @@ fn a_run_is_diagnosed_and_what_it_embeds() {
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     let said = diagnosed(&[run]);
     assert!(
-        said.contains("images held out, as its") && said.contains("τ = 0.3 (the run's)"),
+        said.contains("360 pairs held out, each two views of an image")
+            && said.contains("τ = 0.3 (the run's)"),
         "{said}"
     );
     let told = json(&[run]);

@@ -6,7 +6,7 @@
 mod table;
 
 use crate::encoder::{Model, images_tensor, numbers};
-use crate::pairs::{Images, Pair, Split};
+use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::{CONFIG, SavedModel};
 use crate::{Error, Settings, views};
 use burn::tensor::Device;
@@ -17,8 +17,8 @@ use table::Table;
 
 /// The temperature where none is given.
 const TEMPERATURE: f64 = 0.1;
-/// Images of a run that are looked at, spread over all there are.
-const IMAGES: usize = 10_000;
+/// The most pairs of a run that are looked at.
+const PAIRS: usize = 10_000;
 /// Views that are encoded at a time.
 const CHUNK: usize = 256;
 
@@ -169,8 +169,8 @@ fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
     })
 }
 
-/// Two views of each image that the run held out, or of those it was trained on, as its model projects
-/// them: what its loss sees, of views that it has not seen.
+/// Pairs as the run makes them, of what it held out where that is enough, in views that it has not
+/// seen, as its model projects them: what its loss sees.
 fn of_run(run: &Path) -> Result<Loaded, Error> {
     let model = SavedModel::open(run)?.trained(run, &Device::flex())?;
     let settings = Settings::from_file(&run.join(CONFIG))?;
@@ -189,34 +189,36 @@ fn of_model(
 ) -> Result<Loaded, Error> {
     let device = Device::flex();
     let model = model.snapshot();
-    let (rows, which) = match split.test.len() {
-        0 | 1 => (&split.train, "trained on"),
-        _ => (&split.test, "held out"),
-    };
-    let shown = rows.len().min(IMAGES);
-    let rows: Vec<usize> = (0..shown).map(|i| rows[i * rows.len() / shown]).collect();
+    let (pairs, held_out) = Pairs::to_look_at(images, split, &settings.pairs, 2)?;
+    // An epoch that does not come to pass: its pairs and views are new.
+    let epoch = settings.epochs;
+    let batches = pairs.batches(PAIRS.min(pairs.largest_batch()), settings.seed, epoch);
+    let shown = batches.into_iter().next().unwrap_or_default();
     let mut sides = [Vec::new(), Vec::new()];
-    for rows in rows.chunks(CHUNK) {
-        let pair = |&row: &usize| Pair { a: row, b: row, pose: 0, group: row, key: row };
-        let pairs: Vec<Pair> = rows.iter().map(pair).collect();
-        let views = views::pairs(images, &pairs, &settings.view, settings.seed, settings.epochs)?;
+    for pairs in shown.chunks(CHUNK) {
+        let views = views::pairs(images, pairs, &settings.view, settings.seed, epoch)?;
         let shape = (images.size, images.channels);
         let projected = numbers(model.project(images_tensor(views, shape, &device)))?;
         let (first, second) = projected.split_at(projected.len() / 2);
         sides[0].extend_from_slice(first);
         sides[1].extend_from_slice(second);
     }
+    // The poses of a class are classes.
+    let label = |pair: &Pair| format!("{} {}", images.labels[pair.a], pair.pose);
     let labelled = images.classes().0.len() > 1;
     let [queries, keys] = sides;
     Ok(Loaded {
         of: format!(
-            "{}: two views of each of {shown} images {which}, as its projector gives them",
-            run.display()
+            "{}: {} pairs {}, each {}, as its projector gives them",
+            run.display(),
+            shown.len(),
+            if held_out { "held out" } else { "trained on" },
+            pairs.of(),
         ),
-        dim: queries.len() / shown,
+        dim: queries.len() / shown.len().max(1),
         queries,
         keys,
-        labels: labelled.then(|| rows.iter().map(|&row| images.labels[row].clone()).collect()),
+        labels: labelled.then(|| shown.iter().map(label).collect()),
         temperature: Some(temperature_of(run, settings)?),
     })
 }

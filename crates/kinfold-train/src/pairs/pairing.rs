@@ -136,6 +136,32 @@ impl Pairs {
         Ok(Self { left_out, source, poses, images: images.len() })
     }
 
+    /// Pairs to look at and not to train on, and whether they were held out: where a batch of `least`
+    /// or more can be made of what is held out, those, and else those that are trained on.
+    pub(crate) fn to_look_at(
+        images: &Images,
+        split: &Split,
+        settings: &PairSettings,
+        least: usize,
+    ) -> Result<(Self, bool), Error> {
+        let held_out = Split { train: split.test.clone(), test: Vec::new() };
+        // A list's pairs are all trained on; of a class, a single image may be held out.
+        let held_out = Self::new(images, &held_out, settings).ok();
+        match held_out.filter(|pairs| pairs.largest_batch() >= least && !images.is_list()) {
+            Some(pairs) => Ok((pairs, true)),
+            None => Ok((Self::new(images, split, settings)?, false)),
+        }
+    }
+
+    /// What a pair is, in words.
+    pub(crate) fn of(&self) -> &'static str {
+        match self.source {
+            Made::Rows(_) => "two views of an image",
+            Made::Listed(_) => "a row of the list",
+            Made::Classes { .. } => "two images of a class",
+        }
+    }
+
     /// Pairs in an epoch.
     pub fn len(&self) -> usize {
         self.poses

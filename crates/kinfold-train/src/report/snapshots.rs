@@ -90,16 +90,10 @@ impl Snapshots {
         settings: &Settings,
         images: &Images,
         split: &Split,
-        pairs: &Pairs,
         steps: usize,
         folder: &RunFolder,
     ) -> Result<Self, Error> {
-        let held_out = Split { train: split.test.clone(), test: Vec::new() };
-        // A list's pairs are all trained on; of a class, a single image may be held out.
-        let held_out = Pairs::new(images, &held_out, &settings.pairs);
-        let held_out =
-            held_out.ok().filter(|pairs| pairs.largest_batch() >= ENOUGH && !images.is_list());
-        let (pairs, held_out) = held_out.as_ref().map_or((pairs, false), |pairs| (pairs, true));
+        let (pairs, held_out) = Pairs::to_look_at(images, split, &settings.pairs, ENOUGH)?;
         // An epoch that does not come to pass: its views are new.
         let epoch = settings.epochs;
         let n = PAIRS.min(pairs.largest_batch());

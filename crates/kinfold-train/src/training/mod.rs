@@ -175,7 +175,7 @@ impl Training {
         let random = Model::random(encoder, shape, *seed, &device).snapshot();
         let model = Model::initial(encoder, shape, *seed, &device)?;
         let optimizer = Optimizer::new(&settings.optimizer, &model);
-        let snapshots = Snapshots::new(&settings, &images, &split, &pairs, steps, &folder)?;
+        let snapshots = Snapshots::new(&settings, &images, &split, steps, &folder)?;
         let training = Self {
             random,
             snapshots,
