@@ -1,8 +1,8 @@
 //! Convolution on every set of vectors that this machine has, against sums in f64. (Against Burn's
 //! own, and on the best vectors alone: `tests/ops.rs`.)
 
-use super::{Geometry, of_input, reduce};
-use super::{Task, forward};
+use super::reduce::by_winograd;
+use super::{Geometry, Task, Weights, forward, of_input, reduce, winograd};
 use crate::ops::flex;
 use crate::ops::vector::MOST_LANES;
 use burn::backend::flex::FlexTensor;
@@ -54,6 +54,22 @@ fn expected(g: &Geometry, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64>; 3] {
     [y, dx, dw]
 }
 
+/// Output, and gradients of input and weights, by Winograd's algorithm.
+fn by_tiles(g: &Geometry, x: &FlexTensor, w: &FlexTensor, dy: &FlexTensor) -> [FlexTensor; 3] {
+    let (images, gradients) = (flex::images(x), flex::images(dy));
+    let numbers = |shape: &Shape| crate::ops::buffer::Buffer::any(shape.num_elements());
+    let (of_y, of_x) = (dy.layout().shape().clone(), x.layout().shape().clone());
+    let (mut y, mut dx) = (numbers(&of_y), numbers(&of_x));
+    let weights = Weights::forward(flex::numbers(w), g);
+    winograd::correlate(&images, &g.frame(), &g.forward(), &weights, None, &mut y);
+    let weights = Weights::backward(flex::numbers(w), g);
+    let (frame, passes) = g.backward();
+    winograd::correlate(&gradients, &frame, &passes[0], &weights, None, &mut dx);
+    let (dw, _) = by_winograd(g, &images, &gradients);
+    let dw = flex::plain(dw, w.layout().shape().clone());
+    [flex::tensor(y, of_y), flex::tensor(dx, of_x), dw]
+}
+
 #[test]
 fn every_set_of_vectors_gives_the_sums() {
     for lanes in [usize::MAX, 8, 4] {
@@ -74,6 +90,27 @@ fn every_set_of_vectors_gives_the_sums() {
                 close(&what, &of_input(&dy, &w, &g), &dx);
                 let (weights, _) = reduce(&g, &flex::images(&x), &flex::images(&dy));
                 close(&what, &flex::plain(weights, w.layout().shape().clone()), &dw);
+            }
+            for (images, size) in [(3, [6, 7]), (40, [5, 8]), (1, [3, 1]), (2, [37, 36])] {
+                if images * channels * filters * size[0] > 200_000 {
+                    continue;
+                }
+                for padding in [[[1, 1], [1, 1]], [[1, 2], [0, 1]], [[3, 1], [2, 4]]] {
+                    let (kernel, stride) = ([3, 3], [1, 1]);
+                    let g = Geometry { images, channels, size, filters, kernel, stride, padding };
+                    let [rows, columns] = g.out();
+                    let x = tensor([images, channels, size[0], size[1]], 37);
+                    let w = tensor([filters, channels, 3, 3], 29);
+                    let dy = tensor([images, filters, rows, columns], 43);
+                    if rows * columns == 0 {
+                        continue;
+                    }
+                    let sums =
+                        expected(&g, flex::numbers(&x), flex::numbers(&w), flex::numbers(&dy));
+                    for (ours, sums) in by_tiles(&g, &x, &w, &dy).iter().zip(&sums) {
+                        close(&format!("tiles, {lanes} lanes, {g:?}"), ours, sums);
+                    }
+                }
             }
         }
     }
