@@ -15,8 +15,9 @@ use crate::ops::vector::{self, Kernel, Loops, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Groups that there are at most.
-const GROUPS: usize = 16;
+/// Sums that there are, of each group and block, at most; but groups enough for as many tasks as
+/// there should be.
+const SUMS: usize = 16;
 /// Channels whose products are kept at a time: a multiple of every tile's height but the last.
 const CHANNELS: usize = 48;
 
@@ -32,7 +33,7 @@ pub(crate) fn reduce(
     let pass = geometry.forward();
     let tiles = Tiles::new(count, channels, geometry.padding[0], &pass);
     let parts = count.div_ceil(tiles.together);
-    let per_group = parts.div_ceil(GROUPS) * tiles.together;
+    let per_group = parts.div_ceil((SUMS / blocks.len()).max(TASKS)) * tiles.together;
     let groups = count.div_ceil(per_group);
     let per_task = blocks.len().div_ceil(TASKS.div_ceil(groups));
     let tasks: Vec<(usize, &[Block])> = (0..groups)
