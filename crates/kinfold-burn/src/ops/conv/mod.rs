@@ -107,7 +107,7 @@ impl Backward<Flex, 3> for ConvolutionBackward {
             if let Some(node) = of_weight {
                 grads.register::<Flex>(
                     node.id,
-                    flex::plain(weights, weight.layout().shape().clone()),
+                    flex::in_rows(weights, weight.layout().shape().clone()),
                 );
             }
             if let Some(node) = of_bias {

@@ -23,7 +23,7 @@ pub(crate) fn reduce(
     geometry: &Geometry,
     images: &Images,
     gradient: &Images,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Buffer, Vec<f32>) {
     if winograd::reduces(geometry) {
         return by_winograd(geometry, images, gradient);
     }
@@ -90,7 +90,7 @@ pub(super) fn by_winograd(
     geometry: &Geometry,
     images: &Images,
     gradient: &Images,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Buffer, Vec<f32>) {
     let blocks = blocks(geometry.filters);
     let sums = winograd::reduce(geometry, images, gradient, &blocks);
     let padded = vec![geometry.kernel[1] * geometry.channels; blocks.len()];
@@ -126,11 +126,11 @@ impl Rows {
     }
 
     /// Adds up the groups, and moves the sums to where they belong.
-    fn gather(&self, geometry: &Geometry, blocks: &[Block], sums: &[Sums]) -> (Vec<f32>, Vec<f32>) {
+    fn gather(&self, geometry: &Geometry, blocks: &[Block], sums: &[Sums]) -> (Buffer, Vec<f32>) {
         let [rows, columns] = geometry.kernel;
         let channels = geometry.channels;
         let per_filter = channels * rows * columns;
-        let mut weights = vec![0.0; geometry.filters * per_filter];
+        let mut weights = Buffer::any(geometry.filters * per_filter);
         // Blocks begin at multiples of a vector.
         let lanes = vector::shape().lanes;
         weights.par_chunks_mut(lanes * per_filter).enumerate().for_each(|(i, weights)| {
