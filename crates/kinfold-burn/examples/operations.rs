@@ -1,5 +1,6 @@
 //! Forward and backward passes of convolutional networks, with Burn's operations and with those of
-//! `kinfold_burn::ops`, by turns: milliseconds of the fastest and of the median pass.
+//! `kinfold_burn::ops`, by turns: milliseconds of the fastest and of the median pass. `layers` gives
+//! ours alone, layer by layer: the fastest output, gradient of the input and gradient of the weights.
 //!
 //! `cargo run --release -p kinfold-burn --example operations -- [NETWORK] [PASSES]`
 #![allow(clippy::print_stdout, reason = "it says what it measured")]
@@ -103,10 +104,53 @@ impl Network {
     }
 }
 
+/// Milliseconds of the fastest of so many passes.
+fn fastest(passes: usize, mut pass: impl FnMut() -> Instant) -> f64 {
+    let times = (0..passes).map(|_| pass().elapsed().as_secs_f64());
+    1e3 * times.fold(f64::INFINITY, f64::min)
+}
+
+/// A convolution with 3×3 taps: its output and each gradient, as one operation. (Backward passes
+/// begin with one of a pooling, which writes the gradient that they get.)
+fn time_layer(images: usize, [from, to, side]: [usize; 3], passes: usize) {
+    let device = Device::flex().autodiff();
+    let layer = Layer::new([from, to], 3, 1, &device).convolution;
+    let x: Tensor<4> = Tensor::random([images, side, side, from], Distribution::Default, &device);
+    let x = x.permute([0, 3, 1, 2]);
+    let backward = |x: Tensor<4>, layer: &Conv2d| {
+        fastest(passes, || {
+            let out = ops::global_average_pool(ops::conv2d(x.clone(), layer)).sum();
+            let start = Instant::now();
+            drop(out.backward());
+            start
+        })
+    };
+    let of_weights = backward(x.clone(), &layer);
+    let frozen = layer.freeze();
+    let forward = fastest(passes, || {
+        let start = Instant::now();
+        drop(ops::conv2d(x.clone(), &frozen));
+        start
+    });
+    let of_input = backward(x.detach().require_grad(), &frozen);
+    println!(
+        "{images} images {side}×{side}, {from} to {to}: {forward:.2} {of_input:.2} {of_weights:.2}"
+    );
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().unwrap_or_else(|| "strided".into());
     let passes = arguments.next().and_then(|x| x.parse().ok()).unwrap_or(5);
+    if name == "layers" {
+        for layer in [[64, 64, 32], [128, 128, 16], [256, 256, 8], [512, 512, 4], [3, 64, 32]] {
+            time_layer(64, layer, passes);
+        }
+        for layer in [[64, 128, 7], [32, 64, 14], [16, 16, 32], [64, 64, 56]] {
+            time_layer(128, layer, passes);
+        }
+        return;
+    }
     let kinds = arguments.next().unwrap_or_else(|| "burn,ours".into());
     let device = Device::flex().autodiff();
     let (shape, layers, blocks): ([usize; 4], &[_], &[_]) = match name.as_str() {

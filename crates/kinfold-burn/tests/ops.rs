@@ -116,6 +116,18 @@ fn convolutions_of_unequal_sides_and_many_images_are_burns() {
     check_convolution(&Conv2dConfig::new([4, 6], [1, 1]).with_stride([2, 3]), [2, 4, 7, 8]);
 }
 
+/// Sizes that Winograd's algorithm is taken for.
+#[test]
+fn convolutions_of_many_tiles_are_burns() {
+    let config = |channels| Conv2dConfig::new(channels, [3, 3]);
+    let around = PaddingConfig2d::Explicit(1, 1, 1, 1);
+    check_convolution(&config([32, 48]).with_padding(around.clone()), [30, 32, 9, 14]);
+    check_convolution(&config([70, 33]).with_padding(PaddingConfig2d::Valid), [40, 70, 8, 10]);
+    check_convolution(&config([200, 130]).with_padding(around), [60, 200, 4, 4]);
+    let uneven = PaddingConfig2d::Explicit(2, 0, 1, 3);
+    check_convolution(&config([64, 64]).with_padding(uneven), [5, 64, 31, 29]);
+}
+
 #[test]
 fn groups_and_dilation_are_left_to_burn() {
     check_convolution(&Conv2dConfig::new([4, 6], [3, 3]).with_groups(2), [2, 4, 7, 7]);
@@ -318,7 +330,7 @@ fn doubles_are_left_to_burn() {
 }
 
 /// A small network's loss and gradients, on so many threads.
-fn bits(threads: usize) -> Vec<TensorData> {
+fn bits(threads: usize, [images, channels, side, filters]: [usize; 4]) -> Vec<TensorData> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
     pool.install(|| {
         let device = Device::flex().autodiff();
@@ -328,11 +340,13 @@ fn bits(threads: usize) -> Vec<TensorData> {
             let numbers = numbers(shape.iter().product());
             Tensor::<1>::from_data(TensorData::from(&numbers[..]), &device).reshape(shape)
         };
-        let mut layer = Conv2dConfig::new([20, 40], [3, 3]).init(&device);
-        layer.weight = Param::from_tensor(tensor([40, 20, 3, 3]));
+        let mut layer = Conv2dConfig::new([channels, filters], [3, 3])
+            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+            .init(&device);
+        layer.weight = Param::from_tensor(tensor([filters, channels, 3, 3]));
         layer.bias = None;
-        let norm = BatchNormConfig::new(40).init(&device);
-        let x = tensor([37, 20, 9, 9]).require_grad();
+        let norm = BatchNormConfig::new(filters).init(&device);
+        let x = tensor([images, channels, side, side]).require_grad();
         let out = ops::batch_norm(ops::conv2d(x.clone(), &layer), &norm, Activation::Relu);
         let out = ops::global_average_pool(out);
         let gradients = (out.clone() * out.clone()).sum().backward();
@@ -347,8 +361,11 @@ fn bits(threads: usize) -> Vec<TensorData> {
 
 #[test]
 fn the_bits_are_those_of_every_number_of_threads() {
-    let one = bits(1);
-    for threads in [2, 3, 8] {
-        assert_eq!(one, bits(threads), "{threads} threads");
+    // Sums over taps; many tiles of few channels; few tiles of many channels.
+    for shape in [[37, 5, 9, 40], [37, 20, 9, 40], [50, 130, 4, 200]] {
+        let one = bits(1, shape);
+        for threads in [2, 3, 8] {
+            assert_eq!(one, bits(threads, shape), "{threads} threads, {shape:?}");
+        }
     }
 }

@@ -67,6 +67,11 @@ pub(crate) fn tensor(numbers: Buffer, shape: Shape) -> FlexTensor {
     FlexTensor::new(numbers.into_bytes(), layout, DType::F32)
 }
 
+/// A tensor of such a shape, in rows, as large parameters' gradients are.
+pub(crate) fn in_rows(numbers: Buffer, shape: Shape) -> FlexTensor {
+    FlexTensor::new(numbers.into_bytes(), Layout::contiguous(shape), DType::F32)
+}
+
 /// A tensor of such a shape, in rows, as parameters are.
 pub(crate) fn plain(numbers: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(numbers), Layout::contiguous(shape), DType::F32)

@@ -85,9 +85,12 @@ impl Images<'_> {
             }
             return;
         }
-        for c in 0..count {
+        // A few channels at a time: what is read and what is written is then used line by line.
+        for first in (0..count).step_by(16) {
             for x in 0..columns {
-                to[x * width + c] = from[c * of_channel + x * of_column];
+                for c in first..count.min(first + 16) {
+                    to[x * width + c] = from[c * of_channel + x * of_column];
+                }
             }
         }
         if count < width {

@@ -3,8 +3,9 @@
 //! its own cache and goes through them block of columns by block of columns.
 #![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
 
-use super::geometry::Pass;
+use super::geometry::{Geometry, Pass};
 use super::kernel::{self, Correlate, MOST_HEIGHT};
+use super::winograd;
 use crate::ops::buffer::{Buffer, scratch};
 use crate::ops::images::{Frame, Images};
 use crate::ops::vector::{self, Kernel, Vector};
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Numbers of a block of weights that stay in the first cache while pixels go by.
-const CACHED: usize = 8192;
+pub(super) const CACHED: usize = 8192;
 
 /// Weights as they lie in memory, `[filters, channels, taps]` or the other way round.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,33 @@ pub(crate) struct Weights<'a> {
     pub(crate) of_column: usize,
     /// Columns of the kernel.
     pub(crate) kernel_columns: usize,
+}
+
+impl<'a> Weights<'a> {
+    /// What the output is correlated with.
+    pub(crate) fn forward(numbers: &'a [f32], geometry: &Geometry) -> Self {
+        let taps = geometry.kernel[0] * geometry.kernel[1];
+        Self {
+            numbers,
+            channels: geometry.channels,
+            of_channel: taps,
+            columns: geometry.filters,
+            of_column: geometry.channels * taps,
+            kernel_columns: geometry.kernel[1],
+        }
+    }
+
+    /// What the gradient of the input is.
+    pub(crate) fn backward(numbers: &'a [f32], geometry: &Geometry) -> Self {
+        let forward = Self::forward(numbers, geometry);
+        Self {
+            channels: forward.columns,
+            of_channel: forward.of_column,
+            columns: forward.channels,
+            of_column: forward.of_channel,
+            ..forward
+        }
+    }
 }
 
 /// Blocks of columns that kernels go through: their first column and their vectors.
@@ -82,7 +110,7 @@ fn pack(weights: &Weights, pass: &Pass, blocks: &[Block]) -> Vec<Buffer> {
 
 /// Columns, and channels, that are moved together, so that what is read and what is written lies in
 /// the first cache.
-const SQUARE: usize = 16;
+pub(super) const SQUARE: usize = 16;
 
 fn pack_square(
     weights: &Weights,
@@ -118,7 +146,8 @@ struct Ready {
 }
 
 /// Correlates `images`, `together` at a time, with the weights of each pass, and writes the output
-/// `[n, rows, columns, weights' columns]`. What no pass goes to stays as it is.
+/// `[n, rows, columns, weights' columns]`. What no pass goes to stays as it is. Where Winograd's
+/// algorithm is faster, it is that which does it.
 pub(crate) fn correlate(
     images: &Images,
     frame: &Frame,
@@ -130,6 +159,11 @@ pub(crate) fn correlate(
 ) {
     let [count, channels, ..] = images.shape;
     let columns = weights.columns;
+    if let [pass] = &passes[..]
+        && winograd::correlates(count, channels, columns, pass)
+    {
+        return winograd::correlate(images, frame, pass, weights, bias, out);
+    }
     let blocks = blocks(columns);
     let ready: Vec<Ready> = passes
         .into_iter()

@@ -103,7 +103,8 @@ pub(crate) unsafe fn correlate<V: Vector, const HEIGHT: usize, const VECTORS: us
     }
 }
 
-/// A tile of taps by columns: `out[row, column] += Σ_pixel image[at[pixel] + row] · other[pixel, column]`.
+/// A tile of taps by columns: `out[row, column] = Σ_pixel image[at[pixel] + row] · other[pixel, column]`,
+/// or that besides what is there.
 pub(crate) struct Reduce<'a> {
     pub(crate) image: *const f32,
     pub(crate) at: &'a [usize],
@@ -112,6 +113,7 @@ pub(crate) struct Reduce<'a> {
     pub(crate) stride: usize,
     /// `[HEIGHT, width]`.
     pub(crate) out: *mut f32,
+    pub(crate) add: bool,
 }
 
 /// # Safety
@@ -141,7 +143,10 @@ pub(crate) unsafe fn reduce<V: Vector, const HEIGHT: usize, const VECTORS: usize
         for row in 0..HEIGHT {
             for v in 0..VECTORS {
                 let out = tile.out.add((row * VECTORS + v) * V::LANES);
-                sums[row][v].mul_add(one, V::load(out)).store(out);
+                if tile.add {
+                    sums[row][v] = sums[row][v].mul_add(one, V::load(out));
+                }
+                sums[row][v].store(out);
             }
         }
     }
@@ -168,7 +173,7 @@ unsafe fn load_part<V: Vector, const VECTORS: usize>(
 
 /// Writes the first `columns` numbers of `vectors`.
 #[inline(always)]
-unsafe fn store_part<V: Vector, const VECTORS: usize>(
+pub(crate) unsafe fn store_part<V: Vector, const VECTORS: usize>(
     vectors: &[V; VECTORS],
     to: *mut f32,
     columns: usize,

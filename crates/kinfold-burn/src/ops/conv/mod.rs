@@ -11,6 +11,7 @@ mod kernel;
 mod reduce;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 use super::buffer::Buffer;
 use super::flex;
@@ -106,7 +107,7 @@ impl Backward<Flex, 3> for ConvolutionBackward {
             if let Some(node) = of_weight {
                 grads.register::<Flex>(
                     node.id,
-                    flex::plain(weights, weight.layout().shape().clone()),
+                    flex::in_rows(weights, weight.layout().shape().clone()),
                 );
             }
             if let Some(node) = of_bias {
@@ -141,16 +142,9 @@ impl<C: CheckpointStrategy> Convolution for Autodiff<Flex, C> {
 
 fn forward(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, task: &Task) -> FlexTensor {
     let geometry = &task.geometry;
-    let (out, taps) = (geometry.out(), geometry.kernel[0] * geometry.kernel[1]);
+    let out = geometry.out();
     let mut numbers = Buffer::any(geometry.images * out[0] * out[1] * geometry.filters);
-    let weights = Weights {
-        numbers: flex::numbers(weight),
-        channels: geometry.channels,
-        of_channel: taps,
-        columns: geometry.filters,
-        of_column: geometry.channels * taps,
-        kernel_columns: geometry.kernel[1],
-    };
+    let weights = Weights::forward(flex::numbers(weight), geometry);
     let bias = task.bias.then(|| flex::numbers(bias));
     let (frame, passes) = (geometry.frame(), vec![geometry.forward()]);
     let to = (&mut numbers[..], out);
@@ -159,18 +153,10 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, task: &Task) 
 }
 
 fn of_input(gradient: &FlexTensor, weight: &FlexTensor, geometry: &Geometry) -> FlexTensor {
-    let taps = geometry.kernel[0] * geometry.kernel[1];
     let [height, width] = geometry.size;
     let shape = Shape::new([geometry.images, geometry.channels, height, width]);
     let mut numbers = Buffer::any(shape.num_elements());
-    let weights = Weights {
-        numbers: flex::numbers(weight),
-        channels: geometry.filters,
-        of_channel: geometry.channels * taps,
-        columns: geometry.channels,
-        of_column: taps,
-        kernel_columns: geometry.kernel[1],
-    };
+    let weights = Weights::backward(flex::numbers(weight), geometry);
     let (frame, passes) = geometry.backward();
     if !geometry.reads_every_pixel() {
         numbers.fill(0.0);

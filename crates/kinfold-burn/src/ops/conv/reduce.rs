@@ -7,6 +7,7 @@
 use super::correlate::{Block, blocks};
 use super::geometry::Geometry;
 use super::kernel::{self, MOST_HEIGHT, Reduce};
+use super::winograd;
 use crate::ops::buffer::{Buffer, scratch};
 use crate::ops::images::{Frame, Images};
 use crate::ops::vector::{self, Kernel, Vector};
@@ -22,10 +23,13 @@ pub(crate) fn reduce(
     geometry: &Geometry,
     images: &Images,
     gradient: &Images,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Buffer, Vec<f32>) {
+    if winograd::reduces(geometry) {
+        return by_winograd(geometry, images, gradient);
+    }
+    let blocks = blocks(geometry.filters);
     let frame = geometry.frame();
     let (together, out) = (geometry.together(), geometry.out());
-    let blocks = blocks(geometry.filters);
     let rows = Rows::new(geometry, &blocks);
     let parts = geometry.images.div_ceil(together);
     let groups = TASKS.div_ceil(blocks.len()).min(parts);
@@ -81,13 +85,25 @@ pub(crate) fn reduce(
     rows.gather(geometry, &blocks, &sums)
 }
 
+/// The same, of 3×3 taps at stride 1, by Winograd's algorithm.
+pub(super) fn by_winograd(
+    geometry: &Geometry,
+    images: &Images,
+    gradient: &Images,
+) -> (Buffer, Vec<f32>) {
+    let blocks = blocks(geometry.filters);
+    let sums = winograd::reduce(geometry, images, gradient, &blocks);
+    let padded = vec![geometry.kernel[1] * geometry.channels; blocks.len()];
+    Rows { padded }.gather(geometry, &blocks, &sums)
+}
+
 /// Channels whose gradients are moved together, so that they stay in the first cache.
 const CHANNELS: usize = 16;
 
 /// What a task adds up: `[kernel rows, taps of a row, width]` and `[width]`.
-struct Sums {
-    weights: Buffer,
-    bias: Vec<f64>,
+pub(super) struct Sums {
+    pub(super) weights: Buffer,
+    pub(super) bias: Vec<f64>,
 }
 
 /// The taps of a row of the kernel in tiles, by block.
@@ -110,11 +126,11 @@ impl Rows {
     }
 
     /// Adds up the groups, and moves the sums to where they belong.
-    fn gather(&self, geometry: &Geometry, blocks: &[Block], sums: &[Sums]) -> (Vec<f32>, Vec<f32>) {
+    fn gather(&self, geometry: &Geometry, blocks: &[Block], sums: &[Sums]) -> (Buffer, Vec<f32>) {
         let [rows, columns] = geometry.kernel;
         let channels = geometry.channels;
         let per_filter = channels * rows * columns;
-        let mut weights = vec![0.0; geometry.filters * per_filter];
+        let mut weights = Buffer::any(geometry.filters * per_filter);
         // Blocks begin at multiples of a vector.
         let lanes = vector::shape().lanes;
         weights.par_chunks_mut(lanes * per_filter).enumerate().for_each(|(i, weights)| {
@@ -169,7 +185,7 @@ fn heights(registers: usize, vectors: usize) -> [usize; 3] {
 }
 
 /// The lowest tile that holds `taps`, or the highest there is.
-fn tile(taps: usize, heights: [usize; 3]) -> usize {
+pub(super) fn tile(taps: usize, heights: [usize; 3]) -> usize {
     heights.into_iter().rev().find(|&height| taps <= height).unwrap_or(heights[0])
 }
 
@@ -194,7 +210,7 @@ impl Kernel for Part<'_> {
         assert!(self.other.len() == self.at.len() * self.block.width);
         assert!(self.sums.weights.len() == self.rows * self.padded * self.block.width);
         assert!(self.block.width == self.block.vectors * V::LANES);
-        self.add_bias();
+        add_bias(self.other, self.block.width, 0, &mut self.sums.bias);
         // SAFETY: by the assertions, images, gradients and sums reach as far as they are read and
         // written; the vectors are the caller's promise.
         unsafe {
@@ -209,23 +225,23 @@ impl Kernel for Part<'_> {
     }
 }
 
-impl Part<'_> {
-    #[inline(always)]
-    fn add_bias(&mut self) {
-        let width = self.block.width;
-        for some in self.other.chunks(64 * width) {
-            let mut sums = [0.0f32; 64];
-            for pixel in some.chunks_exact(width) {
-                for (sum, x) in sums.iter_mut().zip(pixel) {
-                    *sum += x;
-                }
-            }
-            for (total, sum) in self.sums.bias.iter_mut().zip(sums) {
-                *total += f64::from(sum);
+/// Adds to the gradients of a block's bias those of the numbers from `first` on of each pixel.
+#[inline(always)]
+pub(super) fn add_bias(gradient: &[f32], pixel: usize, first: usize, bias: &mut [f64]) {
+    for some in gradient.chunks(64 * pixel) {
+        let mut sums = [0.0f32; 64];
+        for pixel in some.chunks_exact(pixel) {
+            for (sum, x) in sums.iter_mut().zip(&pixel[first..][..bias.len()]) {
+                *sum += x;
             }
         }
+        for (total, sum) in bias.iter_mut().zip(sums) {
+            *total += f64::from(sum);
+        }
     }
+}
 
+impl Part<'_> {
     #[inline(always)]
     unsafe fn block<V: Vector, const A: usize, const B: usize, const C: usize, const N: usize>(
         &mut self,
@@ -245,6 +261,7 @@ impl Part<'_> {
                         other: other.as_ptr(),
                         stride: width,
                         out: sums.as_mut_ptr(),
+                        add: true,
                     };
                     // SAFETY: asserted by the caller.
                     unsafe {
