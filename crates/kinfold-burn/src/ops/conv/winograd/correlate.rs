@@ -16,11 +16,12 @@ use std::ops::Range;
 
 /// Numbers of the widest block.
 const WIDEST: usize = 64;
-/// Channels whose weights are transformed at a time, where that is done tile by tile.
-const DEPTH: usize = 32;
+/// Channels whose weights are transformed at a time, where a task does that for itself: those of one
+/// product that stay in the first cache.
+const DEPTH: usize = CACHED / WIDEST;
 
-/// As [`correlate`](crate::ops::conv::correlate::correlate), for a pass that [`correlates`](super::correlates)
-/// may be asked about.
+/// As [`correlate`](crate::ops::conv::correlate::correlate), for one pass of 3×3 taps at stride 1
+/// that writes every pixel.
 pub(crate) fn correlate(
     images: &Images,
     frame: &Frame,
@@ -82,14 +83,9 @@ pub(crate) fn correlate(
                     } else {
                         for first in (0..channels).step_by(DEPTH) {
                             let channels = first..channels.min(first + DEPTH);
-                            let (to, channels_) = (&mut *few, channels.clone());
-                            vector::run(Transform {
-                                weights,
-                                pass,
-                                block,
-                                channels: channels_,
-                                to,
-                            });
+                            let some = channels.clone();
+                            let to = &mut *few;
+                            vector::run(Transform { weights, pass, block, channels: some, to });
                             multiply(channels, few);
                         }
                     }
