@@ -114,7 +114,7 @@ impl Drop for Team {
 /// use kinfold::{Embeddings, InfoNce, Temperature, on_threads_of};
 ///
 /// let x: Vec<f32> = (0..64 * 8).map(|i| (i as f32).sin()).collect();
-/// let x = Embeddings::new(&x, 64, 8)?;
+/// let x = Embeddings::new(&x, 8)?;
 /// let loss = InfoNce::new(Temperature::new(0.1)?).with_threads(2);
 /// let fork = |work: &(dyn Fn() + Sync)| {
 ///     std::thread::scope(|scope| {
