@@ -61,12 +61,13 @@ def with_torch(options):
     os.execv(python, [str(python), *sys.argv])
 
 
-def build():
-    command = ["cargo", "build", "--release", "-p", "kinfold", "--example", "bench_case"]
+def build(package, example):
+    """The executable of one of our examples."""
+    command = ["cargo", "build", "--release", "-p", package, "--example", example]
     command.append("--message-format=json-render-diagnostics")
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     built = [json.loads(line) for line in lines.splitlines()]
-    return next(b["executable"] for b in built if b.get("target", {}).get("name") == "bench_case"
+    return next(b["executable"] for b in built if b.get("target", {}).get("name") == example
                 and b.get("executable"))
 
 
@@ -289,6 +290,29 @@ def processor():
         return platform.processor()
 
 
+def begun(command, **more):
+    """What a record says of the machine and of what was measured, before anything is."""
+    import torch
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE).stdout.strip()
+    rustc = subprocess.run(["rustc", "--version"], text=True, stdout=subprocess.PIPE).stdout.split()
+    return {
+        "date": datetime.date.today().isoformat(), "processor": processor(), **more,
+        "load": os.getloadavg(),
+        "versions": {"kinfold": commit, "rustc": rustc[1], "torch": torch.__version__,
+                     "python": platform.python_version(), "linux": platform.release()},
+        "command": " ".join(command),
+    }
+
+
+def written(record, name, table):
+    """Writes a record, as Markdown and as JSON: after each case, so that an interruption costs no more
+    than one."""
+    path = HERE / "records" / f"{record['date']}-{name}"
+    path.with_suffix(".md").write_text(table)
+    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
 def table(record):
     lines = [f"# {record['date']}, {record['processor']}, {record['threads']} threads", ""]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -325,18 +349,10 @@ def main():
     declared = tomllib.loads((HERE / "cases.toml").read_text())
     threads, tau = declared["threads"], declared["temperature"]
     torch.set_num_threads(threads)
-    binary = build()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE).stdout.strip()
-    rustc = subprocess.run(["rustc", "--version"], text=True, stdout=subprocess.PIPE).stdout.split()
-    record = {
-        "date": datetime.date.today().isoformat(), "processor": processor(), "threads": threads,
-        "temperature": tau, "load": os.getloadavg(),
-        "note": "Times are of a shared machine: compare within a case.",
-        "versions": {"kinfold": commit, "rustc": rustc[1], "torch": torch.__version__,
-                     "python": platform.python_version(), "linux": platform.release()},
-        "command": " ".join(["python3 benchmarks/compare.py", *shown(options)]), "cases": [],
-    }
+    binary = build("kinfold", "bench_case")
+    record = begun(["python3 benchmarks/compare.py", *shown(options)], threads=threads, temperature=tau,
+                   note="Times are of a shared machine: compare within a case.")
+    record["cases"] = []
     for case in declared["case"]:
         if options.only and not name_of(case).startswith(tuple(options.only.split(","))):
             continue
@@ -345,11 +361,8 @@ def main():
         medians = {name: f"{r['median'] * 1e3:.2f}" for name, r in measured["results"].items()}
         print(name_of(case), f"GEMM {measured['gemm_gflops']:.0f}", medians, flush=True)
         record["load_after"] = os.getloadavg()
-        # After each case, so that an interruption costs no more than one.
         if not options.no_record:
-            path = HERE / "records" / f"{record['date']}-{options.machine}"
-            path.with_suffix(".md").write_text(table(record))
-            path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+            written(record, options.machine, table(record))
     print(table(record))
 
 

@@ -13,7 +13,6 @@ gives medians, and the least beside them.
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -23,7 +22,7 @@ import subprocess
 import tempfile
 import time
 
-from compare import HERE, ROOT, gemm, processor, with_torch
+from compare import begun, build, gemm, with_torch, written
 
 THREADS, TEMPERATURE, RATE, DECAY = 2, 0.5, 1e-3, 1e-4
 # Seconds between two contestants: threads that the one before has left spinning go to sleep.
@@ -54,15 +53,6 @@ def arguments():
     parser.add_argument("--machine", default=platform.node() or "machine", help="name in the record")
     parser.add_argument("--no-record", action="store_true")
     return parser.parse_args()
-
-
-def build():
-    command = ["cargo", "build", "--release", "-p", "kinfold-train", "--example", "training_speed"]
-    command.append("--message-format=json-render-diagnostics")
-    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    built = [json.loads(line) for line in lines.splitlines()]
-    return next(b["executable"] for b in built if b.get("executable")
-                and b.get("target", {}).get("name") == "training_speed")
 
 
 def settings(case):
@@ -290,18 +280,11 @@ def main():
     import torch
 
     torch.set_num_threads(THREADS)
-    binary = build()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE).stdout.strip()
-    rustc = subprocess.run(["rustc", "--version"], text=True, stdout=subprocess.PIPE).stdout.split()
+    binary = build("kinfold-train", "training_speed")
     only = ["--only", options.only] if options.only else []
     rounds = ["--rounds", str(options.rounds)] if options.rounds != 7 else []
-    record = {
-        "date": datetime.date.today().isoformat(), "processor": processor(), "load": os.getloadavg(),
-        "versions": {"kinfold": commit, "rustc": rustc[1], "torch": torch.__version__,
-                     "python": platform.python_version(), "linux": platform.release()},
-        "command": " ".join(["python3 benchmarks/training.py", *only, *rounds]), "cases": {},
-    }
+    record = begun(["python3 benchmarks/training.py", *only, *rounds])
+    record["cases"] = {}
     for name, case in CASES.items():
         if options.only and not name.startswith(tuple(options.only.split(","))):
             continue
@@ -309,11 +292,8 @@ def main():
         medians = {who: f"{r['median'] * 1e3:.1f}" for who, r in measured["results"].items()}
         print(name, f"GEMM {measured['gemm_gflops']:.0f}", medians, flush=True)
         record["load_after"] = os.getloadavg()
-        # After each case, so that an interruption costs no more than one.
         if not options.no_record:
-            path = HERE / "records" / f"{record['date']}-{options.machine}-training"
-            path.with_suffix(".md").write_text(table(record))
-            path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+            written(record, f"{options.machine}-training", table(record))
     print(table(record))
 
 

@@ -34,7 +34,7 @@ pub mod measures;
 pub use embeddings::{Element, Embeddings, NORM_FLOOR, Real, bf16, f16};
 #[doc(hidden)]
 pub use engine::Instructions;
-pub use engine::{Gemm, on_threads_of, release_memory};
+pub use engine::{Gemm, WORTH_THREADS, on_threads_of, release_memory};
 pub use error::Error;
 pub use loss::{
     Batch, Form, GradientMut, InfoNce, Objective, Preset, Reduction, Similarity, Statistics,

@@ -78,15 +78,13 @@ pub fn step<const D: usize>(
     gradient: Tensor<D>,
     kept: Vec<Tensor<1>>,
 ) -> (Tensor<D>, Vec<Tensor<1>>) {
-    let shape = weight.shape();
-    let n = shape.num_elements();
-    let (weight, gradient) = (weight.reshape([n]), gradient.reshape([n]));
-    let fits = |x: &Tensor<1>| x.dims() == [n] && is_flex(x);
-    let pass =
-        kept.len() == rule.keeps().len() && kept.iter().chain([&weight, &gradient]).all(fits);
-    let step = if pass { pass::step } else { operations::step };
-    let (weight, kept) = step(rule, moment, weight, gradient, kept);
-    (weight.reshape(shape), kept)
+    flat(weight, gradient, |weight, gradient| {
+        let fits = |x: &Tensor<1>| x.shape() == weight.shape() && is_flex(x);
+        let pass =
+            kept.len() == rule.keeps().len() && kept.iter().chain([&weight, &gradient]).all(fits);
+        let step = if pass { pass::step } else { operations::step };
+        step(rule, moment, weight, gradient, kept)
+    })
 }
 
 /// The same in tensor operations, which run on any device.
@@ -100,10 +98,20 @@ pub fn step_in_operations<const D: usize>(
     gradient: Tensor<D>,
     kept: Vec<Tensor<1>>,
 ) -> (Tensor<D>, Vec<Tensor<1>>) {
+    flat(weight, gradient, |weight, gradient| {
+        operations::step(rule, moment, weight, gradient, kept)
+    })
+}
+
+/// A step of weights and gradients in their shape, by one of flat ones.
+fn flat<const D: usize>(
+    weight: Tensor<D>,
+    gradient: Tensor<D>,
+    step: impl FnOnce(Tensor<1>, Tensor<1>) -> (Tensor<1>, Vec<Tensor<1>>),
+) -> (Tensor<D>, Vec<Tensor<1>>) {
     let shape = weight.shape();
     let n = shape.num_elements();
-    let (weight, gradient) = (weight.reshape([n]), gradient.reshape([n]));
-    let (weight, kept) = operations::step(rule, moment, weight, gradient, kept);
+    let (weight, kept) = step(weight.reshape([n]), gradient.reshape([n]));
     (weight.reshape(shape), kept)
 }
 

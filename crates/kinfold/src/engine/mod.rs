@@ -95,8 +95,9 @@ pub use threads::on_threads_of;
 /// Bytes within which exponentials are kept between passes.
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
 
-/// Waking a thread takes as long as so many terms of the dot products.
-const WORTH_THREADS: usize = 1 << 20;
+/// Waking a thread takes as long as so many terms of the dot products, n · m · d: with fewer, a loss is
+/// computed on the caller's thread.
+pub const WORTH_THREADS: usize = 1 << 20;
 
 /// The loss, and where memory for it is given the gradients, of a batch that has been checked.
 pub(crate) fn run<T: Element>(

@@ -157,10 +157,17 @@ def _scaled(ctx, upstream, *_):
             kept = torch.ops.kinfold.info_nce_of_rows(upstream, *batch, *ctx.settings)
             upstream = 1.0
         of = (*kept[:3], kept[3][0], kept[3][1])
-        out = [(upstream * x).to(leaf.dtype) if w else None for x, leaf, w in zip(of, batch, wanted)]
+        of = [upstream * x if w else None for x, w in zip(of, wanted)]
+    return *_handed_on(of, batch[:_LEAVES], wanted), *(None,) * (_INPUTS - _LEAVES)
+
+
+def _handed_on(of, leaves, wanted):
+    """Gradients in their leaves' types, where they are wanted."""
+    with torch.no_grad():
+        of = [torch.as_tensor(x, dtype=leaf.dtype) if w else None for x, leaf, w in zip(of, leaves, wanted)]
     if torch.is_grad_enabled():
-        out = [x if x is None else _FirstOnly.apply(x, *batch[:_LEAVES]) for x in out]
-    return *out, *(None,) * (_INPUTS - _LEAVES)
+        of = [x if x is None else _FirstOnly.apply(x, *leaves) for x in of]
+    return of
 
 
 class _FirstOnly(torch.autograd.Function):
@@ -224,17 +231,11 @@ class _OnCpu(torch.autograd.Function):
     def backward(ctx, upstream):
         saved = ctx.saved_tensors
         leaves, of = saved[:_LEAVES], (*saved[_LEAVES:], *ctx.numbers)
-        again = torch.is_grad_enabled()
-        if again:
-            upstream = upstream.detach()
         # Most often it is 1, and multiplying would copy all.
         if not _is_one(upstream):
-            of = [None if x is None else upstream * x for x in of]
-        wanted = zip(ctx.needs_input_grad, of, leaves)
-        of = [torch.as_tensor(x, dtype=leaf.dtype) if w else None for w, x, leaf in wanted]
-        if again:
-            of = [x if x is None else _FirstOnly.apply(x, *leaves) for x in of]
-        return *of, None, None
+            with torch.no_grad():
+                of = [None if x is None else upstream * x for x in of]
+        return *_handed_on(of, leaves, ctx.needs_input_grad), None, None
 
 
 def _is_one(upstream: Tensor) -> bool:
