@@ -4,7 +4,7 @@
 //! yet; shapes are checked when a loss is computed.
 
 use burn::tensor::{Int, Tensor};
-use kinfold::{Batch, Embeddings, Error, Form, InfoNce, Temperature};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Error, Form, Temperature};
 
 /// Queries, their keys, and what else there is: negatives, identities, labels, weights, a guide.
 ///
@@ -120,9 +120,9 @@ impl PairBatch {
         }
     }
 
-    /// Everything that can be said without looking at numbers, as [`kinfold::InfoNce::value_of`] says
+    /// Everything that can be said without looking at numbers, as [`kinfold::ContrastiveLoss::value_of`] says
     /// it.
-    pub(crate) fn check(&self, loss: &InfoNce) -> Result<(), Error> {
+    pub(crate) fn check(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
         if self.queries.dims()[0] == 0 {
             return Err(Error::Empty { matrix: "queries", needed: 1 });
         }
@@ -194,7 +194,7 @@ impl PairBatch {
 
     /// Whether what is given has a meaning together and with the loss. That is the engine's to say:
     /// it is asked with two rows of one number in place of each matrix.
-    fn meaningful(&self, loss: &InfoNce) -> Result<(), Error> {
+    fn meaningful(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
         const N: usize = 2;
         let offset = loss.offset().min(1);
         let loss = loss.with_offset(offset).with_temperature(Temperature::new(1.0)?);

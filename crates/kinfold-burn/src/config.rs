@@ -3,7 +3,7 @@
 use crate::InfoNceLoss;
 use burn::config::Config;
 use burn::tensor::Device;
-use kinfold::{Error, Form, InfoNce, Objective, Similarity, Temperature};
+use kinfold::{ContrastiveLoss, Error, Form, Objective, Similarity, Temperature};
 
 /// What becomes of the rows' losses.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -78,9 +78,9 @@ impl InfoNceLossConfig {
     pub fn try_init(&self, device: &Device) -> Result<InfoNceLoss, Error> {
         let temperature = Temperature::new(self.temperature)?;
         let loss = match self.form {
-            Form::OneWay => InfoNce::new(temperature),
-            Form::BothWays => InfoNce::new(temperature).symmetric(),
-            Form::NtXent => InfoNce::nt_xent(temperature),
+            Form::OneWay => ContrastiveLoss::info_nce(temperature),
+            Form::BothWays => ContrastiveLoss::info_nce(temperature).symmetric(),
+            Form::NtXent => ContrastiveLoss::nt_xent(temperature),
         };
         // A setting that has no meaning with the others is refused by whichever comes last.
         let loss = loss

@@ -18,7 +18,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape, Tensor, bf16, f16};
 use kinfold::{
-    Batch, Element, Embeddings, Error, GradientMut, InfoNce, Objective, Real, Temperature, Value,
+    Batch, ContrastiveLoss, Element, Embeddings, Error, GradientMut, Objective, Real, Temperature,
+    Value,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,7 +39,7 @@ impl Failure {
 /// The loss, and what the batch has beside tensors with gradients.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
-    loss: InfoNce,
+    loss: ContrastiveLoss,
     /// A row each.
     unreduced: bool,
     /// What is fixed is used as given, not as rounded to f32 on its way through a tensor.
@@ -64,7 +65,7 @@ struct Guide {
 }
 
 pub(crate) fn forward(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     reduction: Reduction,
     batch: PairBatch,
     learned: Learned,
@@ -391,7 +392,7 @@ impl Task {
         Ok(batch)
     }
 
-    fn reduced<T: Shared>(&self, loss: &InfoNce, value: &Value) -> FlexTensor {
+    fn reduced<T: Shared>(&self, loss: &ContrastiveLoss, value: &Value) -> FlexTensor {
         if !self.unreduced {
             return tensor(vec![T::narrow(loss.reduced(value.mean, value.sum))], vec![1]);
         }

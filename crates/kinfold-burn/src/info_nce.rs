@@ -5,9 +5,9 @@ use crate::{PairBatch, fused, strips};
 use burn::backend::DispatchDevice;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use kinfold::{Error, InfoNce, Objective, Preset};
+use kinfold::{ContrastiveLoss, Error, Objective, Preset};
 
-/// The exact contrastive losses; see [`InfoNce`] and [`Objective`] for the definitions.
+/// The exact contrastive losses; see [`ContrastiveLoss`] and [`Objective`] for the definitions.
 #[derive(Module, Debug)]
 pub struct InfoNceLoss {
     /// log(1/τ), `[1]`, where it is learned.
@@ -15,7 +15,7 @@ pub struct InfoNceLoss {
     /// The bias of [`Objective::Sigmoid`], `[1]`, where it is learned.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    loss: InfoNce,
+    loss: ContrastiveLoss,
     #[module(skip)]
     reduction: Reduction,
     #[module(skip)]
@@ -32,7 +32,7 @@ pub(crate) struct Learned {
 impl InfoNceLoss {
     /// A loss with settings that are already validated, and a fixed temperature. Its reduction is the
     /// mean or the sum, as `loss` has it.
-    pub fn new(loss: InfoNce) -> Self {
+    pub fn new(loss: ContrastiveLoss) -> Self {
         let reduction = match loss.reduction() {
             kinfold::Reduction::Mean => Reduction::Mean,
             kinfold::Reduction::Sum => Reduction::Sum,
@@ -100,7 +100,7 @@ impl InfoNceLoss {
     }
 
     /// The settings; temperature and bias are those that it started with.
-    pub fn settings(&self) -> &InfoNce {
+    pub fn settings(&self) -> &ContrastiveLoss {
         &self.loss
     }
 
@@ -121,7 +121,7 @@ impl InfoNceLoss {
     /// [`forward`](Self::forward) that returns what is wrong with the input.
     ///
     /// # Errors
-    /// As [`InfoNce::value`]. On devices other than the CPU numbers are not looked at: there a NaN in
+    /// As [`ContrastiveLoss::value`]. On devices other than the CPU numbers are not looked at: there a NaN in
     /// the input is a NaN in the loss.
     pub fn try_forward(&self, queries: Tensor<2>, keys: Tensor<2>) -> Result<Tensor<1>, Error> {
         self.try_forward_batch(PairBatch::new(queries, keys))
@@ -143,7 +143,7 @@ impl InfoNceLoss {
     /// keeps the logits of all rows until the backward pass: it is the one that is not known before.
     ///
     /// # Errors
-    /// As [`InfoNce::value_of`]. On devices other than the CPU numbers are not looked at.
+    /// As [`ContrastiveLoss::value_of`]. On devices other than the CPU numbers are not looked at.
     pub fn try_forward_batch(&self, batch: PairBatch) -> Result<Tensor<1>, Error> {
         match batch.queries.device().inner().as_dispatch() {
             DispatchDevice::Flex(_) => {

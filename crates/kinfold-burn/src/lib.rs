@@ -33,4 +33,4 @@ mod strips;
 pub use batch::PairBatch;
 pub use config::{InfoNceLossConfig, Reduction};
 pub use info_nce::InfoNceLoss;
-pub use kinfold::{Error, Form, InfoNce, Objective, Preset, Similarity, Temperature};
+pub use kinfold::{ContrastiveLoss, Error, Form, Objective, Preset, Similarity, Temperature};

@@ -9,7 +9,7 @@ mod sample;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use kinfold::loss::reference::{Dense, dense};
-use kinfold::{Form, InfoNce, Objective, Preset, Temperature};
+use kinfold::{ContrastiveLoss, Form, Objective, Preset, Temperature};
 use kinfold_burn::{Error, InfoNceLoss, InfoNceLossConfig, PairBatch, Reduction};
 use sample::{Sample, every_loss, is_sigmoid, variations};
 
@@ -103,7 +103,7 @@ fn assert_close(what: &str, ours: &[f64], theirs: &[f64], most: f64) {
 /// upstream gradient is a number of either sign for each row, else it is 3.
 fn assert_is_oracle(
     what: &str,
-    loss: InfoNce,
+    loss: ContrastiveLoss,
     sample: &Sample,
     path: Path,
     dtype: DType,
@@ -222,10 +222,11 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 #[test]
 fn a_module_without_autodiff_keeps_what_it_learned() {
     let device = Device::flex().autodiff();
-    let right = InfoNce::sig_lip(tau(0.3), -2.5).unwrap();
+    let right = ContrastiveLoss::sig_lip(tau(0.3), -2.5).unwrap();
     let sample = Sample::random(&right, 1, 6, 4);
     let expected = dense(&right, &sample.batch()).mean;
-    let mut module = InfoNceLoss::new(InfoNce::sig_lip(tau(0.9), 1.0).unwrap()).learned(&device);
+    let mut module =
+        InfoNceLoss::new(ContrastiveLoss::sig_lip(tau(0.9), 1.0).unwrap()).learned(&device);
     let set = |parameter: Option<Param<Tensor<1>>>, to: f64| {
         let to = Tensor::<1>::from_floats([to as f32], &device).require_grad();
         parameter.map(|parameter| parameter.map(|_| to))
@@ -244,7 +245,7 @@ fn a_module_without_autodiff_keeps_what_it_learned() {
 #[test]
 fn an_upstream_gradient_of_one_sign_comes_through() {
     let device = Device::flex().autodiff();
-    let module = InfoNceLoss::new(InfoNce::nt_xent(tau(0.4)));
+    let module = InfoNceLoss::new(ContrastiveLoss::nt_xent(tau(0.4)));
     let (q, k) = (random([5, 3], &device).require_grad(), random([5, 3], &device));
     let gradient = |reduction, path, by: f64| {
         let module = module.clone().with_reduction(reduction);
@@ -279,7 +280,7 @@ fn what_the_guide_finds_as_close_as_the_key_stays_a_negative() {
 #[test]
 fn half_numbers_are_computed_in_single_ones() {
     let device = Device::flex().autodiff();
-    let loss = InfoNce::nt_xent(tau(0.2));
+    let loss = ContrastiveLoss::nt_xent(tau(0.2));
     let sample = Sample::random(&loss, 6, 19, 8);
     for (dtype, eps) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
         let module = InfoNceLoss::new(loss).learned(&device);
@@ -365,9 +366,9 @@ fn settings_without_a_meaning_are_refused() {
 #[test]
 fn a_batch_that_disagrees_is_refused_on_both_paths() {
     let device = Device::flex();
-    let one_way = InfoNceLoss::new(InfoNce::new(tau(0.5)));
-    let views = InfoNceLoss::new(InfoNce::nt_xent(tau(0.5)));
-    let labelled = InfoNceLoss::new(InfoNce::sup_con(tau(0.5)));
+    let one_way = InfoNceLoss::new(ContrastiveLoss::info_nce(tau(0.5)));
+    let views = InfoNceLoss::new(ContrastiveLoss::nt_xent(tau(0.5)));
+    let labelled = InfoNceLoss::new(ContrastiveLoss::sup_con(tau(0.5)));
     let alone = InfoNceLoss::preset(Preset::MoCo);
     let x = |rows| random([rows, 3], &device);
     let ints = |n: usize| Tensor::<1, Int>::zeros([n], &device);

@@ -3,7 +3,8 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use kinfold_burn::{
-    Error, Form, InfoNce, InfoNceLoss, InfoNceLossConfig, PairBatch, Similarity, Temperature,
+    ContrastiveLoss, Error, Form, InfoNceLoss, InfoNceLossConfig, PairBatch, Similarity,
+    Temperature,
 };
 
 /// The dense formula, in plain tensor operations that Burn differentiates itself.
@@ -124,7 +125,7 @@ fn without_autodiff_it_is_the_value() {
     let device = Device::flex();
     let q = Tensor::<2>::random([9, 4], Distribution::Default, &device);
     let k = Tensor::<2>::random([9, 4], Distribution::Default, &device);
-    let loss = InfoNce::nt_xent(Temperature::new(0.2).unwrap());
+    let loss = ContrastiveLoss::nt_xent(Temperature::new(0.2).unwrap());
     let (a, b) = (numbers(q.clone()), numbers(k.clone()));
     let view = |x| kinfold::Embeddings::new(x, 4).unwrap();
     let expected = loss.value(view(&a), view(&b)).unwrap().mean as f32;

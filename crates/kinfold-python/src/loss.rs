@@ -3,14 +3,15 @@
 use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
 use crate::threads::OpenMp;
 use kinfold::{
-    Batch, Element, GradientMut, InfoNce, Objective, Reduction, Similarity, Temperature, Value,
+    Batch, ContrastiveLoss, Element, GradientMut, Objective, Reduction, Similarity, Temperature,
+    Value,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Settings, validated once. Names and defaults are those of `kinfold::InfoNce`.
+/// Settings, validated once. Names and defaults are those of `kinfold::ContrastiveLoss`.
 #[pyclass(frozen, module = "kinfold._native")]
-pub(crate) struct Loss(InfoNce);
+pub(crate) struct Loss(ContrastiveLoss);
 
 /// Value, derivative by log(1/τ), derivative by the sigmoid's bias.
 type Derivatives = (f64, f64, f64);
@@ -56,9 +57,9 @@ impl Loss {
         };
         let temperature = Temperature::new(temperature).map_err(refused)?;
         let loss = match form {
-            "one-way" => InfoNce::new(temperature),
-            "both-ways" => InfoNce::new(temperature).symmetric(),
-            "nt-xent" => InfoNce::nt_xent(temperature),
+            "one-way" => ContrastiveLoss::info_nce(temperature),
+            "both-ways" => ContrastiveLoss::info_nce(temperature).symmetric(),
+            "nt-xent" => ContrastiveLoss::nt_xent(temperature),
             other => return Err(not_among("form", other, "one-way, both-ways, nt-xent")),
         };
         let similarity = if cosine { Similarity::Cosine } else { Similarity::Dot };
@@ -135,7 +136,7 @@ fn not_among(what: &str, given: &str, known: &str) -> PyErr {
 
 /// A loss and its batch, where Python holds it.
 struct Task {
-    loss: InfoNce,
+    loss: ContrastiveLoss,
     queries: Rows,
     keys: Option<Rows>,
     negatives: Option<Rows>,

@@ -8,7 +8,7 @@ use crate::Error;
 use crate::run::peak_memory_bytes;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kinfold::{Embeddings, Form, Gemm, GradientMut, InfoNce, Temperature};
+use kinfold::{ContrastiveLoss, Embeddings, Form, Gemm, GradientMut, Temperature};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -119,9 +119,9 @@ pub fn bench(case: Case) -> Result<Record, Error> {
 fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     let Case { form, rows, dim, .. } = case;
     let (loss, name) = match form {
-        Form::OneWay => (InfoNce::new(temperature), "one-way"),
-        Form::BothWays => (InfoNce::new(temperature).symmetric(), "both"),
-        Form::NtXent => (InfoNce::nt_xent(temperature), "nt-xent"),
+        Form::OneWay => (ContrastiveLoss::info_nce(temperature), "one-way"),
+        Form::BothWays => (ContrastiveLoss::info_nce(temperature).symmetric(), "both"),
+        Form::NtXent => (ContrastiveLoss::nt_xent(temperature), "nt-xent"),
     };
     let (queries, keys) = pairs(rows, dim);
     let (mut of_queries, mut of_keys) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);

@@ -14,7 +14,7 @@ use crate::settings::{OptimizerName, OptimizerSettings, Settings};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
-use kinfold::{Batch, Embeddings, InfoNce, Objective, Temperature};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Temperature};
 use kinfold_burn::{InfoNceLoss, PairBatch};
 use std::collections::VecDeque;
 
@@ -254,7 +254,7 @@ impl Criterion {
     }
 
     /// The loss with what was learned so far.
-    fn current(&self) -> Result<InfoNce, Error> {
+    fn current(&self) -> Result<ContrastiveLoss, Error> {
         let mut loss = self.named.loss;
         if let Some(log_scale) = &self.module.log_scale {
             let log_scale = f64::from(numbers(log_scale.val())?[0]);

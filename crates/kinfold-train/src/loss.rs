@@ -1,11 +1,11 @@
 //! The losses by the names that settings know them by.
 //!
-//! Comes in: `[loss]` of the settings. Goes out: a validated [`InfoNce`], and what training with it
+//! Comes in: `[loss]` of the settings. Goes out: a validated [`ContrastiveLoss`], and what training with it
 //! needs beside pairs of views; or why it cannot be.
 
 use crate::Error;
 use crate::settings::LossSettings;
-use kinfold::{InfoNce, Objective, Preset, Similarity, Temperature};
+use kinfold::{ContrastiveLoss, Objective, Preset, Similarity, Temperature};
 
 /// The names that are no preset's.
 const OURS: [&str; 5] = ["one-way", "both-ways", "nt-xent", "sup-con", "sup-con-inside"];
@@ -28,7 +28,7 @@ fn needs_guide(preset: Preset) -> bool {
 /// A loss by its name, with everything decided.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Named {
-    pub(crate) loss: InfoNce,
+    pub(crate) loss: ContrastiveLoss,
     /// Whether its temperature is learned and, for the sigmoid, its bias.
     pub(crate) learned: bool,
     /// The least and the greatest log(1/τ) that a learned one is kept between.
@@ -44,7 +44,7 @@ impl LossSettings {
     ///
     /// # Errors
     /// When there is no loss of that name, or it cannot be trained with these settings.
-    pub fn info_nce(&self) -> Result<InfoNce, Error> {
+    pub fn info_nce(&self) -> Result<ContrastiveLoss, Error> {
         self.named().map(|named| named.loss)
     }
 
@@ -74,18 +74,18 @@ impl LossSettings {
     }
 
     /// The loss of that name at its temperature.
-    fn plain(&self) -> Result<InfoNce, Error> {
+    fn plain(&self) -> Result<ContrastiveLoss, Error> {
         let temperature = |own: f64| {
             Temperature::new(self.temperature.unwrap_or(own))
                 .map_err(|error| Error::Setting(error.to_string()))
         };
-        let inside = |loss: InfoNce| loss.with_objective(Objective::SupConInside);
+        let inside = |loss: ContrastiveLoss| loss.with_objective(Objective::SupConInside);
         Ok(match self.name.as_str() {
-            "one-way" => InfoNce::new(temperature(0.5)?),
-            "both-ways" => InfoNce::new(temperature(0.5)?).symmetric(),
-            "nt-xent" => InfoNce::nt_xent(temperature(0.5)?),
-            "sup-con" => InfoNce::sup_con(temperature(0.1)?),
-            "sup-con-inside" => inside(InfoNce::sup_con(temperature(0.1)?))?,
+            "one-way" => ContrastiveLoss::info_nce(temperature(0.5)?),
+            "both-ways" => ContrastiveLoss::info_nce(temperature(0.5)?).symmetric(),
+            "nt-xent" => ContrastiveLoss::nt_xent(temperature(0.5)?),
+            "sup-con" => ContrastiveLoss::sup_con(temperature(0.1)?),
+            "sup-con-inside" => inside(ContrastiveLoss::sup_con(temperature(0.1)?))?,
             name => match name.parse::<Preset>() {
                 Ok(preset) if needs_guide(preset) => {
                     return Err(Error::Setting(format!(

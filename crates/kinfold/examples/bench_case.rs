@@ -11,7 +11,7 @@
 #![allow(clippy::print_stdout, reason = "its answers are its output")]
 
 use kinfold::{
-    Batch, Embeddings, Gemm, GradientMut, InfoNce, Objective, Preset, Temperature, Value,
+    Batch, ContrastiveLoss, Embeddings, Gemm, GradientMut, Objective, Preset, Temperature, Value,
 };
 use std::error::Error;
 use std::fs::File;
@@ -19,7 +19,7 @@ use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::time::Instant;
 
 struct Case {
-    loss: InfoNce,
+    loss: ContrastiveLoss,
     threads: usize,
     dim: usize,
     /// For the losses over labels: eight pairs have each.
@@ -37,9 +37,9 @@ impl Case {
         };
         let tau = Temperature::new(tau.parse()?)?;
         let loss = match form {
-            "one-way" => InfoNce::new(tau),
-            "both" => InfoNce::new(tau).symmetric(),
-            "nt-xent" => InfoNce::nt_xent(tau),
+            "one-way" => ContrastiveLoss::info_nce(tau),
+            "both" => ContrastiveLoss::info_nce(tau).symmetric(),
+            "nt-xent" => ContrastiveLoss::nt_xent(tau),
             preset => preset.parse::<Preset>()?.at(tau),
         };
         let threads = threads.parse()?;

@@ -4,7 +4,7 @@
 //! `[d, m]`, `2 n m d` operations; the exponentials and everything else that is not a product come
 //! on top and are not counted, so that shares of a machine's speed never flatter.
 
-use crate::{Element, InfoNce, engine};
+use crate::{ContrastiveLoss, Element, engine};
 
 /// How many products of n × m × d a loss with its gradients comes down to. For NT-Xent n and m both
 /// count the 2n stacked views.
@@ -12,12 +12,17 @@ use crate::{Element, InfoNce, engine};
 /// One way: 3 (the logits, and each side's gradient). Both ways: 4, as the logits are computed
 /// twice, less the part of them that the memory budget has kept. NT-Xent: half of that, as its
 /// matrix is symmetric.
-pub fn products<T: Element>(loss: &InfoNce, queries: usize, keys: usize, dim: usize) -> f64 {
+pub fn products<T: Element>(
+    loss: &ContrastiveLoss,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+) -> f64 {
     engine::products::<T>(loss, queries, keys, dim)
 }
 
 /// Additions and multiplications in the products of a loss with its gradients.
-pub fn flops<T: Element>(loss: &InfoNce, queries: usize, keys: usize, dim: usize) -> f64 {
+pub fn flops<T: Element>(loss: &ContrastiveLoss, queries: usize, keys: usize, dim: usize) -> f64 {
     let (n, m) = match loss.form() {
         crate::Form::NtXent => (queries + keys, queries + keys),
         crate::Form::OneWay | crate::Form::BothWays => (queries, keys),

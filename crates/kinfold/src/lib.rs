@@ -1,14 +1,14 @@
 //! Exact contrastive losses: embeddings in; loss, gradients and measures out.
 //!
-//! [`InfoNce`] is InfoNCE one way, both ways (CLIP) and NT-Xent (SimCLR), over plain slices of
+//! [`ContrastiveLoss`] is InfoNCE one way, both ways (CLIP) and NT-Xent (SimCLR), over plain slices of
 //! `f32`, `f64`, `f16` or `bf16`. It never builds the n × n matrix of similarities, loses no
 //! precision when the loss is small, and gives the same bits for every number of threads.
 //!
 //! ```
-//! use kinfold::{Embeddings, InfoNce, Temperature};
+//! use kinfold::{Embeddings, ContrastiveLoss, Temperature};
 //!
 //! # let (q, k, dim) = (vec![0.5f32, 1.0, -1.0, 0.2], vec![0.4f32, 1.0, -1.0, 0.3], 2);
-//! let loss = InfoNce::new(Temperature::new(0.1)?).symmetric(); // validated once; cheap to copy
+//! let loss = ContrastiveLoss::info_nce(Temperature::new(0.1)?).symmetric(); // validated once; cheap to copy
 //! let queries = Embeddings::new(&q, dim)?; // [n, dim], borrowed
 //! let keys = Embeddings::new(&k, dim)?;
 //! let value: f64 = loss.value(queries, keys)?.mean; // forward only
@@ -37,6 +37,6 @@ pub use engine::Instructions;
 pub use engine::{Gemm, WORTH_THREADS, on_threads_of, release_memory};
 pub use error::Error;
 pub use loss::{
-    Batch, Form, GradientMut, InfoNce, Objective, Preset, Reduction, Similarity, Statistics,
-    Temperature, Value, ValueAndGradient,
+    Batch, ContrastiveLoss, Form, GradientMut, Objective, Preset, Reduction, Similarity,
+    Statistics, Temperature, Value, ValueAndGradient,
 };

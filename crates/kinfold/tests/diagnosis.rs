@@ -1,7 +1,7 @@
 //! Verdicts on made cases: each has to be told by its first finding, and what is healthy by none.
 
 use kinfold::diagnosis::{Diagnosis, Kind, Options, Severity, diagnose};
-use kinfold::{Embeddings, InfoNce, Preset};
+use kinfold::{ContrastiveLoss, Embeddings, Preset};
 
 mod common;
 use common::{normal, tau};
@@ -322,7 +322,7 @@ fn the_numbers_are_the_definitions() {
         let pairs = healthy(n, d, 9);
         let diagnosis = pairs.diagnosed(t);
         let [q, k] = [&pairs.queries, &pairs.keys].map(|x| Embeddings::new(x, d).unwrap());
-        let loss = InfoNce::new(tau(t));
+        let loss = ContrastiveLoss::info_nce(tau(t));
         assert_eq!(diagnosis.loss.value, loss.value(q, k).unwrap().mean);
         assert_eq!(diagnosis.loss.keys_to_queries, loss.value(k, q).unwrap().mean);
         assert_eq!(diagnosis.loss.floor, loss.floor(n).unwrap());

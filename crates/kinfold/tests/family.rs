@@ -2,7 +2,9 @@
 //! temperatures, types and threads.
 
 use kinfold::loss::reference::Dense;
-use kinfold::{Batch, Embeddings, InfoNce, Instructions, Objective, Similarity, ValueAndGradient};
+use kinfold::{
+    Batch, ContrastiveLoss, Embeddings, Instructions, Objective, Similarity, ValueAndGradient,
+};
 use proptest::prelude::*;
 
 mod common;
@@ -40,7 +42,14 @@ impl Given {
 }
 
 /// `unit` is what rounding alone makes of a logit.
-fn same(name: &str, loss: &InfoNce, given: &Given, right: &Dense, sample: &Sample, unit: f64) {
+fn same(
+    name: &str,
+    loss: &ContrastiveLoss,
+    given: &Given,
+    right: &Dense,
+    sample: &Sample,
+    unit: f64,
+) {
     let what = |part: &str| format!("{name}, {part} of {loss:?}");
     let scale = loss.temperature().scale();
     // A loss may be a difference of terms as large as the logits.
@@ -91,7 +100,7 @@ fn rounded(sample: &Sample) -> Sample {
 }
 
 /// The same batch in f32.
-fn in_f32(sample: &Sample, loss: &InfoNce) -> Given {
+fn in_f32(sample: &Sample, loss: &ContrastiveLoss) -> Given {
     let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<_>>();
     let queries = narrow(&sample.queries);
     let keys = sample.keys.as_deref().map(narrow);
@@ -244,13 +253,13 @@ proptest! {
     }
 }
 
-fn is_corrected(loss: &InfoNce) -> bool {
+fn is_corrected(loss: &ContrastiveLoss) -> bool {
     matches!(loss.objective(), Objective::Debiased { .. } | Objective::HardNegatives { .. })
 }
 
 /// Whether the oracle itself says something else of input that is off by 1e-10: corrected negatives
 /// are a difference, of which little may be left, and they have a kink, which duplicates can hit.
-fn on_edge(loss: &InfoNce, sample: &Sample, right: &Dense) -> bool {
+fn on_edge(loss: &ContrastiveLoss, sample: &Sample, right: &Dense) -> bool {
     const OFF: f64 = 1e-10;
     if !is_corrected(loss) {
         return false;
@@ -405,7 +414,7 @@ fn what_a_guide_finds_equal_stays() {
     let (q, k, of_q) = (narrow(1, n * d), narrow(2, n * d), narrow(3, n * d));
     let of_k = narrow(4, d).repeat(n);
     let [q, k, of_q, of_k] = [&q, &k, &of_q, &of_k].map(|x| Embeddings::new(x, d).unwrap());
-    let loss = InfoNce::new(common::tau(0.2));
+    let loss = ContrastiveLoss::info_nce(common::tau(0.2));
     let right = loss.value(q, k).unwrap();
     let guided = loss.value_of(&Batch::new(q, k).with_guide(of_q, of_k, None)).unwrap();
     assert_eq!(guided.rows, right.rows);

@@ -1,7 +1,7 @@
 //! What must not change a loss, and losses that are each other, by the oracle.
 
 use kinfold::loss::reference::Dense;
-use kinfold::{Form, InfoNce, Objective, Reduction};
+use kinfold::{ContrastiveLoss, Form, Objective, Reduction};
 
 mod common;
 #[path = "common/sample.rs"]
@@ -182,11 +182,11 @@ fn workers_with_an_offset_make_up_the_whole() {
 /// Where settings make one loss another, it is the same number.
 #[test]
 fn some_losses_are_each_other() {
-    let of = |loss: InfoNce, objective| loss.with_objective(objective).unwrap();
+    let of = |loss: ContrastiveLoss, objective| loss.with_objective(objective).unwrap();
     for loss in forms(0.3) {
         let sample = Sample::random(&loss, 5, 6, 3);
         let plain = sample.dense(&loss);
-        let equal = |what: &str, other: &InfoNce, expected: &Dense| {
+        let equal = |what: &str, other: &ContrastiveLoss, expected: &Dense| {
             same(what, &sample.dense(other), expected, 1e-12);
         };
         let debiased = |positive_share| of(loss, Objective::Debiased { positive_share });
@@ -201,17 +201,17 @@ fn some_losses_are_each_other() {
         equal("no margin", &loss.with_margin(0.0).unwrap(), &plain);
     }
     // Labels that only the two of a pair share.
-    let loss = InfoNce::nt_xent(tau(0.3));
+    let loss = ContrastiveLoss::nt_xent(tau(0.3));
     let sample = Sample::random(&loss, 5, 6, 3);
     let labelled = Sample { labels: Some((0..6).collect()), ..sample.clone() };
     for objective in [Objective::SupConOutside, Objective::SupConInside] {
         same("pairs", &labelled.dense(&of(loss, objective)), &sample.dense(&loss), 1e-14);
     }
     // Every pair on its own: one way and both ways have the same pairs.
-    let loss = of(InfoNce::new(tau(0.3)), Objective::Sigmoid { bias: -1.0 });
+    let loss = of(ContrastiveLoss::info_nce(tau(0.3)), Objective::Sigmoid { bias: -1.0 });
     same("sigmoid", &sample.dense(&loss), &sample.dense(&loss.symmetric()), 1e-13);
     // Keys before rows that are alone.
-    let loss = InfoNce::sup_con(tau(0.3));
+    let loss = ContrastiveLoss::sup_con(tau(0.3));
     let mut sample = Sample::random(&loss, 5, 6, 3);
     let mut two = sample.dense(&loss);
     sample.queries.extend(sample.keys.take().unwrap());
@@ -224,7 +224,7 @@ fn some_losses_are_each_other() {
 fn a_row_without_a_positive_gives_nothing_and_counts() {
     let x = normal(5, 6 * 3);
     for objective in [Objective::SupConOutside, Objective::SupConInside] {
-        let loss = InfoNce::sup_con(tau(0.3)).with_objective(objective).unwrap();
+        let loss = ContrastiveLoss::sup_con(tau(0.3)).with_objective(objective).unwrap();
         let mut sample = Sample::new(&x, &x, 3);
         (sample.keys, sample.labels) = (None, Some([1, 2, 1, 3, 2, 1].to_vec()));
         let out = sample.dense(&loss);

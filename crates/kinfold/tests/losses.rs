@@ -1,19 +1,30 @@
 //! The fast path against the oracle, over shapes, temperatures, threads, types and bad input.
 
 use kinfold::loss::reference::info_nce;
-use kinfold::{Element, Embeddings, Error, InfoNce, Instructions, Real, Similarity, bf16, f16};
+use kinfold::{
+    ContrastiveLoss, Element, Embeddings, Error, Instructions, Real, Similarity, bf16, f16,
+};
 use proptest::prelude::*;
 
 mod common;
 use common::{normal, relative_error, tau};
 
-fn forms(t: f64) -> [InfoNce; 3] {
-    [InfoNce::new(tau(t)), InfoNce::new(tau(t)).symmetric(), InfoNce::nt_xent(tau(t))]
+fn forms(t: f64) -> [ContrastiveLoss; 3] {
+    [
+        ContrastiveLoss::info_nce(tau(t)),
+        ContrastiveLoss::info_nce(tau(t)).symmetric(),
+        ContrastiveLoss::nt_xent(tau(t)),
+    ]
 }
 
 /// Value and gradients equal the oracle's, to a tolerance in units of the logits' own rounding:
 /// an error of `unit` in a cosine is an error of `unit / τ` in a logit.
-fn equals_oracle<T: Element>(loss: &InfoNce, q: Embeddings<T>, k: Embeddings<T>, unit: f64) {
+fn equals_oracle<T: Element>(
+    loss: &ContrastiveLoss,
+    q: Embeddings<T>,
+    k: Embeddings<T>,
+    unit: f64,
+) {
     let expected = info_nce(loss, q, k);
     let out = loss.value_and_gradient(q, k).unwrap();
     let value = loss.value(q, k).unwrap().mean;
@@ -47,7 +58,7 @@ fn size(x: &[f64]) -> f64 {
 
 /// The size of the terms that a gradient adds up: 1/(n·τ) for each row, divided by the row's length
 /// for the cosine, times the length of the other side's longest row for the dot product.
-fn loss_pull<T: Element>(loss: &InfoNce, own: Embeddings<T>, other: Embeddings<T>) -> f64 {
+fn loss_pull<T: Element>(loss: &ContrastiveLoss, own: Embeddings<T>, other: Embeddings<T>) -> f64 {
     let length =
         |x: &Embeddings<T>, i| size(&x.row(i).iter().map(|x| x.real().f64()).collect::<Vec<_>>());
     let longest = (0..other.rows()).map(|i| length(&other, i)).fold(0.0, f64::max);
@@ -84,7 +95,7 @@ proptest! {
     ) {
         let offset = (more as f64 * at) as usize;
         let (q, k) = (normal(seed, n * d), normal(seed ^ 1, (n + more) * d));
-        let loss = InfoNce::new(tau(0.2)).with_offset(offset);
+        let loss = ContrastiveLoss::info_nce(tau(0.2)).with_offset(offset);
         let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
         equals_oracle(&loss, q, k, 1e-12);
     }
@@ -308,12 +319,12 @@ fn bad_input_is_an_error_that_names_it() {
     let three = Embeddings::new(&x[..9], 3).unwrap();
     let wide = Embeddings::new(&x, 4).unwrap();
     let none = Embeddings::new(&x[..0], 3).unwrap();
-    let loss = InfoNce::new(tau(0.1));
+    let loss = ContrastiveLoss::info_nce(tau(0.1));
     let message = |result: Result<kinfold::Value, Error>| result.unwrap_err().to_string();
 
     let text = message(loss.symmetric().value(four, three));
     assert_eq!(text, "keys have 3 rows but queries have 4");
-    let text = message(InfoNce::nt_xent(tau(0.1)).value(three, four));
+    let text = message(ContrastiveLoss::nt_xent(tau(0.1)).value(three, four));
     assert_eq!(text, "keys have 4 rows but queries have 3");
     let text = message(loss.value(four, three));
     assert_eq!(text, "query 3 has its positive at key 3 + 0, but there are only 3 keys");

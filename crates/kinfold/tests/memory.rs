@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 use kinfold::diagnosis::{Options, diagnose};
-use kinfold::{Batch, Embeddings, GradientMut, InfoNce, Similarity};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, GradientMut, Similarity};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,7 +56,7 @@ static ALLOCATOR: Counting = Counting;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Bytes at the peak of a call, beyond what its caller holds.
-fn peak(loss: &InfoNce, n: usize, d: usize, gradient: bool) -> usize {
+fn peak(loss: &ContrastiveLoss, n: usize, d: usize, gradient: bool) -> usize {
     let x: Vec<f32> = normal(n as u64, 2 * n * d).iter().map(|&x| x as f32).collect();
     let (q, k) = x.split_at(n * d);
     let (q, k) = (Embeddings::new(q, d).unwrap(), Embeddings::new(k, d).unwrap());
@@ -74,8 +74,12 @@ fn peak(loss: &InfoNce, n: usize, d: usize, gradient: bool) -> usize {
     PEAK.load(Ordering::SeqCst) - before
 }
 
-fn forms(t: f64) -> [InfoNce; 3] {
-    [InfoNce::new(tau(t)), InfoNce::new(tau(t)).symmetric(), InfoNce::nt_xent(tau(t))]
+fn forms(t: f64) -> [ContrastiveLoss; 3] {
+    [
+        ContrastiveLoss::info_nce(tau(t)),
+        ContrastiveLoss::info_nce(tau(t)).symmetric(),
+        ContrastiveLoss::nt_xent(tau(t)),
+    ]
 }
 
 #[test]
@@ -133,7 +137,7 @@ const BESIDE: [&str; 7] = [
 
 /// What a call says it needs, and the peaks with gradients and without; None where what stands beside
 /// has no meaning for the loss.
-fn peaks(loss: &InfoNce, beside: &str, n: usize, d: usize) -> Option<[usize; 3]> {
+fn peaks(loss: &ContrastiveLoss, beside: &str, n: usize, d: usize) -> Option<[usize; 3]> {
     let loss = match beside {
         "margin" => loss.with_margin(0.1).ok()?,
         "smoothing and ids" => loss.with_label_smoothing(0.1).ok()?,
@@ -194,7 +198,7 @@ fn no_loss_needs_a_matrix() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     rayon::broadcast(|_| ());
     let (n, d) = (6_000, 8);
-    let of_interest = |loss: &InfoNce| loss.similarity() == Similarity::Cosine;
+    let of_interest = |loss: &ContrastiveLoss| loss.similarity() == Similarity::Cosine;
     for loss in every_loss(0.1).into_iter().filter(of_interest) {
         let small = loss.with_memory_budget(0);
         let [said, both, forward] = peaks(&small, "nothing", n, d).unwrap();

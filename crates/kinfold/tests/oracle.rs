@@ -1,7 +1,7 @@
 //! The oracle itself: against central differences, closed forms and the published table.
 
 use kinfold::loss::reference::{dense, info_nce};
-use kinfold::{Batch, Embeddings, InfoNce, Objective, Preset, Similarity, Temperature};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Preset, Similarity, Temperature};
 
 mod common;
 #[path = "common/sample.rs"]
@@ -116,7 +116,7 @@ fn identical_embeddings_give_the_ceiling() {
         let x = vec![0.5; n * 4]; // of length 1, so that the dot product is 1, too
         for loss in every_loss(0.2) {
             let sample = Sample::pairs(&loss, &x, &x, 4);
-            let at_ceiling = |loss: &InfoNce| {
+            let at_ceiling = |loss: &ContrastiveLoss| {
                 let (mean, ceiling) = (sample.dense(loss).mean, loss.ceiling(n));
                 assert!((mean - ceiling).abs() < 1e-12, "{loss:?}, n = {n}: {mean}, {ceiling}");
             };
@@ -207,7 +207,7 @@ fn several_positives_give_closed_forms() {
         (Objective::SupConOutside, 0.3),
         (Objective::SupConInside, 0.3),
     ] {
-        let loss = InfoNce::sup_con(tau(t)).with_objective(objective).unwrap();
+        let loss = ContrastiveLoss::sup_con(tau(t)).with_objective(objective).unwrap();
         let out = dense(&loss.with_margin(margin).unwrap(), &batch);
         // Positives are alike, so their mean is the same inside and outside.
         let positive = near * (-margin / t).exp();
@@ -234,7 +234,7 @@ fn smoothing_is_cross_entropy_with_a_smoothed_target() {
 fn within_views_each_row_has_three_times_the_negatives() {
     let (n, t) = (4, 0.4f64);
     let x = orthonormal(n);
-    let loss = InfoNce::new(tau(t)).with_within_views(true).unwrap();
+    let loss = ContrastiveLoss::info_nce(tau(t)).with_within_views(true).unwrap();
     let far = 3.0 * (n as f64 - 1.0) * (-1.0 / t).exp();
     let mut sample = Sample::new(&x, &x, n);
     close("without a guide", sample.dense(&loss).mean, far.ln_1p(), 1e-14);
@@ -252,7 +252,7 @@ fn within_views_each_row_has_three_times_the_negatives() {
 fn a_guide_leaves_out_what_is_closer_than_the_pair() {
     let t = 0.5f64;
     let x = orthonormal(3);
-    let loss = InfoNce::new(tau(t));
+    let loss = ContrastiveLoss::info_nce(tau(t));
     let mut sample = Sample::new(&x, &x, 3);
     sample.negatives = x[..6].to_vec();
     let at =
@@ -289,7 +289,7 @@ fn ids_leave_out_known_duplicates() {
         assert!(out.queries.iter().chain(&out.keys).all(|g| *g == 0.0), "{loss:?}");
     }
     // Pairs 0 and 1 are of one thing, and a shared negative is of the thing of pair 2.
-    let loss = InfoNce::new(tau(t));
+    let loss = ContrastiveLoss::info_nce(tau(t));
     let mut sample = Sample::new(&x, &x, n);
     sample.negatives = x[8..12].to_vec();
     sample.ids = Some([5, 5, 6, 8, 6].to_vec());
@@ -339,7 +339,7 @@ fn huge_logits_give_their_difference() {
     let k = [-100.0, 100.0];
     let cosine = (1e-4, Similarity::Cosine);
     for (t, similarity) in [(1.0, Similarity::Dot), cosine] {
-        let loss = InfoNce::new(tau(t)).with_similarity(similarity);
+        let loss = ContrastiveLoss::info_nce(tau(t)).with_similarity(similarity);
         let out = Sample::new(&q, &k, 1).dense(&loss);
         assert_eq!(out.rows, [2e4, 0.0]);
         assert_eq!((out.mean, out.log_scale), (1e4, 1e4));
@@ -348,7 +348,7 @@ fn huge_logits_give_their_difference() {
     }
     // Logits of 2^20 and 2^20 − 1, which differ by 1: the first query prefers its own key by that.
     let far = 1_048_576.0;
-    let loss = InfoNce::new(tau(1.0)).with_similarity(Similarity::Dot);
+    let loss = ContrastiveLoss::info_nce(tau(1.0)).with_similarity(Similarity::Dot);
     let out = Sample::new(&[far, far], &[1.0, 1.0 - 1.0 / far], 1).dense(&loss);
     let loses = 1.0f64.exp() / (1.0 + 1.0f64.exp());
     close("log scale", out.log_scale, (loses - (1.0 - loses)) / 2.0, 1e-15);
@@ -389,8 +389,8 @@ fn cross_entropy_is_the_published_table() {
         (256, 0.07, "5.545", "1.59e-4", "1.51e-4", "0.9998"),
         (4096, 0.1, "8.318", "0.1705", "0.1701", "0.844"),
     ];
-    let preset: InfoNce = "cross-entropy".parse::<Preset>().unwrap().loss();
-    assert_eq!(preset, InfoNce::new(tau(1.0)));
+    let preset: ContrastiveLoss = "cross-entropy".parse::<Preset>().unwrap().loss();
+    assert_eq!(preset, ContrastiveLoss::info_nce(tau(1.0)));
     for (n, t, ceiling, identity, floor, probability) in table {
         let loss = preset.with_temperature(tau(t));
         let same = |value: f64, printed: &str| {

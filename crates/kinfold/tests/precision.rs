@@ -3,7 +3,7 @@
 
 use kinfold::loss::Form;
 use kinfold::loss::reference::info_nce;
-use kinfold::{Embeddings, InfoNce, Instructions, Similarity};
+use kinfold::{ContrastiveLoss, Embeddings, Instructions, Similarity};
 use proptest::prelude::*;
 
 mod common;
@@ -52,7 +52,7 @@ fn times(a: &[f32], b: &[f32], m: usize) -> Vec<f32> {
     a.chunks(m).flat_map(|row| b.chunks(m).map(|column| dot(row, column))).collect()
 }
 
-fn dense(loss: &InfoNce, q: &[f32], k: &[f32], d: usize) -> Dense {
+fn dense(loss: &ContrastiveLoss, q: &[f32], k: &[f32], d: usize) -> Dense {
     let (n, scale) = (q.len() / d, loss.temperature().scale() as f32);
     let cosine = loss.similarity() == Similarity::Cosine;
     let length = |x: &[f32]| if cosine { dot(x, x).sqrt().max(1e-12) } else { 1.0 };
@@ -112,7 +112,7 @@ const FLOOR: f64 = 4.0 * f32::EPSILON as f64;
 
 /// Over all `inputs` together, by root mean square: rounding is a matter of luck on any one of them,
 /// where a single logit may decide, for the dense computation as for ours.
-fn within_budget(loss: &InfoNce, inputs: &[(Vec<f32>, Vec<f32>)], d: usize) {
+fn within_budget(loss: &ContrastiveLoss, inputs: &[(Vec<f32>, Vec<f32>)], d: usize) {
     for instructions in Instructions::available() {
         // Squares of our errors, of the dense computation's, and of the sizes: loss, queries, keys.
         let mut squares = [[0.0; 3]; 3];
@@ -154,8 +154,12 @@ fn pairs(seed: u64, n: usize, d: usize, noise: f64) -> (Vec<f32>, Vec<f32>) {
     (q.iter().map(|&x| x as f32).collect(), k)
 }
 
-fn forms(t: f64) -> [InfoNce; 3] {
-    [InfoNce::new(tau(t)), InfoNce::new(tau(t)).symmetric(), InfoNce::nt_xent(tau(t))]
+fn forms(t: f64) -> [ContrastiveLoss; 3] {
+    [
+        ContrastiveLoss::info_nce(tau(t)),
+        ContrastiveLoss::info_nce(tau(t)).symmetric(),
+        ContrastiveLoss::nt_xent(tau(t)),
+    ]
 }
 
 #[test]

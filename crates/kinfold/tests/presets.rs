@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a test says which cases it has no loss for")]
 
 use kinfold::loss::reference::{Dense, dense};
-use kinfold::{Batch, Element, Embeddings, InfoNce, Objective, Preset, Real, Temperature};
+use kinfold::{Batch, ContrastiveLoss, Element, Embeddings, Objective, Preset, Real, Temperature};
 use serde_json::Value;
 
 mod common;
@@ -11,7 +11,7 @@ use common::tau;
 /// Whether the engine is held against the golden numbers, too.
 const ENGINE: bool = true;
 
-type Implementation = fn(&InfoNce, &Batch<'_, f64>) -> Dense;
+type Implementation = fn(&ContrastiveLoss, &Batch<'_, f64>) -> Dense;
 
 fn implementations() -> Vec<(&'static str, Implementation)> {
     let all: [(_, Implementation); 2] = [("oracle", dense), ("engine", engine)];
@@ -19,7 +19,7 @@ fn implementations() -> Vec<(&'static str, Implementation)> {
 }
 
 /// What the engine answers, as the oracle would say it.
-fn engine<T: Element>(loss: &InfoNce, batch: &Batch<'_, T>) -> Dense {
+fn engine<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense {
     let out = loss.value_and_gradient_of(batch).unwrap();
     let wide = |x: Vec<T::Real>| x.into_iter().map(Real::f64).collect();
     Dense {
@@ -66,7 +66,7 @@ impl Case<'_> {
     }
 
     /// The preset, with the settings of this case.
-    fn loss(&self) -> InfoNce {
+    fn loss(&self) -> ContrastiveLoss {
         let usual = self.preset.at(self.temperature());
         let replaced = matches!(self.mode(), "paired" | "unpaired");
         let loss = if replaced { usual.with_in_batch_negatives(false).unwrap() } else { usual };

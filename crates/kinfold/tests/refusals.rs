@@ -1,7 +1,7 @@
 //! What has no meaning is refused, with the reason: settings when they are put together or at the
 //! latest when a loss is called, batches when a loss is called.
 
-use kinfold::{Batch, Embeddings, Error, InfoNce, Objective, Similarity};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Error, Objective, Similarity};
 
 mod common;
 use common::tau;
@@ -14,19 +14,19 @@ const DEBIASED: Objective = Objective::Debiased { positive_share: 0.1 };
 const HARD: Objective = Objective::HardNegatives { positive_share: 0.1, concentration: 1.0 };
 const SIGMOID: Objective = Objective::Sigmoid { bias: -1.0 };
 
-fn one_way() -> InfoNce {
-    InfoNce::new(tau(0.5))
+fn one_way() -> ContrastiveLoss {
+    ContrastiveLoss::info_nce(tau(0.5))
 }
 
-fn both_ways() -> InfoNce {
+fn both_ways() -> ContrastiveLoss {
     one_way().symmetric()
 }
 
-fn nt_xent() -> InfoNce {
-    InfoNce::nt_xent(tau(0.5))
+fn nt_xent() -> ContrastiveLoss {
+    ContrastiveLoss::nt_xent(tau(0.5))
 }
 
-fn with(loss: InfoNce, objective: Objective) -> InfoNce {
+fn with(loss: ContrastiveLoss, objective: Objective) -> ContrastiveLoss {
     loss.with_objective(objective).unwrap()
 }
 
@@ -62,7 +62,7 @@ fn numbers_out_of_their_range() {
     for given in [infinite, -infinite, nan] {
         let must = format!("is {given}, but it must be a finite number");
         refused(one_way().with_margin(given), &format!("the margin {must}"));
-        refused(InfoNce::sig_lip(tau(0.1), given), &format!("the bias {must}"));
+        refused(ContrastiveLoss::sig_lip(tau(0.1), given), &format!("the bias {must}"));
     }
     for given in [-0.1, 1.1, nan] {
         refused(one_way().with_label_smoothing(given), "label smoothing is");
@@ -153,7 +153,7 @@ fn batches_that_disagree_with_a_loss() {
     let wide_pair = Embeddings::new(&numbers[..6], 3).unwrap();
     let plain = Batch::new(two, two);
     let labels = [1, 2];
-    let sup_con = InfoNce::sup_con(tau(0.5));
+    let sup_con = ContrastiveLoss::sup_con(tau(0.5));
     let given_alone = one_way().with_in_batch_negatives(false).unwrap();
     let one_way = one_way();
     for (loss, batch, reason) in [
@@ -326,6 +326,6 @@ fn numbers_that_are_not_finite() {
             refused(one_way().value_of(&batch), &reason);
         }
         let labelled = Batch::labelled(wrong, &[1, 1]);
-        refused(InfoNce::sup_con(tau(0.5)).value_of(&labelled), "queries hold");
+        refused(ContrastiveLoss::sup_con(tau(0.5)).value_of(&labelled), "queries hold");
     }
 }

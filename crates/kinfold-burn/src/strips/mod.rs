@@ -20,7 +20,7 @@ use crate::config::Reduction;
 use crate::info_nce::Learned;
 use burn::tensor::{DType, Tensor};
 use candidates::{Block, Pass, Right};
-use kinfold::InfoNce;
+use kinfold::ContrastiveLoss;
 use problem::Problem;
 use row::RowLosses;
 
@@ -29,7 +29,7 @@ pub(crate) const ROWS: usize = 1024;
 
 /// The loss of a batch that has been checked, `rows` rows at a time.
 pub(crate) fn forward(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     reduction: Reduction,
     batch: PairBatch,
     learned: Learned,

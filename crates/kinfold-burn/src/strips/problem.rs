@@ -8,7 +8,7 @@ use crate::batch::Negatives;
 use crate::info_nce::Learned;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor};
-use kinfold::{Form, InfoNce, NORM_FLOOR, Objective, Similarity};
+use kinfold::{ContrastiveLoss, Form, NORM_FLOOR, Objective, Similarity};
 
 /// Places of the matrices among those that are compared. Where all views choose, both are one matrix,
 /// the queries above the keys, in the queries' place.
@@ -17,7 +17,7 @@ pub(super) const KEYS: usize = 1;
 pub(super) const NEGATIVES: usize = 2;
 
 pub(super) struct Problem {
-    pub(super) loss: InfoNce,
+    pub(super) loss: ContrastiveLoss,
     /// As they are compared: of unit length for the cosine.
     pub(super) compared: [Option<Tensor<2>>; 3],
     /// 1/τ and the sigmoid's bias, `[1, 1]`.
@@ -37,7 +37,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(loss: &InfoNce, batch: PairBatch, learned: &Learned) -> Self {
+    pub(super) fn new(loss: &ContrastiveLoss, batch: PairBatch, learned: &Learned) -> Self {
         let dtype = match batch.queries.dtype() {
             DType::F16 | DType::BF16 => DType::F32,
             dtype => dtype,

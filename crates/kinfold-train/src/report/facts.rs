@@ -6,7 +6,7 @@
 use super::snapshots::Seen;
 use crate::run::{CONFIG, METRICS, SUMMARY, Summary};
 use crate::{Error, Settings};
-use kinfold::{InfoNce, Temperature};
+use kinfold::{ContrastiveLoss, Temperature};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
@@ -106,7 +106,12 @@ impl Facts {
 }
 
 /// Gives every step its floor, at the temperature it had, and returns the ceiling.
-fn ruler(steps: &mut [Step], settings: &Settings, loss: InfoNce, summary: Option<&Value>) -> f64 {
+fn ruler(
+    steps: &mut [Step],
+    settings: &Settings,
+    loss: ContrastiveLoss,
+    summary: Option<&Value>,
+) -> f64 {
     let batch = settings.batch.unwrap_or(2);
     let said = summary.and_then(|summary| summary.get("loss_ceiling")?.as_f64());
     // Which candidates a row has, only the run itself knows where some are left out or queued.

@@ -4,7 +4,7 @@
 //! `cargo +nightly fuzz run losses` from `crates/kinfold`.
 #![no_main]
 
-use kinfold::{Batch, Embeddings, InfoNce, Instructions, Objective, Reduction, Temperature};
+use kinfold::{Batch, Embeddings, ContrastiveLoss, Instructions, Objective, Reduction, Temperature};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: ([u8; 20], u16, Vec<u8>)| {
@@ -68,7 +68,7 @@ fuzz_target!(|input: ([u8; 20], u16, Vec<u8>)| {
     check(&loss, &batch);
 });
 
-fn loss(tau: Temperature, form: u8, objective: u8, number: u8) -> Option<InfoNce> {
+fn loss(tau: Temperature, form: u8, objective: u8, number: u8) -> Option<ContrastiveLoss> {
     let number = f64::from(number);
     let share = number / 256.0;
     let objective = match objective % 8 {
@@ -82,14 +82,14 @@ fn loss(tau: Temperature, form: u8, objective: u8, number: u8) -> Option<InfoNce
         _ => Objective::Sigmoid { bias: number - 128.0 },
     };
     let loss = match form % 3 {
-        0 => InfoNce::new(tau),
-        1 => InfoNce::new(tau).symmetric(),
-        _ => InfoNce::nt_xent(tau),
+        0 => ContrastiveLoss::info_nce(tau),
+        1 => ContrastiveLoss::info_nce(tau).symmetric(),
+        _ => ContrastiveLoss::nt_xent(tau),
     };
     loss.with_objective(objective).ok()
 }
 
-fn check(loss: &InfoNce, batch: &Batch<'_, f32>) {
+fn check(loss: &ContrastiveLoss, batch: &Batch<'_, f32>) {
     for instructions in Instructions::available() {
         let loss = loss.with_instructions(instructions);
         let one = loss.with_threads(1).value_and_gradient_of(batch);

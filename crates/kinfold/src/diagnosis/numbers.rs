@@ -16,7 +16,7 @@ use super::{Diagnosis, Options, ruler};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, Real, norm};
 use crate::engine::Cosines;
-use crate::loss::{InfoNce, Preset, Similarity, Temperature};
+use crate::loss::{ContrastiveLoss, Preset, Similarity, Temperature};
 use crate::measures::{
     Centred, Hubness, Rank, Retrieval, alignment, dimension_spread, duplicates, mean_cosine,
     modality_gap, rank_of, singular_values, uniformity, unit_rows,
@@ -52,7 +52,7 @@ impl<T: Element> Pairs<'_, T> {
 
     /// The loss of each sampled query among all keys.
     fn losses(&self, temperature: f64) -> Result<Vec<f64>, Error> {
-        let loss = InfoNce::new(Temperature::new(temperature)?);
+        let loss = ContrastiveLoss::info_nce(Temperature::new(temperature)?);
         Ok(loss.value(self.queries.first(self.rows), self.keys)?.rows)
     }
 }
@@ -252,7 +252,7 @@ fn two_digits(x: f64) -> f64 {
 }
 
 fn floor(n: usize, temperature: f64) -> f64 {
-    let loss = Temperature::new(temperature).ok().map(InfoNce::new);
+    let loss = Temperature::new(temperature).ok().map(ContrastiveLoss::info_nce);
     loss.and_then(|loss| loss.floor(n)).unwrap_or(0.0)
 }
 
@@ -262,7 +262,7 @@ fn standing<T: Element>(
     rows: &[f64],
 ) -> Result<Standing, Error> {
     let n = pairs.n();
-    let loss = InfoNce::new(temperature);
+    let loss = ContrastiveLoss::info_nce(temperature);
     let queries = pairs.queries.first(pairs.rows);
     let back = loss.value(pairs.keys.first(pairs.rows), pairs.queries)?.mean;
     let gradient = loss.value_and_gradient(queries, pairs.keys)?.queries;

@@ -2,16 +2,16 @@
 //!
 //! Comes in: a loss and a number of pairs. Goes out: nats, and temperatures. It never sees embeddings.
 
-use crate::loss::{Form, InfoNce, Objective};
+use crate::loss::{ContrastiveLoss, Form, Objective};
 
-/// The least value that `pairs` pairs of unit embeddings can reach; see [`InfoNce::floor`].
+/// The least value that `pairs` pairs of unit embeddings can reach; see [`ContrastiveLoss::floor`].
 ///
 /// It is reached where every pair is identical and the n directions form a regular simplex, whose
 /// cosines are −1/(n−1), in n − 1 or more dimensions: `ln(1 + m·exp(−n/((n−1)τ)))` with m negatives a
 /// row for the softmax, `ln m − n/((n−1)τ)` for the decoupled loss. The simplex is optimal by the
 /// argument of Wang and Isola (2020) and Graf et al. (2021). A margin m takes m/τ off the positive's
 /// logit.
-pub(crate) fn floor(loss: &InfoNce, pairs: usize) -> Option<f64> {
+pub(crate) fn floor(loss: &ContrastiveLoss, pairs: usize) -> Option<f64> {
     if loss.label_smoothing != 0.0 || loss.within_views || !loss.in_batch {
         return None;
     }
@@ -85,7 +85,7 @@ mod tests {
     fn the_temperature_for_a_floor_has_that_floor() {
         for n in [2, 32, 256, 4096, 1_000_000] {
             let temperature = temperature_for_floor(n, 0.1);
-            let loss = InfoNce::new(Temperature::new(temperature).expect("above 0"));
+            let loss = ContrastiveLoss::info_nce(Temperature::new(temperature).expect("above 0"));
             let floor = loss.floor(n).expect("known");
             assert!((floor - 0.1).abs() < 1e-9, "{n}: {floor}");
         }
@@ -108,7 +108,7 @@ mod tests {
     fn even_directions_are_between_floor_and_ceiling() {
         for (n, d) in [(10, 2), (256, 16), (5000, 256), (100, 200)] {
             for t in [0.02, 0.1, 1.0] {
-                let loss = InfoNce::new(Temperature::new(t).expect("above 0"));
+                let loss = ContrastiveLoss::info_nce(Temperature::new(t).expect("above 0"));
                 let (least, even) = (loss.floor(n).expect("known"), even(n, d, t));
                 assert!(least <= even && even < (n as f64).ln(), "{n} {d} {t}: {least} {even}");
                 assert_eq!(least == even, n <= d + 1);

@@ -11,7 +11,7 @@ use super::rule::{Choosing, Count};
 use super::run::{Run, Sides};
 use super::{Outcome, positive_weights};
 use crate::embeddings::{Element, Real};
-use crate::loss::{Batch, Form, InfoNce, Negatives, Objective};
+use crate::loss::{Batch, ContrastiveLoss, Form, Negatives, Objective};
 
 /// The matrices of a batch as they are compared.
 struct Matrices<'a, T> {
@@ -56,7 +56,7 @@ impl<'a, T: Element> Matrices<'a, T> {
     }
 
     /// The cosine, or dot product, of query i and its key.
-    fn positive(&self, loss: &InfoNce, i: usize) -> f64 {
+    fn positive(&self, loss: &ContrastiveLoss, i: usize) -> f64 {
         self.queries.similarity(i, &self.keys, loss.offset + i)
     }
 

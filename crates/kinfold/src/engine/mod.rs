@@ -80,7 +80,9 @@ mod threads;
 mod within;
 
 use crate::embeddings::Element;
-use crate::loss::{Batch, Form, GradientMut, InfoNce, Negatives, Objective, Statistics, Value};
+use crate::loss::{
+    Batch, ContrastiveLoss, Form, GradientMut, Negatives, Objective, Statistics, Value,
+};
 pub use aligned::release_memory;
 pub(crate) use cosines::Cosines;
 pub use gemm::Gemm;
@@ -101,7 +103,7 @@ pub const WORTH_THREADS: usize = 1 << 20;
 
 /// The loss, and where memory for it is given the gradients, of a batch that has been checked.
 pub(crate) fn run<T: Element>(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     batch: &Batch<'_, T>,
     gradient: Option<GradientMut<'_, T::Real>>,
 ) -> Value {
@@ -169,7 +171,7 @@ impl Outcome {
 
 /// Bytes that [`run`] needs beyond inputs and outputs.
 pub(crate) fn scratch_bytes<T: Element>(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     queries: usize,
     keys: usize,
     dim: usize,
@@ -178,7 +180,12 @@ pub(crate) fn scratch_bytes<T: Element>(
 }
 
 /// See [`cost::products`](crate::cost::products).
-pub(crate) fn products<T: Element>(loss: &InfoNce, queries: usize, keys: usize, dim: usize) -> f64 {
+pub(crate) fn products<T: Element>(
+    loss: &ContrastiveLoss,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+) -> f64 {
     let (plan, kept) = planned::<T>(loss, queries, keys, dim, true);
     let stored = |strips| (0..strips).map(|s| plan.stored_len(s) as f64).sum::<f64>();
     let again = 1.0 - stored(kept) / stored(plan.strips());
@@ -191,8 +198,8 @@ pub(crate) fn products<T: Element>(loss: &InfoNce, queries: usize, keys: usize, 
     }
 }
 
-/// A row's loss where all cosines are 1; see [`InfoNce::ceiling`].
-pub(crate) fn collapsed(loss: &InfoNce, pairs: usize) -> f64 {
+/// A row's loss where all cosines are 1; see [`ContrastiveLoss::ceiling`].
+pub(crate) fn collapsed(loss: &ContrastiveLoss, pairs: usize) -> f64 {
     let candidates = loss.candidates(pairs).max(1);
     let scale = loss.temperature().scale();
     let negatives = candidates - 1;
@@ -209,13 +216,13 @@ pub(crate) fn collapsed(loss: &InfoNce, pairs: usize) -> f64 {
 }
 
 /// Which way the loss is gone about: every pair on its own is the same both ways.
-fn passes(loss: &InfoNce) -> Form {
+fn passes(loss: &ContrastiveLoss) -> Form {
     if loss.objective().is_sigmoid() { Form::OneWay } else { loss.form() }
 }
 
 /// How `loss` will be computed, unless its reference turns out not to be safe.
 fn statistics<T: Element>(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     queries: usize,
     keys: usize,
     dim: usize,
@@ -241,7 +248,7 @@ fn statistics<T: Element>(
 
 /// How `loss` will be cut up, and how many strips of exponentials will be kept.
 fn planned<T: Element>(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     queries: usize,
     keys: usize,
     dim: usize,

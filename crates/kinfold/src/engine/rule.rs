@@ -17,7 +17,7 @@
 //! Q is the sum over the row's own label. Nothing here takes the difference of two numbers that are
 //! nearly the same where the loss is small.
 
-use crate::loss::{InfoNce, Objective};
+use crate::loss::{ContrastiveLoss, Objective};
 
 /// What the strips add up for each element of the matrix of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,7 +171,7 @@ pub(super) enum Count {
 
 impl<'p> Choosing<'p> {
     /// Rows that choose as `loss` says, each with one positive.
-    pub(super) fn new(loss: &InfoNce, negatives: Count, row_weights: &'p [f64]) -> Self {
+    pub(super) fn new(loss: &ContrastiveLoss, negatives: Count, row_weights: &'p [f64]) -> Self {
         let scale = loss.temperature().scale();
         Self {
             rule: Rule::new(loss.objective()),

@@ -13,11 +13,11 @@ use super::strip::{Beside, Problem, Reference, Side};
 use super::threads::Team;
 use super::{Outcome, passes};
 use crate::embeddings::{Element, Embeddings, Real};
-use crate::loss::{Form, InfoNce, Statistics, Value};
+use crate::loss::{ContrastiveLoss, Form, Statistics, Value};
 
 /// One computation.
 pub(super) struct Run<'l, 'o, R> {
-    pub(super) loss: &'l InfoNce,
+    pub(super) loss: &'l ContrastiveLoss,
     pub(super) team: &'l Team,
     pub(super) row_weights: &'l [f64],
     /// The gradient of each query, then of each key, then of explicit negatives where it is asked

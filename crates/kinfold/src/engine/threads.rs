@@ -97,7 +97,7 @@ impl Drop for Team {
     }
 }
 
-/// Runs `call` on this thread, and whatever [losses](crate::InfoNce) it computes on threads of another
+/// Runs `call` on this thread, and whatever [losses](crate::ContrastiveLoss) it computes on threads of another
 /// library's in place of the rayon pool's.
 ///
 /// `fork` is that library's way to do something on several threads at once, this one among them, and to
@@ -111,11 +111,11 @@ impl Drop for Team {
 /// # Examples
 ///
 /// ```
-/// use kinfold::{Embeddings, InfoNce, Temperature, on_threads_of};
+/// use kinfold::{Embeddings, ContrastiveLoss, Temperature, on_threads_of};
 ///
 /// let x: Vec<f32> = (0..64 * 8).map(|i| (i as f32).sin()).collect();
 /// let x = Embeddings::new(&x, 8)?;
-/// let loss = InfoNce::new(Temperature::new(0.1)?).with_threads(2);
+/// let loss = ContrastiveLoss::info_nce(Temperature::new(0.1)?).with_threads(2);
 /// let fork = |work: &(dyn Fn() + Sync)| {
 ///     std::thread::scope(|scope| {
 ///         scope.spawn(work);

@@ -69,7 +69,7 @@ fn side_by_side<T: Element>(
     (rows, columns)
 }
 
-/// See [`InfoNce::with_within_views`](crate::InfoNce::with_within_views).
+/// See [`ContrastiveLoss::with_within_views`](crate::ContrastiveLoss::with_within_views).
 pub(super) fn run<T: Element>(run: &mut Run<'_, '_, T::Real>, batch: &Batch<'_, T>) -> Outcome {
     let keys = batch.keys.unwrap_or(batch.queries);
     let (q, k) = (run.rows(batch.queries, None), run.rows(keys, None));

@@ -3,20 +3,20 @@
 //! Comes in: borrowed embeddings, identities, labels, weights. Goes out: a [`Batch`] whose shapes are
 //! known to agree with each other and with the loss. It never copies.
 
-use super::{Form, InfoNce, Objective};
+use super::{ContrastiveLoss, Form, Objective};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings};
 
 /// Queries, their keys, and what else there is: negatives, identities, labels, weights, a guide.
 ///
 /// ```
-/// use kinfold::{Batch, Embeddings, InfoNce, Temperature};
+/// use kinfold::{Batch, Embeddings, ContrastiveLoss, Temperature};
 ///
 /// let queries = Embeddings::new(&[1.0f32, 0.1, 0.0, 1.0], 2)?;
 /// let keys = Embeddings::new(&[1.0f32, 0.0, 0.2, 1.0], 2)?;
 /// let hard = Embeddings::new(&[0.8f32, 0.6], 2)?; // a negative of every query
 /// let batch = Batch::new(queries, keys).with_negatives(hard);
-/// let out = InfoNce::new(Temperature::new(0.1)?).value_and_gradient_of(&batch)?;
+/// let out = ContrastiveLoss::info_nce(Temperature::new(0.1)?).value_and_gradient_of(&batch)?;
 /// assert_eq!(out.negatives.len(), 2);
 /// # Ok::<(), kinfold::Error>(())
 /// ```
@@ -62,7 +62,7 @@ pub(crate) struct Guide<'a, T> {
 
 impl<'a, T: Element> Batch<'a, T> {
     /// Queries `[n, d]` and keys `[n, d]`, whose rows correspond (`[m, d]` with an
-    /// [offset](InfoNce::with_offset)).
+    /// [offset](ContrastiveLoss::with_offset)).
     pub fn new(queries: Embeddings<'a, T>, keys: Embeddings<'a, T>) -> Self {
         Self { keys: Some(keys), ..Self::rows_alone(queries) }
     }
@@ -141,7 +141,7 @@ impl<'a, T: Element> Batch<'a, T> {
     }
 
     /// Every shape agrees with every other and with `loss`, and every number is finite.
-    pub(crate) fn check(&self, loss: &InfoNce) -> Result<(), Error> {
+    pub(crate) fn check(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
         loss.meaningful()?;
         let queries = &self.queries;
         if queries.rows() == 0 {
@@ -186,7 +186,7 @@ impl<'a, T: Element> Batch<'a, T> {
         self.negatives.given().map_or(Ok(()), |x| x.check_finite("negatives"))
     }
 
-    fn check_keys(&self, loss: &InfoNce, keys: &Embeddings<'a, T>) -> Result<(), Error> {
+    fn check_keys(&self, loss: &ContrastiveLoss, keys: &Embeddings<'a, T>) -> Result<(), Error> {
         let queries = &self.queries;
         same_dimension(("queries", queries), ("keys", keys))?;
         if keys.rows() == 0 {
@@ -214,7 +214,7 @@ impl<'a, T: Element> Batch<'a, T> {
         Ok(())
     }
 
-    fn check_negatives(&self, loss: &InfoNce) -> Result<(), Error> {
+    fn check_negatives(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
         let given = self.negatives.given().is_some();
         if given && (loss.form() != Form::OneWay || loss.objective().is_sigmoid()) {
             return Err(Error::Meaningless(
@@ -266,7 +266,7 @@ impl<'a, T: Element> Batch<'a, T> {
         })
     }
 
-    fn check_weights(&self, loss: &InfoNce) -> Result<(), Error> {
+    fn check_weights(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
         let Some(weights) = self.row_weights else { return Ok(()) };
         let rows = self.rows(loss.form());
         if weights.len() != rows {
@@ -288,7 +288,7 @@ impl<'a, T: Element> Batch<'a, T> {
         Ok(())
     }
 
-    fn check_guide(&self, loss: &InfoNce) -> Result<(), Error> {
+    fn check_guide(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
         let Some(guide) = &self.guide else { return Ok(()) };
         if loss.form() != Form::OneWay || loss.objective() != Objective::Softmax || !loss.in_batch {
             return Err(Error::Meaningless(

@@ -81,9 +81,9 @@ pub enum Similarity {
 /// The contrastive loss: validated once, cheap to copy.
 ///
 /// ```
-/// use kinfold::{Embeddings, InfoNce, Temperature};
+/// use kinfold::{Embeddings, ContrastiveLoss, Temperature};
 ///
-/// let loss = InfoNce::new(Temperature::new(0.1)?).symmetric();
+/// let loss = ContrastiveLoss::info_nce(Temperature::new(0.1)?).symmetric();
 /// let queries = Embeddings::new(&[1.0f32, 0.1, 0.0, 1.0], 2)?; // two queries of dimension 2
 /// let keys = Embeddings::new(&[1.0f32, 0.0, 0.2, 1.0], 2)?; // and their two keys
 /// let out = loss.value_and_gradient(queries, keys)?;
@@ -95,16 +95,16 @@ pub enum Similarity {
 /// Every other loss of the family is the same type with another [`Objective`]:
 ///
 /// ```
-/// use kinfold::{InfoNce, Objective, Temperature};
+/// use kinfold::{ContrastiveLoss, Objective, Temperature};
 ///
-/// let decoupled = InfoNce::nt_xent(Temperature::new(0.1)?).with_objective(Objective::Decoupled)?;
+/// let decoupled = ContrastiveLoss::nt_xent(Temperature::new(0.1)?).with_objective(Objective::Decoupled)?;
 /// // What has no meaning is refused, with the reason.
 /// let refused = decoupled.with_label_smoothing(0.1).unwrap_err();
 /// assert!(refused.to_string().contains("label smoothing"));
 /// # Ok::<(), kinfold::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct InfoNce {
+pub struct ContrastiveLoss {
     temperature: Temperature,
     form: Form,
     similarity: Similarity,
@@ -122,10 +122,10 @@ pub struct InfoNce {
     pub(crate) instructions: Instructions,
 }
 
-impl InfoNce {
+impl ContrastiveLoss {
     /// InfoNCE one way: the mean over queries of the cross-entropy between the logits against all
     /// keys and the query's own key.
-    pub fn new(temperature: Temperature) -> Self {
+    pub fn info_nce(temperature: Temperature) -> Self {
         Self {
             temperature,
             form: Form::OneWay,
@@ -148,7 +148,7 @@ impl InfoNce {
     /// NT-Xent, SimCLR's loss: queries and keys are two views of the same things, and every other
     /// view, of either matrix, is a candidate. The mean is over all 2n rows.
     pub fn nt_xent(temperature: Temperature) -> Self {
-        Self { form: Form::NtXent, ..Self::new(temperature) }
+        Self { form: Form::NtXent, ..Self::info_nce(temperature) }
     }
 
     /// SupCon with the mean over positives outside the logarithm ([`Objective::SupConOutside`]):
@@ -162,7 +162,7 @@ impl InfoNce {
     /// # Errors
     /// When the bias is not finite.
     pub fn sig_lip(temperature: Temperature, bias: f64) -> Result<Self, Error> {
-        Self::new(temperature).with_objective(Objective::Sigmoid { bias })
+        Self::info_nce(temperature).with_objective(Objective::Sigmoid { bias })
     }
 
     /// Both ways: the mean of query → key and key → query, as CLIP has it.
@@ -395,7 +395,7 @@ impl InfoNce {
         if objective.has_labels() && form != Form::NtXent {
             return Some(
                 "SupCon compares every row with every other, so it has one form: build it with \
-                 InfoNce::sup_con or from InfoNce::nt_xent",
+                 ContrastiveLoss::sup_con or from ContrastiveLoss::nt_xent",
             );
         }
         if objective.is_sigmoid() {

@@ -21,7 +21,7 @@ pub struct Value {
 }
 
 /// What a loss came to, and its gradients: of the mean, or of the sum where that is the
-/// [reduction](super::InfoNce::with_reduction).
+/// [reduction](super::ContrastiveLoss::with_reduction).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValueAndGradient<R> {
     /// The mean over rows (by their weights, where they have some), in nats.

@@ -4,7 +4,7 @@
 //! and `tests/golden/README.md` its versions. A preset is the loss alone. Whatever the code does
 //! beside it, the documentation of the preset says.
 
-use super::{Form, InfoNce, Objective, Similarity, Temperature};
+use super::{ContrastiveLoss, Form, Objective, Similarity, Temperature};
 use crate::Error;
 
 /// A named setting. Each is a test against values made by what it is named after.
@@ -13,11 +13,11 @@ use crate::Error;
 pub enum Preset {
     /// `cross-entropy`: normalise both sides, multiply, cross-entropy against `arange(n)`. That is
     /// InfoNCE one way at τ = 1, which leaves it at most one nat below ln n; see
-    /// [`InfoNce::floor`]. Held against torch 2.15.0, `F.cross_entropy`.
+    /// [`ContrastiveLoss::floor`]. Held against torch 2.15.0, `F.cross_entropy`.
     CrossEntropy,
     /// `info-nce-pytorch`: InfoNCE one way at τ = 0.1. Held against info-nce-pytorch 0.1.4. Its
     /// explicit negatives replace the other keys of the batch: with them, add
-    /// [`.with_in_batch_negatives(false)`](InfoNce::with_in_batch_negatives). Its `unpaired` ones are
+    /// [`.with_in_batch_negatives(false)`](ContrastiveLoss::with_in_batch_negatives). Its `unpaired` ones are
     /// [shared](super::Batch::with_negatives), its `paired` ones
     /// [per query](super::Batch::with_negatives_per_query).
     InfoNcePytorch,
@@ -124,7 +124,7 @@ impl Preset {
     }
 
     /// The loss it stands for, at its own temperature.
-    pub fn loss(self) -> InfoNce {
+    pub fn loss(self) -> ContrastiveLoss {
         self.at(Temperature(match self {
             Self::CrossEntropy => 1.0,
             Self::LightlyNtXent | Self::Hcl | Self::Debiased => 0.5,
@@ -138,41 +138,41 @@ impl Preset {
 
     /// The loss it stands for, at another temperature. That is [`loss`](Self::loss) with that
     /// temperature, but for [`SupCon`](Self::SupCon), whose factor depends on it.
-    pub fn at(self, temperature: Temperature) -> InfoNce {
-        let one_way = InfoNce::new(temperature);
-        let views = InfoNce { form: Form::NtXent, ..one_way };
+    pub fn at(self, temperature: Temperature) -> ContrastiveLoss {
+        let one_way = ContrastiveLoss::info_nce(temperature);
+        let views = ContrastiveLoss { form: Form::NtXent, ..one_way };
         match self {
             Self::CrossEntropy | Self::InfoNcePytorch | Self::SentenceTransformersMnrl => one_way,
             Self::LightlyNtXent | Self::PmlNtXent => views,
-            Self::SimClrTf => InfoNce { factor: 2.0, norm_floor: 1e-6, ..views },
-            Self::SupCon => InfoNce {
+            Self::SimClrTf => ContrastiveLoss { factor: 2.0, norm_floor: 1e-6, ..views },
+            Self::SupCon => ContrastiveLoss {
                 similarity: Similarity::Dot,
                 factor: temperature.get() / SUP_CON_BASE,
-                ..InfoNce::sup_con(temperature)
+                ..ContrastiveLoss::sup_con(temperature)
             },
             Self::OpenClip => {
-                InfoNce { form: Form::BothWays, similarity: Similarity::Dot, ..one_way }
+                ContrastiveLoss { form: Form::BothWays, similarity: Similarity::Dot, ..one_way }
             }
-            Self::SigLip => InfoNce {
+            Self::SigLip => ContrastiveLoss {
                 objective: Objective::Sigmoid { bias: -10.0 },
                 similarity: Similarity::Dot,
                 ..one_way
             },
             Self::SentenceTransformersGist => {
-                InfoNce { within_views: true, norm_floor: 1e-8, ..one_way }
+                ContrastiveLoss { within_views: true, norm_floor: 1e-8, ..one_way }
             }
-            Self::MoCo => InfoNce { in_batch: false, ..one_way },
-            Self::Dcl => InfoNce { objective: Objective::Decoupled, ..views },
+            Self::MoCo => ContrastiveLoss { in_batch: false, ..one_way },
+            Self::Dcl => ContrastiveLoss { objective: Objective::Decoupled, ..views },
             Self::DclW => {
-                InfoNce { objective: Objective::DecoupledWeighted { sigma: 0.5 }, ..views }
+                ContrastiveLoss { objective: Objective::DecoupledWeighted { sigma: 0.5 }, ..views }
             }
             Self::Hcl => {
                 let (positive_share, concentration) = (0.1, 1.0);
                 let objective = Objective::HardNegatives { positive_share, concentration };
-                InfoNce { objective, ..views }
+                ContrastiveLoss { objective, ..views }
             }
             Self::Debiased => {
-                InfoNce { objective: Objective::Debiased { positive_share: 0.1 }, ..views }
+                ContrastiveLoss { objective: Objective::Debiased { positive_share: 0.1 }, ..views }
             }
         }
     }

@@ -17,7 +17,7 @@
 //! is `−neg/(neg + pos) = −eˣ/(1 + eˣ)`, never `p − 1`. Sums of exponentials are only ever held as
 //! their logarithms, so that logits of ±1e4 overflow nowhere.
 
-use super::{Batch, Form, Guide, InfoNce, Negatives, Objective, Similarity};
+use super::{Batch, ContrastiveLoss, Form, Guide, Negatives, Objective, Similarity};
 use crate::embeddings::{Element, Embeddings, NORM_FLOOR, norm};
 
 /// The loss and its gradients, in f64.
@@ -42,17 +42,17 @@ pub struct Dense {
     pub bias: f64,
 }
 
-/// The loss and all its gradients for inputs that [`InfoNce::value`] would accept.
+/// The loss and all its gradients for inputs that [`ContrastiveLoss::value`] would accept.
 pub fn info_nce<T: Element>(
-    loss: &InfoNce,
+    loss: &ContrastiveLoss,
     queries: Embeddings<'_, T>,
     keys: Embeddings<'_, T>,
 ) -> Dense {
     dense(loss, &Batch::new(queries, keys))
 }
 
-/// The loss and all its gradients for a batch that [`InfoNce::value_of`] would accept.
-pub fn dense<T: Element>(loss: &InfoNce, batch: &Batch<'_, T>) -> Dense {
+/// The loss and all its gradients for a batch that [`ContrastiveLoss::value_of`] would accept.
+pub fn dense<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense {
     let problem = Problem::new(loss, batch);
     let scale = loss.temperature().scale();
     let mut rows = vec![0.0; batch.rows(loss.form())];
@@ -161,7 +161,7 @@ struct Candidate {
 }
 
 struct Problem<'a, T> {
-    loss: &'a InfoNce,
+    loss: &'a ContrastiveLoss,
     batch: &'a Batch<'a, T>,
     /// Queries, keys and negatives as they were given; those that there are none of have no rows.
     given: [Matrix; 3],
@@ -174,7 +174,7 @@ struct Problem<'a, T> {
 }
 
 impl<'a, T: Element> Problem<'a, T> {
-    fn new(loss: &'a InfoNce, batch: &'a Batch<'a, T>) -> Self {
+    fn new(loss: &'a ContrastiveLoss, batch: &'a Batch<'a, T>) -> Self {
         let negatives = match &batch.negatives {
             Negatives::None => None,
             Negatives::Shared(x) | Negatives::PerQuery(x) => Some(x),
@@ -357,7 +357,7 @@ impl RowLoss {
 }
 
 /// A row's loss and its slopes. `positive_weight` is for the weighted decoupled loss alone.
-fn row_loss(loss: &InfoNce, candidates: &[Candidate], positive_weight: f64) -> RowLoss {
+fn row_loss(loss: &ContrastiveLoss, candidates: &[Candidate], positive_weight: f64) -> RowLoss {
     let logits =
         |positive: bool| candidates.iter().filter(move |c| c.positive == positive).map(|c| c.logit);
     let slopes = |of_positive: &dyn Fn(f64) -> f64, of_negative: &dyn Fn(f64) -> f64| {
@@ -446,7 +446,7 @@ struct Corrected {
 
 impl Corrected {
     /// From `y = ln(R/pos)`, the number of negatives N and `ln pos`.
-    fn new(loss: &InfoNce, share: f64, y: f64, negatives: f64, log_pos: f64) -> Self {
+    fn new(loss: &ContrastiveLoss, share: f64, y: f64, negatives: f64, log_pos: f64) -> Self {
         let scale = loss.temperature().scale();
         // R/pos − τ⁺N = R/pos · rest, where rest is 1 − e^(ln τ⁺N − y): at most 1, and perhaps
         // negative, whose logarithm is NaN and loses against the bound.

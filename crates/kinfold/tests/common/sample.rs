@@ -3,7 +3,7 @@
 
 use super::common::{normal, tau};
 use kinfold::loss::reference::{Dense, dense};
-use kinfold::{Batch, Embeddings, Form, InfoNce, Objective, Reduction, Similarity};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Form, Objective, Reduction, Similarity};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -21,12 +21,16 @@ pub(crate) const OBJECTIVES: [Objective; 10] = [
     Objective::Sigmoid { bias: -2.0 },
 ];
 
-pub(crate) fn forms(t: f64) -> [InfoNce; 3] {
-    [InfoNce::new(tau(t)), InfoNce::new(tau(t)).symmetric(), InfoNce::nt_xent(tau(t))]
+pub(crate) fn forms(t: f64) -> [ContrastiveLoss; 3] {
+    [
+        ContrastiveLoss::info_nce(tau(t)),
+        ContrastiveLoss::info_nce(tau(t)).symmetric(),
+        ContrastiveLoss::nt_xent(tau(t)),
+    ]
 }
 
 /// Every objective in every form and with every similarity that it has a meaning with.
-pub(crate) fn every_loss(t: f64) -> Vec<InfoNce> {
+pub(crate) fn every_loss(t: f64) -> Vec<ContrastiveLoss> {
     let similarities = [Similarity::Cosine, Similarity::Dot];
     let forms = forms(t).into_iter();
     let compared =
@@ -35,11 +39,11 @@ pub(crate) fn every_loss(t: f64) -> Vec<InfoNce> {
     all.filter_map(Result::ok).collect()
 }
 
-pub(crate) fn has_labels(loss: &InfoNce) -> bool {
+pub(crate) fn has_labels(loss: &ContrastiveLoss) -> bool {
     matches!(loss.objective(), Objective::SupConOutside | Objective::SupConInside)
 }
 
-pub(crate) fn is_sigmoid(loss: &InfoNce) -> bool {
+pub(crate) fn is_sigmoid(loss: &ContrastiveLoss) -> bool {
     matches!(loss.objective(), Objective::Sigmoid { .. })
 }
 
@@ -78,7 +82,7 @@ impl Sample {
     }
 
     /// Keys somewhat near their queries; with labels, if `loss` needs some, two of which are shared.
-    pub(crate) fn random(loss: &InfoNce, seed: u64, n: usize, d: usize) -> Self {
+    pub(crate) fn random(loss: &ContrastiveLoss, seed: u64, n: usize, d: usize) -> Self {
         let queries = normal(seed, n * d);
         let noise = normal(seed + 1, n * d);
         let keys: Vec<f64> = queries.iter().zip(&noise).map(|(q, x)| 0.5 * q + x).collect();
@@ -88,7 +92,7 @@ impl Sample {
     }
 
     /// Pairs alone: with labels, if `loss` needs some, that only the two of a pair share.
-    pub(crate) fn pairs(loss: &InfoNce, queries: &[f64], keys: &[f64], d: usize) -> Self {
+    pub(crate) fn pairs(loss: &ContrastiveLoss, queries: &[f64], keys: &[f64], d: usize) -> Self {
         let labels = (0..(queries.len() / d) as u64).collect();
         Self { labels: has_labels(loss).then_some(labels), ..Self::new(queries, keys, d) }
     }
@@ -126,7 +130,7 @@ impl Sample {
         batch
     }
 
-    pub(crate) fn dense(&self, loss: &InfoNce) -> Dense {
+    pub(crate) fn dense(&self, loss: &ContrastiveLoss) -> Dense {
         dense(loss, &self.batch())
     }
 }
@@ -135,7 +139,7 @@ impl Sample {
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) name: &'static str,
-    pub(crate) loss: InfoNce,
+    pub(crate) loss: ContrastiveLoss,
     pub(crate) sample: Sample,
     pub(crate) offset: usize,
     pub(crate) margin: f64,
@@ -144,7 +148,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn loss(&self) -> InfoNce {
+    pub(crate) fn loss(&self) -> ContrastiveLoss {
         let loss = self.loss.with_offset(self.offset).with_factor(self.factor).unwrap();
         let loss = loss.with_norm_floor(self.norm_floor).unwrap();
         if self.margin == 0.0 { loss } else { loss.with_margin(self.margin).unwrap() }
@@ -152,7 +156,7 @@ impl Setup {
 }
 
 /// Everything that can be set for `loss`, one thing or a few at a time.
-pub(crate) fn variations(loss: InfoNce) -> Vec<Setup> {
+pub(crate) fn variations(loss: ContrastiveLoss) -> Vec<Setup> {
     let sample = Sample::random(&loss, 1, 5, 3);
     let rows = sample.batch().rows(loss.form());
     let plain = Setup {
@@ -226,7 +230,7 @@ fn shared(x: &mut Setup) {
 /// Adds a variation: its name, and what it changes.
 type Add<'a> = dyn FnMut(&'static str, &dyn Fn(&mut Setup)) + 'a;
 
-fn with_negatives(loss: InfoNce, add: &mut Add<'_>) {
+fn with_negatives(loss: ContrastiveLoss, add: &mut Add<'_>) {
     let alone = loss.with_in_batch_negatives(false).unwrap();
     let per_query = |x: &mut Setup| {
         (x.sample.negatives, x.sample.per_query) = (normal(7, 10 * 3), true);
@@ -247,7 +251,7 @@ fn with_negatives(loss: InfoNce, add: &mut Add<'_>) {
     });
 }
 
-fn with_guides(loss: InfoNce, add: &mut Add<'_>) {
+fn with_guides(loss: ContrastiveLoss, add: &mut Add<'_>) {
     let guide =
         |negatives: usize| Some([normal(10, 5 * 2), normal(11, 5 * 2), normal(12, negatives * 2)]);
     let within = loss.with_within_views(true).unwrap();
