@@ -4,21 +4,21 @@
 //! for fresh pages each time would cost as much as the mathematics. So buffers that are done with
 //! are kept for the next call, up to [`SPARE_BYTES`] in a process.
 
-use super::kernels::Arithmetic;
+use crate::engine::kernels::Arithmetic;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 const LINE: usize = 64;
 
 /// Bytes of spare buffers that a process keeps, for each type of number.
-pub(super) const SPARE_BYTES: usize = 64 << 20;
+pub(crate) const SPARE_BYTES: usize = 64 << 20;
 
 /// Buffers that nobody uses, none of them empty.
 #[derive(Debug)]
 pub struct Spare<R>(Mutex<Vec<Vec<R>>>);
 
 impl<R> Spare<R> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
@@ -56,7 +56,7 @@ pub fn release_memory() {
 }
 
 /// So many numbers.
-pub(super) struct Aligned<R: Arithmetic> {
+pub(crate) struct Aligned<R: Arithmetic> {
     memory: Vec<R>,
     start: usize,
     len: usize,
@@ -64,11 +64,11 @@ pub(super) struct Aligned<R: Arithmetic> {
 
 impl<R: Arithmetic + Default> Aligned<R> {
     /// Numbers that are yet to be written: whatever was there before, or zeros.
-    pub(super) fn any(len: usize) -> Self {
+    pub(crate) fn any(len: usize) -> Self {
         Self::new(len, false)
     }
 
-    pub(super) fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         Self::new(len, true)
     }
 

@@ -4,13 +4,13 @@
 //! There is never more than a block of rows per thread: no matrix of all cosines. The same two rows
 //! have the same bits wherever they stand, so exact duplicates tie exactly.
 
-use super::aligned::Aligned;
-use super::kernels::{Arithmetic, Instructions, Kernels, Left, Product};
-use super::panel::pack;
-use super::plan::DEPTH;
-use super::rows::Rows;
-use super::threads::Team;
 use crate::embeddings::{Element, Embeddings, NORM_FLOOR};
+use crate::engine::aligned::Aligned;
+use crate::engine::kernels::{Arithmetic, Instructions, Kernels, Left, Product};
+use crate::engine::rows::Rows;
+use crate::engine::strips::panel::pack;
+use crate::engine::strips::plan::DEPTH;
+use crate::engine::threads::Team;
 use crate::loss::Similarity;
 use rayon::prelude::*;
 

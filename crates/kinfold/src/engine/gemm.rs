@@ -1,10 +1,10 @@
 //! A plain matrix product with the engine's kernels: what this machine can do at best, to hold
 //! losses against.
 
-use super::aligned::Aligned;
-use super::kernels::{Arithmetic, Instructions, Left, Product};
-use super::plan::DEPTH;
-use super::threads::Team;
+use crate::engine::aligned::Aligned;
+use crate::engine::kernels::{Arithmetic, Instructions, Left, Product};
+use crate::engine::strips::plan::DEPTH;
+use crate::engine::threads::Team;
 
 /// Rows that a thread takes at a time; every tile's height divides it.
 const BLOCK: usize = 96;

@@ -1,8 +1,8 @@
 //! The strip loop: every loss, without the n × n matrix.
 //!
 //! Comes in: a checked batch and a loss. Goes out: its value and gradients. It never fails. The strips
-//! ([strip], [block]) never see which loss they serve: they add up [`Terms`](rule::Terms) of the
-//! logits, ask a [`Rule`](rule::Rule) what a row's sums come to, and weigh the terms with that.
+//! ([strip], [block]) never see which loss they serve: they add up [`Terms`](terms::rule::Terms) of the
+//! logits, ask a [`Rule`](terms::rule::Rule) what a row's sums come to, and weigh the terms with that.
 //!
 //! # The sums
 //!
@@ -58,26 +58,15 @@
 //! f32 and cosines, below τ ≈ 0.011 or so), the loss is computed anew with the largest negative of
 //! each row as that row's own reference, one way at a time. That is always safe.
 
-mod across;
 mod aligned;
-mod among;
-mod block;
+mod candidates;
 mod cosines;
-mod even;
 mod gemm;
-mod guide;
 mod kernels;
-mod linear;
-mod marks;
-mod own;
-mod panel;
-mod plan;
 mod rows;
-mod rule;
-mod run;
-mod strip;
+mod strips;
+mod terms;
 mod threads;
-mod within;
 
 use crate::embeddings::Element;
 use crate::loss::{
@@ -88,9 +77,9 @@ pub(crate) use cosines::Cosines;
 pub use gemm::Gemm;
 pub(crate) use kernels::Arithmetic;
 pub use kernels::Instructions;
-use plan::{Candidates, Partner, Plan, Shape};
-use rule::{Choosing, Chosen, Count, Rule, Sums};
-use run::Run;
+use strips::plan::{Candidates, Partner, Plan, Shape};
+use strips::run::Run;
+use terms::rule::{Choosing, Chosen, Count, Rule, Sums};
 use threads::Team;
 pub use threads::on_threads_of;
 
@@ -126,7 +115,7 @@ pub(crate) fn run<T: Element>(
     let mut run = Run { loss, team: &team, out, row_weights: batch.row_weights.unwrap_or(&[]) };
     run.clear();
     let outcome = if loss.within_views {
-        within::run(&mut run, batch)
+        candidates::within_views::run(&mut run, batch)
     } else if loss.form() == Form::NtXent {
         run.among_themselves(batch)
     } else {
@@ -205,7 +194,7 @@ pub(crate) fn collapsed(loss: &ContrastiveLoss, pairs: usize) -> f64 {
     let negatives = candidates - 1;
     let choosing = Choosing::new(loss, Count::Same(negatives), &[]);
     let each = match loss.objective() {
-        Objective::Sigmoid { bias } => rule::softplus(scale + bias),
+        Objective::Sigmoid { bias } => terms::rule::softplus(scale + bias),
         _ => 1.0,
     };
     let first = negatives as f64 * each;

@@ -1,12 +1,12 @@
 //! The rows of a matrix as they are compared: divided by their length for the cosine, read from the
 //! caller's memory whenever they are needed, never kept in a copy of the same shape.
 
-use super::threads::Team;
 use crate::embeddings::{Element, Embeddings, Real, norm, sum_of};
+use crate::engine::threads::Team;
 use crate::loss::Similarity;
 
 /// One matrix, or two stacked.
-pub(super) struct Rows<'a, T> {
+pub(crate) struct Rows<'a, T> {
     first: Embeddings<'a, T>,
     second: Option<Embeddings<'a, T>>,
     similarity: Similarity,
@@ -18,7 +18,7 @@ pub(super) struct Rows<'a, T> {
 
 impl<'a, T: Element> Rows<'a, T> {
     /// A matrix and, where there is one, another below it.
-    pub(super) fn new(
+    pub(crate) fn new(
         first: Embeddings<'a, T>,
         second: Option<Embeddings<'a, T>>,
         (similarity, floor): (Similarity, f64),
@@ -36,16 +36,16 @@ impl<'a, T: Element> Rows<'a, T> {
         rows
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lengths.len()
     }
 
-    pub(super) fn dim(&self) -> usize {
+    pub(crate) fn dim(&self) -> usize {
         self.first.dim()
     }
 
     /// The longest row as it is compared.
-    pub(super) fn longest(&self) -> f64 {
+    pub(crate) fn longest(&self) -> f64 {
         let longest = self.lengths.iter().fold(0.0f64, |longest, &length| longest.max(length));
         match self.similarity {
             Similarity::Cosine => (longest / self.floor).min(1.0),
@@ -72,7 +72,7 @@ impl<'a, T: Element> Rows<'a, T> {
 
     /// Row i as it is compared, `[d]`.
     #[inline(always)]
-    pub(super) fn read(&self, i: usize, out: &mut [T::Real]) {
+    pub(crate) fn read(&self, i: usize, out: &mut [T::Real]) {
         let factor = self.factor(i);
         for (out, x) in out.iter_mut().zip(self.raw(i)) {
             *out = T::Real::from_f64(x.real().f64() * factor);
@@ -81,7 +81,7 @@ impl<'a, T: Element> Rows<'a, T> {
 
     /// The similarity of row i and row j of `other`, in f64.
     #[inline(always)]
-    pub(super) fn similarity(&self, i: usize, other: &Self, j: usize) -> f64 {
+    pub(crate) fn similarity(&self, i: usize, other: &Self, j: usize) -> f64 {
         let (of_i, of_j) = (self.factor(i), other.factor(j));
         let term = |x: T, y: T| (x.real().f64() * of_i) * (y.real().f64() * of_j);
         sum_of(self.raw(i), other.raw(j), term)
@@ -91,7 +91,7 @@ impl<'a, T: Element> Rows<'a, T> {
     /// itself, times `factor`: `∂L/∂x = (g − ⟨g, u⟩ u) / ‖x‖` for the cosine, where below the floor
     /// the divisor is a constant. Returns `⟨g, u⟩`.
     #[inline(always)]
-    pub(super) fn through_comparison(&self, i: usize, g: &mut [T::Real], factor: f64) -> f64 {
+    pub(crate) fn through_comparison(&self, i: usize, g: &mut [T::Real], factor: f64) -> f64 {
         let divide = self.factor(i);
         let x = self.raw(i);
         let along = sum_of(g, x, |g, x| g.f64() * (x.real().f64() * divide));

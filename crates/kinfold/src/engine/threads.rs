@@ -10,7 +10,7 @@
 //! for as long as it lends them ([`on_threads_of`]).
 #![allow(unsafe_code, reason = "helpers run what the leader's stack holds")]
 
-use super::kernels::{Instructions, Work};
+use crate::engine::kernels::{Instructions, Work};
 use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, yield_now};
 
 /// Some threads, the caller's first, and the instructions they may use.
-pub(super) struct Team {
+pub(crate) struct Team {
     instructions: Instructions,
     /// Where helpers wait for work; none where the caller is alone.
     floor: Option<Arc<Floor>>,
@@ -38,7 +38,7 @@ thread_local! {
 impl Team {
     /// The caller and so many helpers that they are `threads`: those that were lent to the caller, or
     /// else some of the current rayon pool.
-    pub(super) fn new(threads: usize, instructions: Instructions) -> Self {
+    pub(crate) fn new(threads: usize, instructions: Instructions) -> Self {
         if threads <= 1 {
             return Self { instructions, floor: None, lent: false };
         }
@@ -53,7 +53,7 @@ impl Team {
     }
 
     /// Does `work` on every item, compiled for the instructions as far as it is inlined.
-    pub(super) fn each<I: Send>(
+    pub(crate) fn each<I: Send>(
         &self,
         items: impl Iterator<Item = I> + Send,
         work: impl Fn(I) + Sync,
@@ -62,7 +62,7 @@ impl Team {
     }
 
     /// [`each`](Self::each) with work that is inlined, however long it is.
-    pub(super) fn each_inlined<I: Send>(
+    pub(crate) fn each_inlined<I: Send>(
         &self,
         items: impl Iterator<Item = I> + Send,
         work: impl Work<I>,

@@ -4,9 +4,9 @@
 //! A sum of logits is one logit of a sum, `Σ_j ⟨a, b_j⟩ = ⟨a, Σ_j b_j⟩`, so sums of embeddings, one for
 //! all columns and one for each mark, are all it takes: n · d operations, not n² · d. In f64.
 
-use super::marks::{NONE, sizes};
-use super::rows::Rows;
 use crate::embeddings::{Element, Real};
+use crate::engine::candidates::groups::{NONE, sizes};
+use crate::engine::rows::Rows;
 
 /// Sums of rows, each times a coefficient: of all, and of those of each mark.
 struct Totals {
@@ -82,22 +82,22 @@ fn dot<R: Real>(row: &[R], sum: &[f64]) -> f64 {
 
 /// Rows and columns, and which of them belong together.
 #[derive(Clone, Copy)]
-pub(super) struct Even<'p, 'a, T: Element> {
-    pub(super) a: &'p Rows<'a, T>,
-    pub(super) b: &'p Rows<'a, T>,
+pub(crate) struct Even<'p, 'a, T: Element> {
+    pub(crate) a: &'p Rows<'a, T>,
+    pub(crate) b: &'p Rows<'a, T>,
     /// Rows and columns are the same.
-    pub(super) itself: bool,
+    pub(crate) itself: bool,
     /// Marks of rows and of columns; both may be empty.
-    pub(super) marks: (&'p [u32], &'p [u32]),
+    pub(crate) marks: (&'p [u32], &'p [u32]),
     /// Columns of the row's mark are duplicates, and no candidates; otherwise marks are labels.
-    pub(super) hide: bool,
+    pub(crate) hide: bool,
 }
 
 /// What each row's logits weigh: all candidates alike, and all of several positives alike. Empty for
 /// nothing.
-pub(super) struct Coefficients<'c> {
-    pub(super) of_all: &'c [f64],
-    pub(super) of_positives: &'c [f64],
+pub(crate) struct Coefficients<'c> {
+    pub(crate) of_all: &'c [f64],
+    pub(crate) of_positives: &'c [f64],
 }
 
 impl<T: Element> Even<'_, '_, T> {
@@ -111,7 +111,7 @@ impl<T: Element> Even<'_, '_, T> {
 
     /// For each row, the sum of its similarities with its candidates: all columns but itself and,
     /// where they are hidden, those of its mark, its positive with them.
-    pub(super) fn similarities(&self) -> Vec<f64> {
+    pub(crate) fn similarities(&self) -> Vec<f64> {
         let totals = Totals::new(self.b, self.of_columns(), |_| 1.0);
         self.each_row(|i, row| {
             let all = dot(row, &totals.all);
@@ -130,7 +130,7 @@ impl<T: Element> Even<'_, '_, T> {
     }
 
     /// For each row, the sum of its similarities with the other rows of its label.
-    pub(super) fn similarities_of_positives(&self) -> Vec<f64> {
+    pub(crate) fn similarities_of_positives(&self) -> Vec<f64> {
         let totals = Totals::new(self.b, self.of_columns(), |_| 1.0);
         self.each_row(|i, row| match totals.group(self.of_rows()[i]) {
             Group::Sum(at) => dot(row, totals.sum(at)) - self.a.similarity(i, self.a, i),
@@ -150,7 +150,7 @@ impl<T: Element> Even<'_, '_, T> {
 
     /// Adds the gradients by rows, `of_a`, and by the first columns, as many as `of_b` has; where rows
     /// are compared with themselves `of_b` is empty, and both are added to `of_a`.
-    pub(super) fn gradients(
+    pub(crate) fn gradients(
         &self,
         coefficients: &Coefficients<'_>,
         of_a: &mut [&mut [T::Real]],

@@ -4,20 +4,20 @@
 //! the strip for phase B; its row sums and its share of the column sums; the gradient of its rows.
 //! While a chunk of columns is worked on, everything it takes lies in the second cache.
 
-use super::kernels::{Left, Product};
-use super::panel::{
+use crate::embeddings::{Element, Real};
+use crate::engine::kernels::{Left, Product};
+use crate::engine::strips::panel::{
     MOST_WIDTH, asked, each_own, exponentials_alone, hide, pack, panel_product, self_and_others,
     weigh_panel,
 };
-use super::plan::Plan;
-use super::rule::{Chosen, Sums, Terms};
-use super::strip::{Problem, Reference};
-use crate::embeddings::{Element, Real};
+use crate::engine::strips::plan::Plan;
+use crate::engine::strips::strip::{Problem, Reference};
+use crate::engine::terms::rule::{Chosen, Sums, Terms};
 use std::ops::Range;
 
 /// What phase A is to do.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Pass<'p, R> {
+pub(crate) enum Pass<'p, R> {
     /// One way: sums, what each row's choice comes to and, as its weights are known with that, the
     /// gradient.
     Rows { reference: Reference, gradient: bool },
@@ -30,56 +30,56 @@ pub(super) enum Pass<'p, R> {
 /// What terms are multiplied by where both their row and their column choose. The second ones are
 /// for the second terms, and 0 where there are none.
 #[derive(Debug)]
-pub(super) struct Factors<R> {
+pub(crate) struct Factors<R> {
     /// As long as all panels, as those of columns are.
-    pub(super) of_rows: [Vec<R>; 2],
-    pub(super) of_columns: [Vec<R>; 2],
+    pub(crate) of_rows: [Vec<R>; 2],
+    pub(crate) of_columns: [Vec<R>; 2],
     /// The weight of each row's positive.
-    pub(super) of_positives: Vec<R>,
+    pub(crate) of_positives: Vec<R>,
 }
 
 /// A block of rows and the memory that belongs to it alone.
-pub(super) struct Block<'w, 'o, R> {
+pub(crate) struct Block<'w, 'o, R> {
     /// Its first row.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// The first row of its strip.
-    pub(super) strip: usize,
+    pub(crate) strip: usize,
     /// The strip's numbers: `[panels, block, width]`.
-    pub(super) stored: &'w mut [R],
-    pub(super) scratch: Scratch<'w, R>,
+    pub(crate) stored: &'w mut [R],
+    pub(crate) scratch: Scratch<'w, R>,
     /// Sums over negatives, `[rows]`; the second ones are empty where there is one sum alone.
-    pub(super) sums: [&'w mut [f64]; 2],
+    pub(crate) sums: [&'w mut [f64]; 2],
     /// The logits of its rows' positives, `[rows]`.
-    pub(super) positives: &'w mut [f64],
+    pub(crate) positives: &'w mut [f64],
     /// What its rows' choices come to, `[rows]`, one way.
-    pub(super) chosen: &'w mut [Chosen],
+    pub(crate) chosen: &'w mut [Chosen],
     /// Its share of the sums over columns, `[panels, width]`; empty one way.
-    pub(super) column_sums: [&'w mut [f64]; 2],
+    pub(crate) column_sums: [&'w mut [f64]; 2],
     /// Its rows' gradient, to be added to; empty for the value alone.
-    pub(super) out: &'w mut [&'o mut [R]],
+    pub(crate) out: &'w mut [&'o mut [R]],
 }
 
 /// Memory for one block, by what [`Plan`] says of its length.
-pub(super) struct Scratch<'w, R> {
-    pub(super) left: &'w mut [R],
-    pub(super) gathered: &'w mut [R],
-    pub(super) features: &'w mut [R],
+pub(crate) struct Scratch<'w, R> {
+    pub(crate) left: &'w mut [R],
+    pub(crate) gathered: &'w mut [R],
+    pub(crate) features: &'w mut [R],
     /// A vector for each row, for sums and maxima.
-    pub(super) lanes: &'w mut [R],
+    pub(crate) lanes: &'w mut [R],
     /// A copy of a panel.
-    pub(super) spare: &'w mut [R],
+    pub(crate) spare: &'w mut [R],
     /// The guide's rows, packed.
-    pub(super) guide: &'w mut [R],
+    pub(crate) guide: &'w mut [R],
     /// Of each row; then what the two powers make of it, or that of the row's own label.
-    pub(super) references: &'w mut [R],
+    pub(crate) references: &'w mut [R],
     /// What each row's terms are multiplied by, and its second terms.
-    pub(super) factors: &'w mut [R],
+    pub(crate) factors: &'w mut [R],
 }
 
 impl<R: Real> Block<'_, '_, R> {
     /// Does what `pass` says.
     #[inline(always)]
-    pub(super) fn run<T: Element<Real = R>>(mut self, p: &Problem<'_, T>, pass: Pass<'_, R>) {
+    pub(crate) fn run<T: Element<Real = R>>(mut self, p: &Problem<'_, T>, pass: Pass<'_, R>) {
         let Plan { chunk, panels, .. } = p.plan;
         let first_panel = p.plan.first_panel(self.first);
         let chunks = (first_panel / chunk..p.plan.chunks())

@@ -1,19 +1,19 @@
 //! The loops over strips, and phase B.
 
-use super::aligned::Aligned;
-use super::block::{Block, Factors, Pass, Scratch};
-use super::guide::Guide;
-use super::kernels::{Kernels, Left, Product, Work};
-use super::marks::{Marks, NONE};
-use super::plan::{Candidates, DEPTH, Partner, Plan};
-use super::rows::Rows;
-use super::rule::{Choosing, Chosen, Sums, Terms};
-use super::threads::Team;
 use crate::embeddings::{Element, Real};
+use crate::engine::aligned::Aligned;
+use crate::engine::candidates::groups::{Marks, NONE};
+use crate::engine::candidates::guide::Guide;
+use crate::engine::kernels::{Kernels, Left, Product, Work};
+use crate::engine::rows::Rows;
+use crate::engine::strips::block::{Block, Factors, Pass, Scratch};
+use crate::engine::strips::plan::{Candidates, DEPTH, Partner, Plan};
+use crate::engine::terms::rule::{Choosing, Chosen, Sums, Terms};
+use crate::engine::threads::Team;
 
 /// What is subtracted from logits before they are exponentiated.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Reference {
+pub(crate) enum Reference {
     /// One number for all: exponentials serve rows and columns alike.
     Common(f64),
     /// The largest negative of each row: always safe, one way only.
@@ -21,36 +21,36 @@ pub(super) enum Reference {
 }
 
 /// The rows of a matrix, and where among all gradients theirs begin.
-pub(super) type Side<'p, T> = (&'p Rows<'p, T>, usize);
+pub(crate) type Side<'p, T> = (&'p Rows<'p, T>, usize);
 
 /// What stands beside rows and columns.
-pub(super) struct Beside<'p, T: Element> {
-    pub(super) choosing: &'p Choosing<'p>,
+pub(crate) struct Beside<'p, T: Element> {
+    pub(crate) choosing: &'p Choosing<'p>,
     /// Each row's partner, where [`Partner::Listed`]; [`NONE`] without.
-    pub(super) partners: &'p [u32],
+    pub(crate) partners: &'p [u32],
     /// The rows' positives, where [`Candidates::Apart`], and of which row the first one is.
-    pub(super) positives: Option<(&'p Rows<'p, T>, usize)>,
-    pub(super) marks: Option<&'p Marks>,
-    pub(super) guide: Option<Guide<'p, T>>,
+    pub(crate) positives: Option<(&'p Rows<'p, T>, usize)>,
+    pub(crate) marks: Option<&'p Marks>,
+    pub(crate) guide: Option<Guide<'p, T>>,
 }
 
 /// Rows that choose among columns, packed.
-pub(super) struct Problem<'p, T: Element> {
-    pub(super) plan: Plan,
-    pub(super) kernels: &'static Kernels<T::Real>,
-    pub(super) team: &'p Team,
+pub(crate) struct Problem<'p, T: Element> {
+    pub(crate) plan: Plan,
+    pub(crate) kernels: &'static Kernels<T::Real>,
+    pub(crate) team: &'p Team,
     /// 1/τ.
-    pub(super) scale: T::Real,
-    pub(super) a: &'p Rows<'p, T>,
+    pub(crate) scale: T::Real,
+    pub(crate) a: &'p Rows<'p, T>,
     /// Where among all gradients those of the rows begin, and those of the columns.
     first_out: (usize, usize),
-    pub(super) b: &'p Rows<'p, T>,
-    pub(super) beside: Beside<'p, T>,
+    pub(crate) b: &'p Rows<'p, T>,
+    pub(crate) beside: Beside<'p, T>,
     /// The columns as the right operand of the logits, `[chunks, panels, dim, width]`.
-    pub(super) columns: Aligned<T::Real>,
+    pub(crate) columns: Aligned<T::Real>,
     /// The columns as the right operand of the rows' gradient,
     /// `[chunks, right features, columns, width]`; empty for the value alone.
-    pub(super) features: Aligned<T::Real>,
+    pub(crate) features: Aligned<T::Real>,
 }
 
 /// Memory for the blocks of a strip.
@@ -139,7 +139,7 @@ fn parts<X>(x: &mut [X], len: usize) -> impl Iterator<Item = &mut [X]> {
 
 impl<'p, T: Element> Problem<'p, T> {
     /// Packs the columns.
-    pub(super) fn new(
+    pub(crate) fn new(
         plan: Plan,
         kernels: &'static Kernels<T::Real>,
         team: &'p Team,
@@ -163,7 +163,7 @@ impl<'p, T: Element> Problem<'p, T> {
 
     /// The column that is row i's positive, where it is among those that i is compared with.
     #[inline(always)]
-    pub(super) fn positive(&self, i: usize) -> Option<usize> {
+    pub(crate) fn positive(&self, i: usize) -> Option<usize> {
         let column = match self.plan.candidates {
             Candidates::Rectangle { offset } => Some(i + offset),
             Candidates::Apart => None,
@@ -190,7 +190,7 @@ impl<'p, T: Element> Problem<'p, T> {
 
     /// Whether row i has a positive of its own, wherever that is.
     #[inline(always)]
-    pub(super) fn has_positive(&self, i: usize) -> bool {
+    pub(crate) fn has_positive(&self, i: usize) -> bool {
         match self.plan.candidates {
             Candidates::Rectangle { .. } | Candidates::Apart => true,
             Candidates::Triangle { .. } | Candidates::Square { .. } => self.partner(i).is_some(),
@@ -200,7 +200,7 @@ impl<'p, T: Element> Problem<'p, T> {
     /// The logit of row i's positive, without the margin, in f64; 0 where it has none among its
     /// columns.
     #[inline(always)]
-    pub(super) fn positive_logit(&self, i: usize) -> f64 {
+    pub(crate) fn positive_logit(&self, i: usize) -> f64 {
         let similarity = match self.beside.positives {
             Some((positives, first)) => self.a.similarity(i, positives, first + i),
             None => match self.positive(i) {
@@ -212,7 +212,7 @@ impl<'p, T: Element> Problem<'p, T> {
     }
 
     /// `width` features, from panel `l`, of a column.
-    pub(super) fn features_of(&self, column: usize, l: usize) -> &[T::Real] {
+    pub(crate) fn features_of(&self, column: usize, l: usize) -> &[T::Real] {
         let Plan { chunk, width, .. } = self.plan;
         let (c, j) = (column / (chunk * width), column % (chunk * width));
         &self.features[c * self.plan.chunk_features_len() + (l * chunk * width + j) * width..]
@@ -339,7 +339,7 @@ impl<'p, T: Element> Problem<'p, T> {
 
     /// One way: what each row's choice comes to; gradients are added to `out`. None where the common
     /// reference turns out not to be safe; what was added to `out` by then is of no use.
-    pub(super) fn one_way(
+    pub(crate) fn one_way(
         &self,
         reference: Reference,
         least: f64,
@@ -377,7 +377,7 @@ impl<'p, T: Element> Problem<'p, T> {
     /// exponentials. Those of the first strips are kept for the second pass as far as `budget` bytes
     /// reach. What the choices of rows come to and, both ways, those of columns; gradients are added
     /// to `out`. None where the reference turns out not to be safe; then nothing has been added.
-    pub(super) fn shared(
+    pub(crate) fn shared(
         &self,
         reference: f64,
         least: f64,

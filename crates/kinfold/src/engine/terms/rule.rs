@@ -21,7 +21,7 @@ use crate::loss::{ContrastiveLoss, Objective};
 
 /// What the strips add up for each element of the matrix of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Terms {
+pub(crate) enum Terms {
     /// `exp(s)`.
     One,
     /// `exp(s)`, columns of another label and those of the row's own apart: N and Q.
@@ -34,7 +34,7 @@ pub(super) enum Terms {
 
 /// How a row's sums become its loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Rule {
+pub(crate) enum Rule {
     Softmax,
     Decoupled,
     /// τ⁺ and β; without β, `first` are the negatives themselves.
@@ -50,7 +50,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    pub(super) fn new(objective: Objective) -> Self {
+    pub(crate) fn new(objective: Objective) -> Self {
         match objective {
             Objective::Softmax => Self::Softmax,
             Objective::Decoupled | Objective::DecoupledWeighted { .. } => Self::Decoupled,
@@ -65,7 +65,7 @@ impl Rule {
     }
 
     /// What it needs added up, given that the positives have a `margin`.
-    pub(super) fn terms(self, margin: f64) -> Terms {
+    pub(crate) fn terms(self, margin: f64) -> Terms {
         match self {
             Self::Softmax | Self::Decoupled | Self::Corrected { tilt: None, .. } => Terms::One,
             Self::Corrected { tilt: Some(tilt), .. } => Terms::Powers(tilt),
@@ -78,7 +78,7 @@ impl Rule {
 
 impl Terms {
     /// What the logits of the sums are multiplied by beforehand.
-    pub(super) fn powers(self) -> (f64, f64) {
+    pub(crate) fn powers(self) -> (f64, f64) {
         match self {
             Self::Powers(tilt) => (1.0 + tilt, tilt),
             Self::One | Self::ByLabel | Self::Sigmoid(_) => (1.0, 1.0),
@@ -86,83 +86,83 @@ impl Terms {
     }
 
     /// Whether there are two sums.
-    pub(super) fn two(self) -> bool {
+    pub(crate) fn two(self) -> bool {
         self != Self::One
     }
 
     /// Whether weights are the terms themselves times a factor of the row, so that they can be
     /// multiplied with the columns before the factor is known.
-    pub(super) fn single_pass(self) -> bool {
+    pub(crate) fn single_pass(self) -> bool {
         matches!(self, Self::One | Self::Sigmoid(_))
     }
 }
 
 /// What a row's logits add up to: `Σ exp(κ₁ (s − reference))` and `Σ exp(κ₂ (s − other))`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sums {
-    pub(super) reference: f64,
-    pub(super) first: f64,
-    pub(super) other: f64,
-    pub(super) second: f64,
+pub(crate) struct Sums {
+    pub(crate) reference: f64,
+    pub(crate) first: f64,
+    pub(crate) other: f64,
+    pub(crate) second: f64,
 }
 
 /// Negatives that a row has for itself: their largest logit, and the logarithms of both sums.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Own {
-    pub(super) largest: f64,
-    pub(super) first: f64,
-    pub(super) second: f64,
+pub(crate) struct Own {
+    pub(crate) largest: f64,
+    pub(crate) first: f64,
+    pub(crate) second: f64,
 }
 
 /// What one row's, or one column's, choice comes to.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Chosen {
-    pub(super) loss: f64,
+pub(crate) struct Chosen {
+    pub(crate) loss: f64,
     /// What terms are multiplied by to become weights.
-    pub(super) first: f64,
-    pub(super) second: f64,
+    pub(crate) first: f64,
+    pub(crate) second: f64,
     /// The positive's weight.
-    pub(super) positive: f64,
+    pub(crate) positive: f64,
     /// The derivative by log(1/τ) beyond what logits without a margin account for.
-    pub(super) explicit: f64,
+    pub(crate) explicit: f64,
     /// The derivative by the sigmoid's bias.
-    pub(super) bias: f64,
-    pub(super) reference: f64,
+    pub(crate) bias: f64,
+    pub(crate) reference: f64,
 }
 
 /// Everything about rows that choose but their logits.
 #[derive(Debug)]
-pub(super) struct Choosing<'p> {
-    pub(super) rule: Rule,
+pub(crate) struct Choosing<'p> {
+    pub(crate) rule: Rule,
     /// 1/τ.
-    pub(super) scale: f64,
+    pub(crate) scale: f64,
     /// The margin, in logits.
-    pub(super) margin: f64,
+    pub(crate) margin: f64,
     /// Negatives among the columns, of every row, or of each.
-    pub(super) negatives: Count,
+    pub(crate) negatives: Count,
     /// Negatives of a row alone, beyond the columns; empty without.
-    pub(super) own: Vec<Own>,
+    pub(crate) own: Vec<Own>,
     /// How many those are, of each row.
-    pub(super) own_count: usize,
+    pub(crate) own_count: usize,
     /// What the decoupled loss multiplies positives by; empty for 1.
-    pub(super) positive_weights: Vec<f64>,
+    pub(crate) positive_weights: Vec<f64>,
     /// Several positives of each row; empty where a row has one.
-    pub(super) labelled: Vec<Labelled>,
+    pub(crate) labelled: Vec<Labelled>,
     /// Empty for 1.
-    pub(super) row_weights: &'p [f64],
+    pub(crate) row_weights: &'p [f64],
 }
 
 /// A row's positives by label.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Labelled {
-    pub(super) positives: usize,
+pub(crate) struct Labelled {
+    pub(crate) positives: usize,
     /// The mean of their logits, margin taken off; asked for where there are several.
-    pub(super) mean: f64,
+    pub(crate) mean: f64,
 }
 
 /// A number for each row.
 #[derive(Debug)]
-pub(super) enum Count {
+pub(crate) enum Count {
     Same(usize),
     Each(Vec<usize>),
     /// A guide decides.
@@ -171,7 +171,7 @@ pub(super) enum Count {
 
 impl<'p> Choosing<'p> {
     /// Rows that choose as `loss` says, each with one positive.
-    pub(super) fn new(loss: &ContrastiveLoss, negatives: Count, row_weights: &'p [f64]) -> Self {
+    pub(crate) fn new(loss: &ContrastiveLoss, negatives: Count, row_weights: &'p [f64]) -> Self {
         let scale = loss.temperature().scale();
         Self {
             rule: Rule::new(loss.objective()),
@@ -187,12 +187,12 @@ impl<'p> Choosing<'p> {
     }
 
     /// What is to be added up for each row.
-    pub(super) fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> Terms {
         self.rule.terms(self.margin)
     }
 
     /// Negatives of row i among the columns, where that is known.
-    pub(super) fn negatives(&self, i: usize) -> Option<usize> {
+    pub(crate) fn negatives(&self, i: usize) -> Option<usize> {
         match &self.negatives {
             Count::Same(count) => Some(*count),
             Count::Each(counts) => Some(counts[i]),
@@ -201,7 +201,7 @@ impl<'p> Choosing<'p> {
     }
 
     /// Whether row i's sums have lost too much to underflow, which a row's own negatives may, too.
-    pub(super) fn lost(&self, i: usize, first: f64, second: Option<f64>, least: f64) -> bool {
+    pub(crate) fn lost(&self, i: usize, first: f64, second: Option<f64>, least: f64) -> bool {
         let several = self.labelled.get(i).is_some_and(|labelled| labelled.positives > 1);
         let by_label = !self.labelled.is_empty();
         // In one sum over all other rows, several positives are among them.
@@ -215,7 +215,7 @@ impl<'p> Choosing<'p> {
 
     /// What row i's choice comes to, given its sums over columns and its positive's logit, if it has
     /// one of its own.
-    pub(super) fn choose(&self, i: usize, mut sums: Sums, positive: Option<f64>) -> Chosen {
+    pub(crate) fn choose(&self, i: usize, mut sums: Sums, positive: Option<f64>) -> Chosen {
         let terms = self.terms();
         if let Some(own) = self.own.get(i) {
             let (first, second) = terms.powers();
@@ -264,7 +264,7 @@ impl<'p> Choosing<'p> {
     }
 
     /// [`choose`](Self::choose) where there are no columns, and row i has but negatives of its own.
-    pub(super) fn choose_alone(&self, i: usize, positive: f64) -> Chosen {
+    pub(crate) fn choose_alone(&self, i: usize, positive: f64) -> Chosen {
         let largest = self.own.get(i).map_or(0.0, |own| own.largest);
         let reference = if largest.is_finite() { largest } else { 0.0 };
         let sums = Sums { reference, other: reference, ..Sums::default() };
@@ -390,7 +390,7 @@ fn sigmoid(sums: &Sums, x: f64) -> Chosen {
 }
 
 /// `ln(1 + e^t)`, to the last digits where it is small.
-pub(super) fn softplus(t: f64) -> f64 {
+pub(crate) fn softplus(t: f64) -> f64 {
     if t > 0.0 { t + (-t).exp().ln_1p() } else { t.exp().ln_1p() }
 }
 

@@ -3,23 +3,23 @@
 //! Comes in: a guide's embeddings of the same things. Goes out: its rows and columns, packed beside
 //! ours, and for each row the similarity above which a column is a false negative.
 
-use super::aligned::Aligned;
-use super::panel::pack;
-use super::plan::Plan;
-use super::rows::Rows;
-use super::run::Run;
-use super::threads::Team;
 use crate::embeddings::{Element, Real};
+use crate::engine::aligned::Aligned;
+use crate::engine::rows::Rows;
+use crate::engine::strips::panel::pack;
+use crate::engine::strips::plan::Plan;
+use crate::engine::strips::run::Run;
+use crate::engine::threads::Team;
 
 /// A guide's rows and columns, and above what it calls a column a false negative of a row.
-pub(super) struct Judge<'a, T: Element> {
-    pub(super) rows: Rows<'a, T>,
-    pub(super) columns: Rows<'a, T>,
-    pub(super) thresholds: Vec<T::Real>,
+pub(crate) struct Judge<'a, T: Element> {
+    pub(crate) rows: Rows<'a, T>,
+    pub(crate) columns: Rows<'a, T>,
+    pub(crate) thresholds: Vec<T::Real>,
 }
 
 impl<'a, T: Element> Judge<'a, T> {
-    pub(super) fn new(run: &Run<'_, '_, T::Real>, guide: &crate::loss::Guide<'a, T>) -> Self {
+    pub(crate) fn new(run: &Run<'_, '_, T::Real>, guide: &crate::loss::Guide<'a, T>) -> Self {
         let compared = (crate::Similarity::Cosine, crate::NORM_FLOOR);
         let cosine = |first, second| Rows::new(first, second, compared, run.team);
         let (rows, keys) = (cosine(guide.queries, None), cosine(guide.keys, None));
@@ -31,22 +31,22 @@ impl<'a, T: Element> Judge<'a, T> {
 
 /// What a guide must find above `similarity` to call a candidate a false negative: rounding alone must
 /// not make one of what it finds equal.
-pub(super) fn threshold<R: Real>(similarity: f64) -> R {
+pub(crate) fn threshold<R: Real>(similarity: f64) -> R {
     let rounding = if size_of::<R>() == 4 { 2e-6 } else { 4e-15 };
     R::from_f64(similarity + rounding)
 }
 
 /// Another model's rows and columns: what it finds closer than a row's threshold is no negative.
-pub(super) struct Guide<'p, T: Element> {
-    pub(super) rows: &'p Rows<'p, T>,
-    pub(super) columns: Aligned<T::Real>,
+pub(crate) struct Guide<'p, T: Element> {
+    pub(crate) rows: &'p Rows<'p, T>,
+    pub(crate) columns: Aligned<T::Real>,
     /// Similarities, `[rows]`.
-    pub(super) thresholds: &'p [T::Real],
+    pub(crate) thresholds: &'p [T::Real],
 }
 
 impl<'p, T: Element> Guide<'p, T> {
     /// Packs the guide's columns as the right operand of its similarities, `[panels, dim, width]`.
-    pub(super) fn new(
+    pub(crate) fn new(
         plan: &Plan,
         rows: &'p Rows<'p, T>,
         columns: &Rows<'p, T>,

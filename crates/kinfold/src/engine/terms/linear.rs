@@ -2,45 +2,45 @@
 //!
 //! Comes in: rows, positives, label smoothing. Goes out: what that adds to losses and to gradients.
 
-use super::Outcome;
-use super::even::{Coefficients, Even};
-use super::own;
-use super::rows::Rows;
-use super::rule::{Choosing, Rule};
-use super::run::Run;
-use super::strip::Side;
 use crate::embeddings::{Element, Real};
+use crate::engine::Outcome;
+use crate::engine::rows::Rows;
+use crate::engine::strips::run::Run;
+use crate::engine::strips::strip::Side;
+use crate::engine::terms::group_sums::{Coefficients, Even};
+use crate::engine::terms::per_query;
+use crate::engine::terms::rule::{Choosing, Rule};
 
 /// What [`Run::pull_linear`] goes through.
 #[derive(Clone, Copy)]
-pub(super) struct Linear<'p, 'a, T: Element> {
-    pub(super) choosing: &'p Choosing<'p>,
-    pub(super) a: &'p Rows<'a, T>,
-    pub(super) even: Option<Even<'p, 'a, T>>,
+pub(crate) struct Linear<'p, 'a, T: Element> {
+    pub(crate) choosing: &'p Choosing<'p>,
+    pub(crate) a: &'p Rows<'a, T>,
+    pub(crate) even: Option<Even<'p, 'a, T>>,
     /// Row i's positive, where it has one alone, and its logit without the margin.
-    pub(super) positive: &'p dyn Fn(usize) -> Option<(usize, f64)>,
-    pub(super) positives: &'p Rows<'a, T>,
+    pub(crate) positive: &'p dyn Fn(usize) -> Option<(usize, f64)>,
+    pub(crate) positives: &'p Rows<'a, T>,
     /// The positive is not among what `even` adds up.
-    pub(super) apart: bool,
-    pub(super) own: Option<&'p Rows<'a, T>>,
-    pub(super) places: Places,
-    pub(super) share: f64,
+    pub(crate) apart: bool,
+    pub(crate) own: Option<&'p Rows<'a, T>>,
+    pub(crate) places: Places,
+    pub(crate) share: f64,
 }
 
 /// Where among all gradients those of rows, of columns and of positives begin, and of how many columns
 /// they are asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Places {
-    pub(super) of_a: usize,
-    pub(super) of_b: usize,
-    pub(super) moving: usize,
-    pub(super) of_positives: usize,
+pub(crate) struct Places {
+    pub(crate) of_a: usize,
+    pub(crate) of_b: usize,
+    pub(crate) moving: usize,
+    pub(crate) of_positives: usize,
 }
 
 impl<R: Real> Run<'_, '_, R> {
     /// `out_i += weight b_p`, `out_p += weight a_i` for pairs (i, p, weight) of a row of `a` and one of
     /// `b`.
-    pub(super) fn pull_pairs<T: Element<Real = R>>(
+    pub(crate) fn pull_pairs<T: Element<Real = R>>(
         &mut self,
         (a, of_a): Side<'_, T>,
         (b, of_b): Side<'_, T>,
@@ -61,7 +61,7 @@ impl<R: Real> Run<'_, '_, R> {
     /// What is linear in the logits: label smoothing, `L_i += α (mean_P s − mean_candidates s)`, and
     /// for rows with several positives `−mean_P s`, whose value is in their loss already. Returns what
     /// smoothing weighs each candidate of a row by.
-    pub(super) fn pull_linear<T: Element<Real = R>>(
+    pub(crate) fn pull_linear<T: Element<Real = R>>(
         &mut self,
         linear: &Linear<'_, '_, T>,
         outcome: &mut Outcome,
@@ -102,7 +102,7 @@ impl<R: Real> Run<'_, '_, R> {
                     (true, Some(logit)) => logit,
                     _ => -choosing.margin * positives(i) as f64,
                 };
-                sum += own.map_or(0.0, |own| own::total(a, own, choosing.scale, i));
+                sum += own.map_or(0.0, |own| per_query::total(a, own, choosing.scale, i));
                 outcome.losses[i] += share * smoothing * (mean - sum / candidates(i));
                 let pull = smoothing * weight(i) + of_all[i] * positives(i) as f64;
                 outcome.explicit -= choosing.margin * pull;

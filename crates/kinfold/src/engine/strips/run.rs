@@ -4,33 +4,33 @@
 //! Comes in: rows, columns, how they choose. Goes out: choices, and gradients with respect to the
 //! embeddings as they were given.
 
-use super::guide::Guide;
-use super::marks::Marks;
-use super::plan::{Candidates, Plan, Shape};
-use super::rows::Rows;
-use super::rule::{Choosing, Chosen, Count};
-use super::strip::{Beside, Problem, Reference, Side};
-use super::threads::Team;
-use super::{Outcome, passes};
 use crate::embeddings::{Element, Embeddings, Real};
+use crate::engine::candidates::groups::Marks;
+use crate::engine::candidates::guide::Guide;
+use crate::engine::rows::Rows;
+use crate::engine::strips::plan::{Candidates, Plan, Shape};
+use crate::engine::strips::strip::{Beside, Problem, Reference, Side};
+use crate::engine::terms::rule::{Choosing, Chosen, Count};
+use crate::engine::threads::Team;
+use crate::engine::{Outcome, passes};
 use crate::loss::{ContrastiveLoss, Form, Statistics, Value};
 
 /// One computation.
-pub(super) struct Run<'l, 'o, R> {
-    pub(super) loss: &'l ContrastiveLoss,
-    pub(super) team: &'l Team,
-    pub(super) row_weights: &'l [f64],
+pub(crate) struct Run<'l, 'o, R> {
+    pub(crate) loss: &'l ContrastiveLoss,
+    pub(crate) team: &'l Team,
+    pub(crate) row_weights: &'l [f64],
     /// The gradient of each query, then of each key, then of explicit negatives where it is asked
     /// for; empty for the value alone.
-    pub(super) out: Vec<&'o mut [R]>,
+    pub(crate) out: Vec<&'o mut [R]>,
 }
 
 impl<'l, R: Real> Run<'l, '_, R> {
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.out.iter_mut().for_each(|row| row.fill(R::default()));
     }
 
-    pub(super) fn rows<'a, T: Element<Real = R>>(
+    pub(crate) fn rows<'a, T: Element<Real = R>>(
         &self,
         first: Embeddings<'a, T>,
         second: Option<Embeddings<'a, T>>,
@@ -38,13 +38,13 @@ impl<'l, R: Real> Run<'l, '_, R> {
         Rows::new(first, second, (self.loss.similarity(), self.loss.norm_floor), self.team)
     }
 
-    pub(super) fn choosing(&self, negatives: Count) -> Choosing<'l> {
+    pub(crate) fn choosing(&self, negatives: Count) -> Choosing<'l> {
         Choosing::new(self.loss, negatives, self.row_weights)
     }
 
     /// What the choices of rows come to and, both ways, those of columns; gradients are added to what
     /// there is. First with one reference for all; where that is not safe, one way at a time.
-    pub(super) fn chosen<T: Element<Real = R>>(
+    pub(crate) fn chosen<T: Element<Real = R>>(
         &mut self,
         a: Side<'_, T>,
         b: Side<'_, T>,
@@ -152,7 +152,7 @@ impl<'l, R: Real> Run<'l, '_, R> {
     /// of the sum. `segments` are the matrices in the order of the gradients, with their rows; the
     /// derivative by log(1/τ) is `share` times what the first `counted` rows have along themselves,
     /// as stacked views count every pair of rows from both sides.
-    pub(super) fn through_comparison<T: Element<Real = R>>(
+    pub(crate) fn through_comparison<T: Element<Real = R>>(
         &mut self,
         segments: &[(&Rows<'_, T>, usize)],
         outcome: &mut Outcome,
@@ -202,7 +202,7 @@ impl<'l, R: Real> Run<'l, '_, R> {
         }
     }
 
-    pub(super) fn value(&self, outcome: Outcome, statistics: Statistics) -> Value {
+    pub(crate) fn value(&self, outcome: Outcome, statistics: Statistics) -> Value {
         let Outcome { losses, log_scale, explicit, bias } = outcome;
         let weight = self.weight(&losses);
         let weighted =
@@ -222,16 +222,16 @@ impl<'l, R: Real> Run<'l, '_, R> {
 
 /// What stands beside the rows and columns of a problem, whichever way it is gone about.
 #[derive(Clone, Copy)]
-pub(super) struct Sides<'p, 'g, T: Element> {
-    pub(super) choosing: &'p Choosing<'p>,
-    pub(super) partners: &'p [u32],
-    pub(super) positives: Option<(&'p Rows<'p, T>, usize)>,
-    pub(super) marks: Option<&'p Marks>,
-    pub(super) guide: Option<GuideRows<'p, 'g, T>>,
+pub(crate) struct Sides<'p, 'g, T: Element> {
+    pub(crate) choosing: &'p Choosing<'p>,
+    pub(crate) partners: &'p [u32],
+    pub(crate) positives: Option<(&'p Rows<'p, T>, usize)>,
+    pub(crate) marks: Option<&'p Marks>,
+    pub(crate) guide: Option<GuideRows<'p, 'g, T>>,
     /// The longest of the negatives that rows have for themselves.
-    pub(super) longest_own: f64,
+    pub(crate) longest_own: f64,
 }
 
 /// A guide's rows and columns, and each row's threshold.
-pub(super) type GuideRows<'p, 'g, T> =
+pub(crate) type GuideRows<'p, 'g, T> =
     (&'p Rows<'p, T>, &'g Rows<'p, T>, &'p [<T as Element>::Real]);

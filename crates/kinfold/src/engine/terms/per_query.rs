@@ -3,16 +3,16 @@
 //! Comes in: queries, their negatives, what their choices came to. Goes out: what these negatives add
 //! to a row's sums, and gradients. All of it in f64, a row at a time.
 
-use super::rows::Rows;
-use super::rule::{Choosing, Chosen, Own, Terms};
-use super::threads::Team;
 use crate::embeddings::{Element, Real};
+use crate::engine::rows::Rows;
+use crate::engine::terms::rule::{Choosing, Chosen, Own, Terms};
+use crate::engine::threads::Team;
 
 /// Rows that a thread takes at a time.
 const FEW: usize = 16;
 
 /// What the negatives of each row of `a` add to its sums; row i has rows i·m to (i+1)·m of `own`.
-pub(super) fn sums<T: Element>(
+pub(crate) fn sums<T: Element>(
     a: &Rows<'_, T>,
     own: &Rows<'_, T>,
     scale: f64,
@@ -44,7 +44,7 @@ pub(super) fn sums<T: Element>(
 
 /// Adds the gradients that come of these negatives: to the queries' rows of `of_a`, and to the
 /// negatives' rows of `of_own`, which is empty where nobody asks for them.
-pub(super) fn gradients<T: Element>(
+pub(crate) fn gradients<T: Element>(
     (a, own): (&Rows<'_, T>, &Rows<'_, T>),
     choosing: &Choosing<'_>,
     // What every candidate's logit weighs besides, for each row; empty for nothing.
@@ -86,7 +86,7 @@ pub(super) fn gradients<T: Element>(
 }
 
 /// The mean logit of row i's own negatives times their number.
-pub(super) fn total<T: Element>(a: &Rows<'_, T>, own: &Rows<'_, T>, scale: f64, i: usize) -> f64 {
+pub(crate) fn total<T: Element>(a: &Rows<'_, T>, own: &Rows<'_, T>, scale: f64, i: usize) -> f64 {
     let m = own.len() / a.len();
     (0..m).map(|at| scale * a.similarity(i, own, i * m + at)).sum()
 }

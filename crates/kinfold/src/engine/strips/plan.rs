@@ -1,13 +1,13 @@
 //! How a problem is cut up, and how long every buffer is. Nothing here depends on the number of
 //! threads, and so neither do the bits of a result.
 
-use super::kernels::Kernels;
-use super::rule::Terms;
+use crate::engine::kernels::Kernels;
+use crate::engine::terms::rule::Terms;
 
 /// Rows of a block, as near as tiles allow.
 const BLOCK: usize = 48;
 /// Inner indices of a product at a time: what keeps a panel in the first cache.
-pub(super) const DEPTH: usize = 256;
+pub(crate) const DEPTH: usize = 256;
 /// A strip has as many blocks as fit into so many bytes, within these bounds.
 const STRIP_BYTES: usize = 48 << 20;
 const LEAST_BLOCKS: usize = 8;
@@ -17,7 +17,7 @@ const WORTHWHILE: usize = 8;
 
 /// Which rows are compared with which columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Candidates {
+pub(crate) enum Candidates {
     /// All rows with all columns; row i's positive is column i + `offset`.
     Rectangle { offset: usize },
     /// All rows with all columns; positives are elsewhere.
@@ -31,59 +31,59 @@ pub(super) enum Candidates {
 
 /// Which row is another row's positive, where rows are compared with themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Partner {
+pub(crate) enum Partner {
     /// Row i's is so many rows further on, around the end: the other view of the same thing.
     View(usize),
-    /// Listed for each row; see [`Problem`](super::strip::Problem).
+    /// Listed for each row; see [`Problem`](crate::engine::strips::strip::Problem).
     Listed,
 }
 
 /// What a problem is, as far as the lengths of buffers go.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) dim: usize,
-    pub(super) candidates: Candidates,
-    pub(super) terms: Terms,
+pub(crate) struct Shape {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) dim: usize,
+    pub(crate) candidates: Candidates,
+    pub(crate) terms: Terms,
     /// Dimension of a guide's embeddings; 0 without a guide.
-    pub(super) guide: usize,
+    pub(crate) guide: usize,
     /// Columns, from the first on, whose gradient is asked for.
-    pub(super) moving: usize,
+    pub(crate) moving: usize,
     /// Whole strips are stored; otherwise, for the value alone, one chunk of them at a time.
-    pub(super) stored: bool,
+    pub(crate) stored: bool,
 }
 
 /// How a problem is cut up.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) dim: usize,
-    pub(super) candidates: Candidates,
-    pub(super) terms: Terms,
-    pub(super) guide: usize,
-    pub(super) moving: usize,
+pub(crate) struct Plan {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) dim: usize,
+    pub(crate) candidates: Candidates,
+    pub(crate) terms: Terms,
+    pub(crate) guide: usize,
+    pub(crate) moving: usize,
     /// Rows and columns of a tile, and numbers in a vector.
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) lanes: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) lanes: usize,
     /// Rows of a block: what a thread takes in phase A. A multiple of a tile's height and width.
-    pub(super) block: usize,
+    pub(crate) block: usize,
     /// Blocks of a strip.
-    pub(super) blocks: usize,
+    pub(crate) blocks: usize,
     /// Panels of columns, and how many of them make a chunk: what phase A goes through at a time.
-    pub(super) panels: usize,
-    pub(super) chunk: usize,
+    pub(crate) panels: usize,
+    pub(crate) chunk: usize,
     /// Panels of features, as the left and as the right operand of a product.
-    pub(super) left_features: usize,
-    pub(super) right_features: usize,
+    pub(crate) left_features: usize,
+    pub(crate) right_features: usize,
     /// Whole strips are stored; otherwise, for the value alone, one chunk of them at a time.
-    pub(super) stored: bool,
+    pub(crate) stored: bool,
 }
 
 impl Plan {
-    pub(super) fn new<R>(
+    pub(crate) fn new<R>(
         kernels: &Kernels<R>,
         Shape { rows, columns, dim, candidates, terms, guide, moving, stored }: Shape,
     ) -> Self {
@@ -119,17 +119,17 @@ impl Plan {
     }
 
     /// Rows of a strip.
-    pub(super) fn strip(&self) -> usize {
+    pub(crate) fn strip(&self) -> usize {
         self.block * self.blocks
     }
 
-    pub(super) fn strips(&self) -> usize {
+    pub(crate) fn strips(&self) -> usize {
         self.rows.div_ceil(self.strip())
     }
 
     /// The first panel of columns that rows from `row` on are compared with. `row` is the first of a
     /// block.
-    pub(super) fn first_panel(&self, row: usize) -> usize {
+    pub(crate) fn first_panel(&self, row: usize) -> usize {
         match self.candidates {
             Candidates::Triangle { .. } => row / self.width,
             Candidates::Rectangle { .. } | Candidates::Apart | Candidates::Square { .. } => 0,
@@ -137,12 +137,12 @@ impl Plan {
     }
 
     /// Numbers of one panel of a block.
-    pub(super) fn panel_len(&self) -> usize {
+    pub(crate) fn panel_len(&self) -> usize {
         self.block * self.width
     }
 
     /// Numbers that one block of strip `strip` stores: `[panels, block, width]`.
-    pub(super) fn stored_block_len(&self, strip: usize) -> usize {
+    pub(crate) fn stored_block_len(&self, strip: usize) -> usize {
         let panels = if self.stored {
             self.panels - self.first_panel(strip * self.strip())
         } else {
@@ -152,14 +152,14 @@ impl Plan {
     }
 
     /// Numbers that strip `strip` stores: `[blocks, panels, block, width]`.
-    pub(super) fn stored_len(&self, strip: usize) -> usize {
+    pub(crate) fn stored_len(&self, strip: usize) -> usize {
         let rows = self.rows - strip * self.strip();
         self.blocks.min(rows.div_ceil(self.block)) * self.stored_block_len(strip)
     }
 
     /// How many strips, from the first on, have exponentials that fit into `bytes` together; none
     /// where those would be so few that it is not worth their memory.
-    pub(super) fn kept<R>(&self, bytes: usize) -> usize {
+    pub(crate) fn kept<R>(&self, bytes: usize) -> usize {
         let mut left = bytes / size_of::<R>();
         let fits = |&s: &usize| {
             let fits = self.stored_len(s) <= left;
@@ -171,7 +171,7 @@ impl Plan {
     }
 
     /// Numbers in which a block's rows are added up within a chunk, for each of two sums.
-    pub(super) fn lanes_len(&self) -> usize {
+    pub(crate) fn lanes_len(&self) -> usize {
         match self.terms {
             Terms::One => self.block * self.lanes,
             Terms::Powers(_) | Terms::Sigmoid(_) => 2 * self.block * self.lanes,
@@ -180,58 +180,58 @@ impl Plan {
     }
 
     /// Numbers of a copy of a panel, where two powers or a guide need one.
-    pub(super) fn spare_len(&self) -> usize {
+    pub(crate) fn spare_len(&self) -> usize {
         let needed = matches!(self.terms, Terms::Powers(_)) || self.guide > 0;
         if needed { self.panel_len() } else { 0 }
     }
 
     /// Numbers of a packed block of a guide's rows.
-    pub(super) fn guide_left_len(&self) -> usize {
+    pub(crate) fn guide_left_len(&self) -> usize {
         self.block * self.guide
     }
 
     /// Panels of columns whose gradient is asked for.
-    pub(super) fn moving_panels(&self) -> usize {
+    pub(crate) fn moving_panels(&self) -> usize {
         self.moving.div_ceil(self.width)
     }
 
     /// Numbers of a packed block of rows, `[block / height, dim, height]`.
-    pub(super) fn left_len(&self) -> usize {
+    pub(crate) fn left_len(&self) -> usize {
         self.block * self.dim
     }
 
     /// Numbers of a block's gathered columns, `[right features, block, width]`.
-    pub(super) fn gathered_len(&self) -> usize {
+    pub(crate) fn gathered_len(&self) -> usize {
         self.right_features * self.panel_len()
     }
 
     /// Numbers of a block's features, `[left features, block, height]`.
-    pub(super) fn features_len(&self) -> usize {
+    pub(crate) fn features_len(&self) -> usize {
         self.left_features * self.block * self.height
     }
 
     /// Numbers of a chunk of columns as the right operand of the logits, `[panels, dim, width]`.
-    pub(super) fn chunk_columns_len(&self) -> usize {
+    pub(crate) fn chunk_columns_len(&self) -> usize {
         self.chunk * self.dim * self.width
     }
 
     /// Numbers of a chunk of columns as the right operand of the rows' gradient,
     /// `[right features, chunk columns, width]`.
-    pub(super) fn chunk_features_len(&self) -> usize {
+    pub(crate) fn chunk_features_len(&self) -> usize {
         self.right_features * self.chunk * self.width * self.width
     }
 
-    pub(super) fn chunks(&self) -> usize {
+    pub(crate) fn chunks(&self) -> usize {
         self.panels.div_ceil(self.chunk)
     }
 
     /// Numbers of one panel of the columns' gradient, `[features, width]`.
-    pub(super) fn scattered_panel_len(&self) -> usize {
+    pub(crate) fn scattered_panel_len(&self) -> usize {
         self.left_features * self.height * self.width
     }
 
     /// Bytes of every buffer together, where the exponentials of `kept` strips are kept.
-    pub(super) fn bytes<R>(&self, kept: usize) -> usize {
+    pub(crate) fn bytes<R>(&self, kept: usize) -> usize {
         let stored: usize = (0..self.strips().min(kept + 1)).map(|s| self.stored_len(s)).sum();
         let of_block = self.left_len()
             + self.gathered_len().max(self.dim)

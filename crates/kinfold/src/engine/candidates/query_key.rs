@@ -1,16 +1,16 @@
 //! Queries choose among keys and explicit negatives, and both ways keys among queries.
 
-use super::even::Even;
-use super::guide::Judge;
-use super::linear::{Linear, Places};
-use super::marks::{Marks, NONE, Small};
-use super::own;
-use super::plan::Candidates;
-use super::rows::Rows;
-use super::rule::{Choosing, Count};
-use super::run::{Run, Sides};
-use super::{Outcome, positive_weights};
 use crate::embeddings::{Element, Real};
+use crate::engine::candidates::groups::{Marks, NONE, Small};
+use crate::engine::candidates::guide::Judge;
+use crate::engine::rows::Rows;
+use crate::engine::strips::plan::Candidates;
+use crate::engine::strips::run::{Run, Sides};
+use crate::engine::terms::group_sums::Even;
+use crate::engine::terms::linear::{Linear, Places};
+use crate::engine::terms::per_query;
+use crate::engine::terms::rule::{Choosing, Count};
+use crate::engine::{Outcome, positive_weights};
 use crate::loss::{Batch, ContrastiveLoss, Form, Negatives, Objective};
 
 /// The matrices of a batch as they are compared.
@@ -69,7 +69,7 @@ impl<'a, T: Element> Matrices<'a, T> {
 }
 
 impl<R: Real> Run<'_, '_, R> {
-    pub(super) fn across<T: Element<Real = R>>(&mut self, batch: &Batch<'_, T>) -> Outcome {
+    pub(crate) fn across<T: Element<Real = R>>(&mut self, batch: &Batch<'_, T>) -> Outcome {
         let loss = self.loss;
         let matrices = Matrices::new(self, batch);
         let Matrices { queries: a, keys: k, .. } = &matrices;
@@ -85,7 +85,7 @@ impl<R: Real> Run<'_, '_, R> {
         };
         let mut choosing = self.choosing(negatives);
         if let Some(own) = matrices.own() {
-            choosing.own = own::sums(a, own, choosing.scale, choosing.terms(), self.team);
+            choosing.own = per_query::sums(a, own, choosing.scale, choosing.terms(), self.team);
             choosing.own_count = own.len() / n;
         }
         if let Objective::DecoupledWeighted { sigma } = loss.objective() {
@@ -124,7 +124,14 @@ impl<R: Real> Run<'_, '_, R> {
             if let Some(own) = matrices.own() {
                 let (of_a, rest) = self.out.split_at_mut(n);
                 let of_own = &mut rest[k.len()..];
-                own::gradients((a, own), &choosing, (&chosen, &even), of_a, of_own, self.team);
+                per_query::gradients(
+                    (a, own),
+                    &choosing,
+                    (&chosen, &even),
+                    of_a,
+                    of_own,
+                    self.team,
+                );
             }
         }
         self.through_comparison(&matrices.all(), &mut outcome, (n, 1.0));

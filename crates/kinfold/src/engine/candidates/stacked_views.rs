@@ -1,18 +1,18 @@
 //! Every row chooses among all others: two views stacked, or rows with labels.
 
-use super::even::Even;
-use super::linear::{Linear, Places};
-use super::marks::{self, Marks, NONE, Small};
-use super::plan::{Candidates, Partner};
-use super::rule::{Count, Rule};
-use super::run::{Run, Sides};
-use super::{Outcome, positive_weights};
 use crate::embeddings::{Element, Real};
+use crate::engine::candidates::groups::{self, Marks, NONE, Small};
+use crate::engine::strips::plan::{Candidates, Partner};
+use crate::engine::strips::run::{Run, Sides};
+use crate::engine::terms::group_sums::Even;
+use crate::engine::terms::linear::{Linear, Places};
+use crate::engine::terms::rule::{Count, Rule};
+use crate::engine::{Outcome, positive_weights};
 use crate::loss::{Batch, Objective};
 
 impl<R: Real> Run<'_, '_, R> {
     /// Every row chooses among all others.
-    pub(super) fn among_themselves<T: Element<Real = R>>(
+    pub(crate) fn among_themselves<T: Element<Real = R>>(
         &mut self,
         batch: &Batch<'_, T>,
     ) -> Outcome {
@@ -29,7 +29,7 @@ impl<R: Real> Run<'_, '_, R> {
         let mut partners = Vec::new();
         let (choosing, partner) = match &labels {
             Some(labels) => {
-                let (listed, labelled, negatives) = marks::by_label(labels);
+                let (listed, labelled, negatives) = groups::by_label(labels);
                 partners = listed;
                 let mut choosing = self.choosing(negatives);
                 choosing.labelled = labelled;

@@ -11,14 +11,14 @@
 //! so the strips need to know nothing of it; half of their work is with zeros. A guide's embeddings are
 //! laid out the same way.
 
-use super::Outcome;
-use super::guide::threshold;
-use super::marks::{Marks, Small};
-use super::plan::Candidates;
-use super::rows::Rows;
-use super::rule::Count;
-use super::run::{Run, Sides};
 use crate::embeddings::{Element, Embeddings, Real};
+use crate::engine::Outcome;
+use crate::engine::candidates::groups::{Marks, Small};
+use crate::engine::candidates::guide::threshold;
+use crate::engine::rows::Rows;
+use crate::engine::strips::plan::Candidates;
+use crate::engine::strips::run::{Run, Sides};
+use crate::engine::terms::rule::Count;
 use crate::loss::{Batch, Negatives, Similarity};
 
 /// Rows one after the other, without gaps.
@@ -70,7 +70,7 @@ fn side_by_side<T: Element>(
 }
 
 /// See [`ContrastiveLoss::with_within_views`](crate::ContrastiveLoss::with_within_views).
-pub(super) fn run<T: Element>(run: &mut Run<'_, '_, T::Real>, batch: &Batch<'_, T>) -> Outcome {
+pub(crate) fn run<T: Element>(run: &mut Run<'_, '_, T::Real>, batch: &Batch<'_, T>) -> Outcome {
     let keys = batch.keys.unwrap_or(batch.queries);
     let (q, k) = (run.rows(batch.queries, None), run.rows(keys, None));
     let negatives = match batch.negatives {
@@ -90,8 +90,12 @@ pub(super) fn run<T: Element>(run: &mut Run<'_, '_, T::Real>, batch: &Batch<'_, 
     let a = inner.rows(rows.embeddings(), None);
     let b = inner.rows(columns.embeddings(), None);
 
-    let marks =
-        marks(batch, n, all, <T::Real as super::Arithmetic>::kernels(loss.instructions).width);
+    let marks = marks(
+        batch,
+        n,
+        all,
+        <T::Real as crate::engine::Arithmetic>::kernels(loss.instructions).width,
+    );
     let guide = batch.guide.map(|guide| {
         let cosine = |x| Rows::new(x, None, (Similarity::Cosine, crate::NORM_FLOOR), run.team);
         let (of_q, of_k) = (cosine(guide.queries), cosine(guide.keys));
@@ -168,6 +172,6 @@ fn marks<T: Element>(
 }
 
 fn resized(mut marks: Vec<u32>, columns: usize) -> Vec<u32> {
-    marks.resize(columns, super::marks::NONE);
+    marks.resize(columns, crate::engine::candidates::groups::NONE);
     marks
 }

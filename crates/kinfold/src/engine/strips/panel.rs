@@ -3,19 +3,19 @@
 //! Comes in: dot products or terms of a panel. Goes out: the same panel, with what is no negative
 //! hidden, or with weights for terms. A panel lies in the first cache.
 
-use super::kernels::{Left, Product};
-use super::plan::{Candidates, DEPTH, Partner, Plan};
-use super::rows::Rows;
-use super::rule::Terms;
-use super::strip::Problem;
 use crate::embeddings::{Element, Real};
+use crate::engine::kernels::{Left, Product};
+use crate::engine::rows::Rows;
+use crate::engine::strips::plan::{Candidates, DEPTH, Partner, Plan};
+use crate::engine::strips::strip::Problem;
+use crate::engine::terms::rule::Terms;
 use std::ops::Range;
 
 /// No tile is wider.
-pub(super) const MOST_WIDTH: usize = 32;
+pub(crate) const MOST_WIDTH: usize = 32;
 
 /// The sums over columns of panel `j`, or memory that nobody looks at.
-pub(super) fn asked<'s>(
+pub(crate) fn asked<'s>(
     sums: &'s mut [f64],
     unasked: &'s mut [f64; MOST_WIDTH],
     j: usize,
@@ -27,7 +27,7 @@ pub(super) fn asked<'s>(
 /// Packs rows as an operand of a product, `[rows / height, dim, height]`, by way of `row`; columns are
 /// packed so, too, with a tile's width for its height.
 #[inline(always)]
-pub(super) fn pack<T: Element>(
+pub(crate) fn pack<T: Element>(
     height: usize,
     rows: &Rows<'_, T>,
     which: Range<usize>,
@@ -47,7 +47,7 @@ pub(super) fn pack<T: Element>(
 }
 
 /// The dot products of packed rows with panel `j` of packed columns.
-pub(super) fn panel_product<T: Element>(
+pub(crate) fn panel_product<T: Element>(
     p: &Problem<'_, T>,
     (left, dim): (&[T::Real], usize),
     columns: &[T::Real],
@@ -77,7 +77,7 @@ pub(super) fn panel_product<T: Element>(
 
 /// Calls `each` with every number of a panel, where it is, and whether its column has the row's mark.
 #[inline(always)]
-pub(super) fn self_and_others<T: Element>(
+pub(crate) fn self_and_others<T: Element>(
     p: &Problem<'_, T>,
     first: usize,
     j: usize,
@@ -97,7 +97,7 @@ pub(super) fn self_and_others<T: Element>(
 
 /// Calls `each` with the row of every number of a panel whose column has the row's mark.
 #[inline(always)]
-pub(super) fn each_own<T: Element>(
+pub(crate) fn each_own<T: Element>(
     p: &Problem<'_, T>,
     first: usize,
     j: usize,
@@ -117,7 +117,7 @@ pub(super) fn each_own<T: Element>(
 
 /// Exponentials of a panel whose sums, which the kernel adds up as well, are of no use.
 #[inline(always)]
-pub(super) fn exponentials_alone<T: Element>(
+pub(crate) fn exponentials_alone<T: Element>(
     p: &Problem<'_, T>,
     panel: &mut [T::Real],
     scale: T::Real,
@@ -133,7 +133,7 @@ pub(super) fn exponentials_alone<T: Element>(
 
 /// Turns a panel's terms into weights: each times what belongs to its row and to its column.
 #[inline(always)]
-pub(super) fn weigh_panel<T: Element>(
+pub(crate) fn weigh_panel<T: Element>(
     p: &Problem<'_, T>,
     first: usize,
     j: usize,
@@ -176,7 +176,7 @@ pub(super) fn weigh_panel<T: Element>(
 
 /// Minus infinity where a column of panel `j` is no negative of a row: its positive, itself, pairs
 /// seen from the other side, columns of its own mark, columns that only fill the panel.
-pub(super) fn hide<T: Element>(
+pub(crate) fn hide<T: Element>(
     problem: &Problem<'_, T>,
     panel: &mut [T::Real],
     first: usize,

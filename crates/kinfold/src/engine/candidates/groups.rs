@@ -2,31 +2,31 @@
 //!
 //! Comes in: what a batch says its rows are. Goes out: [`Marks`], partners, counts.
 
-use super::rule::{Count, Labelled};
+use crate::engine::terms::rule::{Count, Labelled};
 use std::collections::HashMap;
 
 /// No partner, no identity.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Identities or labels of rows and of columns.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     /// `[rows]`; every row has one.
-    pub(super) rows: Vec<u32>,
+    pub(crate) rows: Vec<u32>,
     /// `[panels · width]`; [`NONE`] where a column has none.
-    pub(super) columns: Vec<u32>,
+    pub(crate) columns: Vec<u32>,
     /// Columns with the row's mark are no negatives of it, as duplicates; otherwise they count, as
     /// positives or negatives, whatever the terms say.
-    pub(super) hide: bool,
+    pub(crate) hide: bool,
 }
 
 /// Whatever numbers, as 0, 1, 2, … in the order in which they first occur.
-pub(super) struct Small {
+pub(crate) struct Small {
     of: HashMap<u64, u32>,
 }
 
 impl Small {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { of: HashMap::new() }
     }
 
@@ -35,13 +35,13 @@ impl Small {
         *self.of.entry(id).or_insert(next)
     }
 
-    pub(super) fn all(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<u32> {
+    pub(crate) fn all(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<u32> {
         ids.into_iter().map(|id| self.of(id)).collect()
     }
 }
 
 /// How often each mark occurs.
-pub(super) fn sizes(marks: &[u32]) -> Vec<usize> {
+pub(crate) fn sizes(marks: &[u32]) -> Vec<usize> {
     let known = marks.iter().filter(|&&mark| mark != NONE);
     let mut sizes = vec![0; known.clone().max().map_or(0, |&most| most as usize + 1)];
     known.for_each(|&mark| sizes[mark as usize] += 1);
@@ -50,20 +50,20 @@ pub(super) fn sizes(marks: &[u32]) -> Vec<usize> {
 
 impl Marks {
     /// Of rows and columns, these filled up to `panels` numbers.
-    pub(super) fn new(rows: Vec<u32>, mut columns: Vec<u32>, panels: usize, hide: bool) -> Self {
+    pub(crate) fn new(rows: Vec<u32>, mut columns: Vec<u32>, panels: usize, hide: bool) -> Self {
         columns.resize(panels, NONE);
         Self { rows, columns, hide }
     }
 
     /// Of `columns` columns, how many each row does not share a mark with.
-    pub(super) fn others(&self, columns: usize) -> Vec<usize> {
+    pub(crate) fn others(&self, columns: usize) -> Vec<usize> {
         let sizes = sizes(&self.columns);
         let size = |&mark: &u32| sizes.get(mark as usize).copied().unwrap_or(0);
         self.rows.iter().map(|mark| columns - size(mark)).collect()
     }
 
     /// The same from the other side, where rows and columns are as many.
-    pub(super) fn swapped(&self, panels: usize) -> Self {
+    pub(crate) fn swapped(&self, panels: usize) -> Self {
         let rows = self.columns[..self.rows.len()].to_vec();
         Self::new(rows, self.rows.clone(), panels, self.hide)
     }
@@ -71,7 +71,7 @@ impl Marks {
 
 /// Rows by label: each one's partner where it has exactly one positive, how many positives it has, and
 /// how many negatives.
-pub(super) fn by_label(labels: &[u32]) -> (Vec<u32>, Vec<Labelled>, Count) {
+pub(crate) fn by_label(labels: &[u32]) -> (Vec<u32>, Vec<Labelled>, Count) {
     let sizes = sizes(labels);
     let mut last = vec![NONE; sizes.len()];
     let mut partners = vec![NONE; labels.len()];
