@@ -26,8 +26,6 @@ mod batch;
 mod config;
 mod fused;
 mod info_nce;
-pub mod ops;
-pub mod step;
 mod strips;
 
 pub use batch::PairBatch;

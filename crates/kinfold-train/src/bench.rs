@@ -241,7 +241,7 @@ impl DenseCase {
                 chosen(s, Tensor::cat(vec![diagonal() + n, diagonal()], 0))
             }
         };
-        let value = crate::encoder::numbers(loss.clone())?[0];
+        let value = crate::tensors::numbers(loss.clone())?[0];
         drop(loss.backward());
         Ok(f64::from(value))
     }

@@ -5,17 +5,18 @@
 //! these, and after the model's step its own.
 
 use crate::Error;
-use crate::encoder::{Model, numbers};
 use crate::loss::Named;
 use crate::optimizer::Optimizer;
 use crate::pairs::{Images, Pair, Pairs};
 use crate::run::State;
 use crate::settings::{OptimizerName, OptimizerSettings, Settings};
+use crate::tensors::numbers;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Temperature};
 use kinfold_burn::{InfoNceLoss, PairBatch};
+use kinfold_nn::encoders::{ImageShape, Model};
 use std::collections::VecDeque;
 
 pub(crate) struct Criterion {
@@ -79,7 +80,8 @@ impl Criterion {
         let (least, most) = named.bounds;
         let module = module.with_log_scale_bounds(least, most)?;
         let queue = || {
-            let (shape, seed) = (settings.image_shape(), settings.seed);
+            let (size, channels) = settings.image_shape();
+            let (shape, seed) = (ImageShape { size, channels }, settings.seed);
             Ok::<_, Error>(Queue {
                 model: Model::initial(&settings.encoder, shape, seed, device)?.no_grad(),
                 momentum: settings.loss.momentum,
@@ -332,11 +334,12 @@ impl ModuleMapper for Follow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encoder::images_tensor;
     use crate::pairs::Split;
+    use crate::tensors::images_tensor;
 
     fn model(seed: u64, device: &Device) -> Model {
-        Model::random(&Settings::default().encoder, (8, 1), seed, device)
+        let shape = ImageShape { size: 8, channels: 1 };
+        Model::random(&Settings::default().encoder, shape, seed, device).expect("an encoder")
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
 //! name of the file; rows are in the order of the names.
 
-use crate::Error;
 use crate::pairs::Images;
 use crate::run::{SavedModel, write_whole};
+use crate::{Error, tensors};
 use burn::tensor::Device;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
@@ -68,7 +68,7 @@ pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
     let saved = SavedModel::open(run)?;
     let model = saved.trained(run, &device)?;
     let images = Images::load(&saved.settings(data))?;
-    let embeddings = model.embed(&images, &device)?;
+    let embeddings = tensors::embed(&model, &images, &device)?;
     let dim = embeddings.len() / images.len();
     Ok(Embedded { images, embeddings, dim })
 }

@@ -99,6 +99,10 @@ pub enum Error {
         kept: PathBuf,
     },
 
+    /// An encoder that cannot be built, read or written.
+    #[error(transparent)]
+    Encoder(#[from] kinfold_nn::Error),
+
     /// Embeddings that a loss or a measure cannot take.
     #[error(transparent)]
     Embeddings(#[from] kinfold::Error),
@@ -110,6 +114,7 @@ impl Error {
         matches!(
             self,
             Self::Setting(_)
+                | Self::Encoder(kinfold_nn::Error::Setting(_))
                 | Self::SettingsFile { .. }
                 | Self::RunExists(_)
                 | Self::CannotResume { .. }

@@ -13,11 +13,11 @@
 
 use crate::Error;
 use crate::criterion::{Criterion, Loss};
-use crate::encoder::Model;
 use crate::pairs::Pair;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
+use kinfold_nn::encoders::Model;
 
 /// What a batch's backward pass gives.
 pub(crate) struct Found {

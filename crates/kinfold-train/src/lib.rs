@@ -10,7 +10,6 @@ mod bench;
 mod criterion;
 mod diagnose;
 mod embed;
-mod encoder;
 mod error;
 pub mod evaluation;
 mod gradients;
@@ -24,6 +23,7 @@ mod run;
 mod search;
 pub mod settings;
 mod study;
+mod tensors;
 mod training;
 mod views;
 

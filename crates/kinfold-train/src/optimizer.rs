@@ -1,5 +1,5 @@
 //! How weights are moved: AdamW, SGD with momentum, or LARS, each step one pass over every weight
-//! (`kinfold_burn::step`), with clipping by the global norm and a schedule by steps.
+//! (`kinfold_nn::step`), with clipping by the global norm and a schedule by steps.
 //!
 //! Comes in: settings, a learning rate, a module and its gradients. Goes out: the module moved. What
 //! an optimizer keeps from step to step can be taken out and put back.
@@ -9,7 +9,7 @@ use crate::settings::{OptimizerName, OptimizerSettings};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Shape, Tensor, TensorData};
-use kinfold_burn::step::{Moment, Rule, squares, step};
+use kinfold_nn::step::{Moment, Rule, squares, step};
 use std::collections::BTreeMap;
 
 /// What LARS trusts a layer's gradient with: "eeta" in SimCLR's code.

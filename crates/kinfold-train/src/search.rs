@@ -4,11 +4,11 @@
 //! cosine of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
 
 use crate::Error;
-use crate::encoder::Model;
 use crate::pairs::{Images, Reading};
 use crate::report::picture::{png, shrunk};
 use crate::report::snapshots::{dot, normalise};
 use crate::run::{SavedModel, write_whole};
+use crate::tensors::embed;
 use burn::tensor::Device;
 use embedded_graphics::mono_font::MonoTextStyle;
 use embedded_graphics::mono_font::iso_8859_1::FONT_6X13;
@@ -16,6 +16,7 @@ use embedded_graphics::pixelcolor::Gray8;
 use embedded_graphics::prelude::*;
 use embedded_graphics::text::Text;
 use image::ExtendedColorType;
+use kinfold_nn::encoders::Model;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::convert::Infallible;
@@ -102,7 +103,7 @@ pub fn search(
 
 /// The embeddings of all images, each of length 1.
 fn unit(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
-    let mut rows = model.embed(images, device)?;
+    let mut rows = embed(model, images, device)?;
     let dim = rows.len() / images.len();
     normalise(&mut rows, dim);
     Ok(rows)

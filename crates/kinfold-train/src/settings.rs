@@ -3,7 +3,7 @@
 //! Comes in: a file, and what the command line says. Goes out: settings that can be used, or an
 //! error that names the one that cannot. Whatever is not given has the default written here.
 
-pub use crate::encoder::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};
 
 use crate::pairs::{PairSettings, Pairs};
 use crate::views::Recipe;

@@ -5,13 +5,14 @@
 
 mod table;
 
-use crate::encoder::{Model, images_tensor, numbers};
 use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::{CONFIG, SavedModel};
+use crate::tensors::{images_tensor, numbers};
 use crate::{Error, Settings, views};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options};
 use kinfold::{Embeddings, Temperature};
+use kinfold_nn::encoders::Model;
 use std::path::{Path, PathBuf};
 use table::Table;
 

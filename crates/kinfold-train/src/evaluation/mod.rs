@@ -7,13 +7,14 @@ mod one_shot;
 pub use one_shot::{OneShot, OneShotTask, one_shot};
 
 use crate::Error;
-use crate::encoder::Model;
 use crate::pairs::{Images, Split};
 use crate::run::SavedModel;
 use crate::settings::Settings;
+use crate::tensors::embed;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
+use kinfold_nn::encoders::Model;
 use serde::Serialize;
 use std::path::Path;
 
@@ -55,8 +56,8 @@ impl Evaluation {
         }
         let rows: Vec<usize> = (0..images.len()).collect();
         let raw = accuracies(images, split, &images.pixels(&rows)?)?;
-        let random = accuracies(images, split, &random.embed(images, device)?)?;
-        let trained = accuracies(images, split, &trained.embed(images, device)?)?;
+        let random = accuracies(images, split, &embed(random, images, device)?)?;
+        let trained = accuracies(images, split, &embed(trained, images, device)?)?;
         let measured =
             |i: usize| Measured { raw: raw[i], random_encoder: random[i], trained: trained[i] };
         Ok(Some(Self { one_shot: measured(0), nearest_neighbour: measured(1) }))
@@ -90,7 +91,7 @@ pub fn evaluate(run: &Path, data: Option<&str>) -> Result<Evaluated, Error> {
     // All of other data is new to the model, but some is needed as labelled examples.
     let share = data.map_or(saved.hold_out, |_| Settings::default().hold_out);
     let split = Split::new(&images, share);
-    let evaluation = Evaluation::new(&images, &split, &saved.random(&device), &trained, &device)?;
+    let evaluation = Evaluation::new(&images, &split, &saved.random(&device)?, &trained, &device)?;
     let evaluation = evaluation.ok_or_else(|| {
         if share == 0.0 {
             return Error::Data(format!(

@@ -14,6 +14,7 @@ use super::{Error, Measured};
 use crate::pairs::{self, Images};
 use crate::random::{Purpose, Random};
 use crate::run::SavedModel;
+use crate::tensors::embed;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy};
@@ -92,7 +93,7 @@ pub fn one_shot(run: &Path, task: &OneShotTask) -> Result<OneShot, Error> {
     };
     let rows: Vec<usize> = (0..images.len()).collect();
     let raw = images.pixels(&rows)?;
-    let random = saved.random(&device).embed(&images, &device)?;
+    let random = embed(&saved.random(&device)?, &images, &device)?;
     let trained = trained.embed(&images, &device)?;
     let errors = |embeddings: &[f32]| errors(&episodes, embeddings, images.len());
     let (raw, random, trained) = (errors(&raw)?, errors(&random)?, errors(&trained)?);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::Settings;
-use crate::encoder::{images_tensor, numbers};
 use crate::pairs::{Images, Pairs, Split};
+use crate::tensors::{images_tensor, numbers};
 use crate::views;
 use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -9,6 +9,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, TensorData};
 use kinfold::ContrastiveLoss;
 use kinfold_burn::{InfoNceLoss, PairBatch};
+use kinfold_nn::encoders::ImageShape;
 
 /// An encoder that looks at each row alone.
 #[derive(Module, Debug)]
@@ -113,7 +114,8 @@ impl Digits {
         let split = Split::new(&images, 0.2);
         let pairs = Pairs::new(&images, &split, &settings.pairs)?;
         let pairs = pairs.batches(24, 0, 0)[0].to_vec();
-        let model = Model::random(&settings.encoder, (8, 1), 0, &device);
+        let shape = ImageShape { size: 8, channels: 1 };
+        let model = Model::random(&settings.encoder, shape, 0, &device)?;
         Ok(Self { settings, images, split, pairs, model, device })
     }
 

@@ -6,9 +6,10 @@
 
 use super::snapshots::{dot, normalise};
 use crate::Error;
-use crate::encoder::Model;
 use crate::pairs::{Images, Split};
+use crate::tensors::embed_rows;
 use burn::tensor::Device;
+use kinfold_nn::encoders::Model;
 use rayon::prelude::*;
 
 /// The most images on the map, and the most that neighbours are looked for among.
@@ -53,7 +54,7 @@ impl<'a> Sample<'a> {
         let points = spread(&by_label(if held_out { &split.test } else { &split.train }), POINTS);
         let shelf = spread(&by_label(&split.train), SHELF);
         let embed = |rows: &[usize]| -> Result<Vec<f32>, Error> {
-            let mut embeddings = model.embed_rows(images, rows, &device)?;
+            let mut embeddings = embed_rows(model, images, rows, &device)?;
             let dim = embeddings.len() / rows.len().max(1);
             normalise(&mut embeddings, dim.max(1));
             Ok(embeddings)

@@ -4,11 +4,12 @@
 //! what the report draws. The pairs are held-out ones where some are held out, in views that training
 //! never sees. It never changes the model nor anything that training draws.
 
-use crate::encoder::{Model, images_tensor, numbers};
 use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::RunFolder;
+use crate::tensors::{images_tensor, numbers};
 use crate::{Error, Settings, views};
 use burn::tensor::Device;
+use kinfold_nn::encoders::Model;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

@@ -1,9 +1,9 @@
 //! `model.toml` and `model.safetensors`: together they are the model.
 
-use crate::encoder::{Model, WEIGHTS};
 use crate::settings::{EncoderSettings, ImageSettings, Settings};
 use crate::{Error, run::RunFolder};
 use burn::tensor::Device;
+use kinfold_nn::encoders::{ImageShape, Model, WEIGHTS};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -69,13 +69,17 @@ impl SavedModel {
     }
 
     /// The encoder that it began as.
-    pub(crate) fn random(&self, device: &Device) -> Model {
-        let shape = self.settings(None).image_shape();
-        Model::random(&self.encoder, shape, self.seed, device)
+    pub(crate) fn random(&self, device: &Device) -> Result<Model, Error> {
+        let (size, channels) = self.settings(None).image_shape();
+        let shape = ImageShape { size, channels };
+        Ok(Model::random(&self.encoder, shape, self.seed, device)?)
     }
 
     /// The encoder as trained.
     pub(crate) fn trained(&self, run: &Path, device: &Device) -> Result<Model, Error> {
-        self.random(device).with_weights(&run.join(WEIGHTS))
+        self.random(device)?.with_weights(&run.join(WEIGHTS)).map_err(|error| match error {
+            kinfold_nn::Error::Weights { path, reason } => Error::NotARun { path, reason },
+            error => error.into(),
+        })
     }
 }

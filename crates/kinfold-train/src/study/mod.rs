@@ -7,9 +7,9 @@
 
 mod figure;
 
-use crate::encoder::Model;
 use crate::report::{Moment, Seen};
 use crate::run::{SavedModel, write_whole};
+use crate::tensors::embed_rows;
 use crate::training::{self, Event};
 use crate::{Error, OneShotTask, Settings, one_shot};
 use burn::tensor::Device;
@@ -191,9 +191,9 @@ impl Study {
             return Ok(None);
         }
         let device = Device::flex();
-        let model: Model = SavedModel::open(&folder)?.trained(&folder, &device)?;
+        let model = SavedModel::open(&folder)?.trained(&folder, &device)?;
         let rows = if split.test.is_empty() { &split.train } else { &split.test };
-        let embeddings = model.embed_rows(&images, rows, &device)?;
+        let embeddings = embed_rows(&model, &images, rows, &device)?;
         let task = settings.one_shot.as_ref().map(|task| one_shot(&folder, task)).transpose()?;
         let seen = Seen::read(&folder).unwrap_or_default();
         let (n, last) = (seen.pairs.len(), seen.moments.last());

@@ -12,7 +12,6 @@ mod standing;
 pub use event::{Event, Progress};
 
 use crate::criterion::{Criterion, Loss};
-use crate::encoder::{Model, images_tensor};
 use crate::evaluation::Evaluation;
 use crate::gradients::{Found, gradients};
 use crate::optimizer::{Optimizer, learning_rate};
@@ -23,8 +22,10 @@ use crate::run::{
     run_folder,
 };
 use crate::settings::CheckpointSettings;
+use crate::tensors::images_tensor;
 use crate::{Error, Settings, views};
 use burn::tensor::Device;
+use kinfold_nn::encoders::{ImageShape, Model};
 use loader::{Batch, Loader};
 use serde::Serialize;
 use standing::Standing;
@@ -171,8 +172,9 @@ impl Training {
         let device = Device::flex().autodiff();
         let criterion = Criterion::new(&settings, &images, &pairs, &device)?;
         let Settings { encoder, seed, .. } = &settings;
-        let shape = settings.image_shape();
-        let random = Model::random(encoder, shape, *seed, &device).snapshot();
+        let (size, channels) = settings.image_shape();
+        let shape = ImageShape { size, channels };
+        let random = Model::random(encoder, shape, *seed, &device)?.snapshot();
         let model = Model::initial(encoder, shape, *seed, &device)?;
         let optimizer = Optimizer::new(&settings.optimizer, &model);
         let snapshots = Snapshots::new(&settings, &images, &split, steps, &folder)?;

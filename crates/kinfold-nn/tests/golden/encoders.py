@@ -1,4 +1,4 @@
-"""Writes encoders.json, what PyTorch's encoders make of some images, for src/encoder/tests.rs to agree
+"""Writes encoders.json, what PyTorch's encoders make of some images, for src/encoders/tests.rs to agree
 with; and mlp.pth, a small file of PyTorch's own kind.
 
     pip install torch==2.15.0 torchvision==0.29.2

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayout};
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
-use kinfold_burn::ops;
+use kinfold_nn::ops;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::cell::Cell;

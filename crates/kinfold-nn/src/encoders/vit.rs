@@ -2,6 +2,7 @@
 //! token; the embedding is the mean of the normalised tokens. Names, layouts and initial weights are
 //! timm's (`class_token=False, global_pool="avg", fc_norm=False, num_classes=0`).
 
+use super::ImageShape;
 use super::layers::{attention, layer_norm, linear, linear_gelu};
 use super::settings::EncoderSettings;
 use burn::module::{Module, Param};
@@ -55,7 +56,7 @@ struct Perceptron {
 impl Vit {
     pub(super) fn new(
         settings: &EncoderSettings,
-        (size, channels): (usize, usize),
+        ImageShape { size, channels }: ImageShape,
         device: &Device,
     ) -> Self {
         let (patch, width) = (settings.patch(size), settings.width());

@@ -1,5 +1,6 @@
 //! A perceptron over the pixels: hidden layers, each with batch norm and ReLU; then a linear layer.
 
+use super::ImageShape;
 use super::layers::{Activation, batch_norm_1d, linear};
 use super::settings::EncoderSettings;
 use burn::module::Module;
@@ -35,7 +36,7 @@ impl Hidden {
 impl Mlp {
     pub(super) fn new(
         settings: &EncoderSettings,
-        (size, channels): (usize, usize),
+        ImageShape { size, channels }: ImageShape,
         device: &Device,
     ) -> Self {
         let (mut from, mut layers) = (channels * size * size, Vec::new());

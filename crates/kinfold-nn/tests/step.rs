@@ -1,7 +1,7 @@
 //! The step in one pass beside the step in tensor operations.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kinfold_burn::step::{Moment, Rule, squares, step, step_in_operations};
+use kinfold_nn::step::{Moment, Rule, squares, step, step_in_operations};
 
 /// Every kind of rule, and its parts that can be off.
 fn rules() -> Vec<Rule> {

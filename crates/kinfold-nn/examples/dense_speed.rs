@@ -1,5 +1,5 @@
 //! Training steps of an MLP and a small vision transformer, with this crate's operations and with
-//! Burn's: `cargo run --release -p kinfold-burn --example dense_speed [mlp|vit] [rounds]`.
+//! Burn's: `cargo run --release -p kinfold-nn --example dense_speed [mlp|vit] [rounds]`.
 //!
 //! The two take turns, so that a machine that others use, too, slows them alike.
 
@@ -10,7 +10,8 @@ use burn::nn::{BatchNorm, BatchNormConfig, LayerNorm, LayerNormConfig, Linear, L
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::{gelu, relu, softmax};
 use burn::tensor::{Device, Distribution, Tensor};
-use kinfold_burn::{Form, InfoNceLossConfig, ops};
+use kinfold_burn::{Form, InfoNceLossConfig};
+use kinfold_nn::ops;
 use std::time::Instant;
 
 #[derive(Module, Debug)]

@@ -1,6 +1,7 @@
 //! A small convolutional network: convolutions, each with batch norm and ReLU; then one linear layer
 //! over all that is left.
 
+use super::ImageShape;
 use super::layers::{Activation, batch_norm, conv2d, linear};
 use super::settings::EncoderSettings;
 use burn::module::Module;
@@ -23,7 +24,7 @@ struct Layer {
 impl ConvNet {
     pub(super) fn new(
         settings: &EncoderSettings,
-        (size, channels): (usize, usize),
+        ImageShape { size, channels }: ImageShape,
         device: &Device,
     ) -> Self {
         let (mut side, mut depth, mut layers) = (size, channels, Vec::new());

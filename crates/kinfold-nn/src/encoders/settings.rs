@@ -184,8 +184,8 @@ impl EncoderSettings {
         ]
     }
 
-    /// The same with every setting that this encoder has.
-    pub(crate) fn decided(&self, size: usize) -> Self {
+    /// The same with every setting that this encoder has, for images of `size` × `size` pixels.
+    pub fn decided(&self, size: usize) -> Self {
         use EncoderName::{ConvNet, Mlp, ResNet18, ResNet50, Vit};
         let (layers, convnet) = (matches!(self.name, ConvNet | Mlp), self.name == ConvNet);
         let (resnet, vit) = (matches!(self.name, ResNet18 | ResNet50), self.name == Vit);
@@ -223,7 +223,7 @@ impl EncoderSettings {
     }
 
     /// Dimension of the embedding.
-    pub(crate) fn embedding(&self) -> usize {
+    pub fn embedding(&self) -> usize {
         match self.name {
             EncoderName::ConvNet | EncoderName::Mlp => self.embedding.unwrap_or(128),
             EncoderName::ResNet18 => 512,

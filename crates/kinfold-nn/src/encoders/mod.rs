@@ -16,12 +16,11 @@ mod vit;
 mod weights;
 
 pub use settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
-pub(crate) use weights::WEIGHTS;
+pub use weights::WEIGHTS;
 
 use crate::Error;
-use crate::pairs::Images;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use convnet::ConvNet;
 use mlp::Mlp;
 use projector::Projector;
@@ -30,15 +29,21 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use vit::Vit;
 
-/// Images that are encoded at a time outside training.
-const CHUNK: usize = 256;
-
 /// Held while weights are drawn.
 static DRAWING: Mutex<()> = Mutex::new(());
 
+/// The shape of the images that a model takes: `[channels, size, size]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageShape {
+    /// Width and height in pixels.
+    pub size: usize,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+}
+
 /// An encoder and its projector.
 #[derive(Module, Debug)]
-pub(crate) struct Model {
+pub struct Model {
     encoder: Encoder,
     projector: Option<Projector>,
 }
@@ -53,9 +58,9 @@ enum Encoder {
 }
 
 impl Encoder {
-    fn new(settings: &EncoderSettings, shape: (usize, usize), device: &Device) -> Self {
-        let (size, channels) = shape;
-        let stem = settings.stem(size);
+    fn new(settings: &EncoderSettings, shape: ImageShape, device: &Device) -> Self {
+        let channels = shape.channels;
+        let stem = settings.stem(shape.size);
         match settings.name {
             EncoderName::ConvNet => Self::ConvNet(ConvNet::new(settings, shape, device)),
             EncoderName::Mlp => Self::Mlp(Mlp::new(settings, shape, device)),
@@ -77,13 +82,17 @@ impl Encoder {
 }
 
 impl Model {
-    /// A model with random weights that follow from `seed`. The settings have been checked.
-    pub(crate) fn random(
+    /// A model for images of `shape`, with random weights that follow from `seed`.
+    ///
+    /// # Errors
+    /// As [`EncoderSettings::check`].
+    pub fn random(
         settings: &EncoderSettings,
-        shape: (usize, usize),
+        shape: ImageShape,
         seed: u64,
         device: &Device,
-    ) -> Self {
+    ) -> Result<Self, Error> {
+        settings.check(shape.size)?;
         // The generator is one for the whole process: nobody else may draw in between.
         let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
@@ -94,31 +103,40 @@ impl Model {
         // Burn draws weights when they are first used; use them now, while the seed is fresh, and in
         // one order.
         model.visit(&mut Draw);
-        model
+        Ok(model)
     }
 
-    /// What training begins with: a random model, with the weights of `init` where that is given.
-    pub(crate) fn initial(
+    /// The model that training begins with: a random one, with the weights of
+    /// [`init`](EncoderSettings::init) where that is given.
+    ///
+    /// # Errors
+    /// As [`random`](Self::random); [`Error::Read`] and [`Error::Weights`] when the file of `init` cannot
+    /// be read or does not fit.
+    pub fn initial(
         settings: &EncoderSettings,
-        shape: (usize, usize),
+        shape: ImageShape,
         seed: u64,
         device: &Device,
     ) -> Result<Self, Error> {
-        let model = Self::random(settings, shape, seed, device);
+        let model = Self::random(settings, shape, seed, device)?;
         match &settings.init {
             Some(from) => weights::begin(model, settings.name, from),
             None => Ok(model),
         }
     }
 
-    /// The model as it stands, for use without training. A plain clone would go on sharing batch
-    /// norm's running statistics with the model that is trained.
-    pub(crate) fn snapshot(&self) -> Self {
+    /// A copy for use without training, on the plain device. (A clone would go on sharing batch norm's
+    /// running statistics with the model that is trained.)
+    pub fn snapshot(&self) -> Self {
         self.valid()
     }
 
-    /// What the loss sees, `[n, projection]`.
-    pub(crate) fn project(&self, images: Tensor<4>) -> Tensor<2> {
+    /// The projector's output, which the loss sees, `[n, projection]`, of images
+    /// `[n, channels, size, size]`.
+    ///
+    /// # Panics
+    /// As [`embed`](Self::embed).
+    pub fn project(&self, images: Tensor<4>) -> Tensor<2> {
         let embeddings = self.encoder.forward(images);
         match &self.projector {
             Some(projector) => projector.forward(embeddings),
@@ -126,36 +144,32 @@ impl Model {
         }
     }
 
-    /// Embeddings of all images as one slice, `[n, embedding]`.
-    pub(crate) fn embed(&self, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
-        let rows: Vec<usize> = (0..images.len()).collect();
-        self.embed_rows(images, &rows, device)
-    }
-
-    /// Embeddings of some images, `[rows, embedding]`.
-    pub(crate) fn embed_rows(
-        &self,
-        images: &Images,
-        rows: &[usize],
-        device: &Device,
-    ) -> Result<Vec<f32>, Error> {
-        let model = self.snapshot();
-        let mut out = Vec::new();
-        for rows in rows.chunks(CHUNK) {
-            let pixels = images.pixels(rows)?;
-            let x = images_tensor(pixels, (images.size, images.channels), device);
-            out.extend(numbers(model.encoder.forward(x))?);
-        }
-        Ok(out)
+    /// Embeddings, `[n, embedding]`, of images `[n, channels, size, size]`.
+    ///
+    /// On an autodiff device batch norm takes the batch's statistics and moves its running ones; on a
+    /// plain device it takes the running ones. For embeddings of a model that is trained, take a
+    /// [`snapshot`](Self::snapshot).
+    ///
+    /// # Panics
+    /// As Burn's operations do, when the images are not of the model's shape or not on its device.
+    pub fn embed(&self, images: Tensor<4>) -> Tensor<2> {
+        self.encoder.forward(images)
     }
 
     /// The weights as a safetensors file, in PyTorch's names and layouts.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Unwritable`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         weights::to_bytes(&self.snapshot())
     }
 
     /// The model with the weights of a safetensors file that such a model was written to.
-    pub(crate) fn with_weights(self, file: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the file cannot be read; [`Error::Weights`] when a weight is missing, left over
+    /// or of another shape.
+    pub fn with_weights(self, file: &Path) -> Result<Self, Error> {
         weights::load(self, file)
     }
 }
@@ -167,19 +181,4 @@ impl ModuleVisitor for Draw {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         param.val();
     }
-}
-
-/// Pixels as Burn takes them, `[n, channels, size, size]`.
-pub(crate) fn images_tensor(
-    pixels: Vec<f32>,
-    (size, channels): (usize, usize),
-    device: &Device,
-) -> Tensor<4> {
-    let n = pixels.len() / (channels * size * size);
-    Tensor::from_data(TensorData::new(pixels, [n, channels, size, size]), device)
-}
-
-/// A tensor's numbers, row by row.
-pub(crate) fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
-    x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
 }

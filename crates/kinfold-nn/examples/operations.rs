@@ -1,8 +1,8 @@
 //! Forward and backward passes of convolutional networks, with Burn's operations and with those of
-//! `kinfold_burn::ops`, by turns: milliseconds of the fastest and of the median pass. `layers` gives
+//! `kinfold_nn::ops`, by turns: milliseconds of the fastest and of the median pass. `layers` gives
 //! ours alone, layer by layer: the fastest output, gradient of the input and gradient of the weights.
 //!
-//! `cargo run --release -p kinfold-burn --example operations -- [NETWORK] [PASSES]`
+//! `cargo run --release -p kinfold-nn --example operations -- [NETWORK] [PASSES]`
 #![allow(clippy::print_stdout, reason = "it says what it measured")]
 
 use burn::module::Module;
@@ -10,7 +10,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Distribution, Tensor};
-use kinfold_burn::ops::{self, Activation};
+use kinfold_nn::ops::{self, Activation};
 use std::time::Instant;
 
 /// A convolution and its batch norm.

@@ -19,8 +19,8 @@ use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The weights of a run's folder.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// The file of a run's folder that holds the model's weights.
+pub const WEIGHTS: &str = "model.safetensors";
 
 const ENCODER: &str = "encoder.";
 const PROJECTOR: &str = "projector.";
@@ -42,30 +42,29 @@ pub(super) fn weights_of(model: &Model) -> Weights {
 
 /// A model as a safetensors file.
 pub(super) fn to_bytes(model: &Model) -> Result<Vec<u8>, Error> {
-    let unsaved = |e: &dyn std::fmt::Display| {
-        Error::Data(format!("the model cannot be written as safetensors: {e}"))
-    };
+    let unwritable = |e: &dyn std::fmt::Display| Error::Unwritable(e.to_string());
     let mut data = Vec::new();
     for (name, weight) in weights_of(model) {
         let shape = weight.shape.iter().copied().collect();
         if let Some(norm) = name.strip_suffix("running_var") {
             data.push((format!("{norm}{COUNT}"), Dtype::I64, vec![], 0i64.to_le_bytes().to_vec()));
         }
-        let bytes = weight.into_bytes().map_err(|e| unsaved(&e))?;
+        let bytes = weight.into_bytes().map_err(|e| unwritable(&e))?;
         data.push((name, Dtype::F32, shape, bytes.to_vec()));
     }
     let views = data.iter().map(|(name, dtype, shape, bytes)| {
         Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?))
     });
-    let views =
-        views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|e| unsaved(&e))?;
+    let views = views
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(|e| unwritable(&e))?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize(views, Some(metadata)).map_err(|e| unsaved(&e))
+    safetensors::serialize(views, Some(metadata)).map_err(|e| unwritable(&e))
 }
 
 /// The model with all weights of a file that such a model was written to.
 pub(super) fn load(model: Model, file: &Path) -> Result<Model, Error> {
-    let wrong = |reason: String| Error::NotARun { path: file.to_path_buf(), reason };
+    let wrong = |reason: String| Error::weights(file, reason);
     let weights = of_safetensors(file)?.map_err(wrong)?;
     place(model, weights, "").map_err(wrong)
 }
@@ -75,7 +74,7 @@ pub(super) fn load(model: Model, file: &Path) -> Result<Model, Error> {
 pub(super) fn begin(model: Model, name: EncoderName, from: &Path) -> Result<Model, Error> {
     let file = if from.is_dir() { from.join(WEIGHTS) } else { from.to_path_buf() };
     let wrong = |reason: String| {
-        Error::data_file(&file, format!("cannot begin a {name} with these weights: {reason}"))
+        Error::weights(&file, format!("cannot begin a {name} with these weights: {reason}"))
     };
     let weights = match file.extension().and_then(|ending| ending.to_str()) {
         Some("safetensors") => of_safetensors(&file)?,
@@ -106,14 +105,14 @@ pub(super) fn begin(model: Model, name: EncoderName, from: &Path) -> Result<Mode
 type Held = Result<Weights, String>;
 
 fn of_safetensors(file: &Path) -> Result<Held, Error> {
-    let bytes = std::fs::read(file).map_err(Error::file("read", file))?;
+    let bytes = std::fs::read(file).map_err(Error::read(file))?;
     let mut store = SafetensorsStore::from_bytes(Some(bytes));
     Ok(store.get_all_tensors().cloned().map_err(|e| e.to_string()))
 }
 
 fn of_pytorch(file: &Path) -> Result<Held, Error> {
     // So that a missing file reads like any other missing file.
-    std::fs::File::open(file).map_err(Error::file("read", file))?;
+    std::fs::File::open(file).map_err(Error::read(file))?;
     let mut store = PytorchStore::from_file(file);
     Ok(store.get_all_tensors().cloned().map_err(|e| e.to_string()))
 }

@@ -1,0 +1,47 @@
+//! Images as tensors, tensors as numbers, and the embeddings of many images.
+
+use crate::Error;
+use crate::pairs::Images;
+use burn::tensor::{Device, Tensor, TensorData};
+use kinfold_nn::encoders::Model;
+
+/// Images that are encoded at a time outside training.
+const CHUNK: usize = 256;
+
+/// Pixels as Burn takes them, `[n, channels, size, size]`.
+pub(crate) fn images_tensor(
+    pixels: Vec<f32>,
+    (size, channels): (usize, usize),
+    device: &Device,
+) -> Tensor<4> {
+    let n = pixels.len() / (channels * size * size);
+    Tensor::from_data(TensorData::new(pixels, [n, channels, size, size]), device)
+}
+
+/// A tensor's numbers, row by row.
+pub(crate) fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
+    x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
+}
+
+/// Embeddings of all images, `[n, embedding]`.
+pub(crate) fn embed(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
+    let rows: Vec<usize> = (0..images.len()).collect();
+    embed_rows(model, images, &rows, device)
+}
+
+/// Embeddings of some images, `[rows, embedding]`.
+pub(crate) fn embed_rows(
+    model: &Model,
+    images: &Images,
+    rows: &[usize],
+    device: &Device,
+) -> Result<Vec<f32>, Error> {
+    let model = model.snapshot();
+    let mut out = Vec::new();
+    for rows in rows.chunks(CHUNK) {
+        let pixels = images.pixels(rows)?;
+        let x = images_tensor(pixels, (images.size, images.channels), device);
+        out.extend(numbers(model.embed(x))?);
+    }
+    Ok(out)
+}
