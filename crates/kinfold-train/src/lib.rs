@@ -1,7 +1,7 @@
 //! Contrastive training: from pairs to a model and what it is worth.
 //!
 //! Comes in: [`Settings`]. Goes out: a run folder. The flow, a module a stage:
-//! [`pairs`] → views → encoder → loss (kinfold-burn) → optimizer → [`evaluation`] → run folder.
+//! [`pairs`] → views → encoder (kinfold-nn) → loss (kinfold-burn) → optimizer → [`evaluation`] → run folder.
 //! Nothing here prints; [`train`] tells its caller what happens, as [`Event`]s.
 
 #![warn(clippy::unwrap_used)]

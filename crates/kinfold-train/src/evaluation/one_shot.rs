@@ -94,7 +94,7 @@ pub fn one_shot(run: &Path, task: &OneShotTask) -> Result<OneShot, Error> {
     let rows: Vec<usize> = (0..images.len()).collect();
     let raw = images.pixels(&rows)?;
     let random = embed(&saved.random(&device)?, &images, &device)?;
-    let trained = trained.embed(&images, &device)?;
+    let trained = embed(&trained, &images, &device)?;
     let errors = |embeddings: &[f32]| errors(&episodes, embeddings, images.len());
     let (raw, random, trained) = (errors(&raw)?, errors(&random)?, errors(&trained)?);
     let of = |which: fn(&[f64]) -> f64| Measured {

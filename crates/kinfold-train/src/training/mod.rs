@@ -396,7 +396,8 @@ impl Training {
     fn not_finite(&mut self, step: usize, rate: f64, reason: &Error, model: &Model) -> Error {
         let good = self.good.take();
         let weights = good.as_ref().unwrap_or(model).to_bytes();
-        match weights.and_then(|weights| self.folder.write_last_good(&weights)) {
+        match weights.map_err(Error::from).and_then(|weights| self.folder.write_last_good(&weights))
+        {
             Ok(kept) => Error::NotFinite {
                 step: step + 1,
                 reason: reason.to_string(),
