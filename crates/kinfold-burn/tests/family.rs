@@ -211,6 +211,37 @@ fn every_loss_is_the_oracle_s_in_f32_and_with_tails() {
     }
 }
 
+#[test]
+fn a_small_loss_keeps_its_digits() {
+    // Keys are near their queries, and pairs far apart: losses of 1e-8 and less, in f32.
+    for loss in every_loss(0.045) {
+        let axes = common::orthonormal(6);
+        let keys: Vec<f64> = axes.iter().zip(common::normal(3, 36)).map(|(x, e)| x + 0.05 * e).collect();
+        let sample = Sample::pairs(&loss, &axes, &keys, 6);
+        let expected = sample.dense(&loss);
+        if !(expected.mean > 0.0 && expected.mean < 1e-7) {
+            continue;
+        }
+        for path in [None, Some(4)] {
+            let device = Device::flex().autodiff();
+            let tensors = Tensors::new(&sample, DType::F32, &device);
+            let module = InfoNceLoss::new(loss).learned(&device);
+            let value = forward(&module, tensors.batch, path).unwrap();
+            let gradients = value.backward();
+            let learned = module.log_scale.as_ref().unwrap().val();
+            for (what, ours, theirs) in [
+                ("value", numbers(value), vec![expected.mean]),
+                ("queries", numbers(tensors.queries.grad(&gradients).unwrap()), expected.queries.clone()),
+                ("keys", numbers(tensors.keys.as_ref().unwrap().grad(&gradients).unwrap()), expected.keys.clone()),
+                ("log scale", numbers(learned.grad(&gradients).unwrap()), vec![expected.log_scale]),
+            ] {
+                let error = common::relative_error(&ours, &theirs);
+                assert!(error < 1e-5, "{what}, {loss:?}, path {path:?}: {error:e}");
+            }
+        }
+    }
+}
+
 fn tau(t: f64) -> Temperature {
     Temperature::new(t).unwrap()
 }
