@@ -36,6 +36,25 @@ pub(crate) enum Negatives {
     PerQuery(Tensor<3>),
 }
 
+impl Negatives {
+    /// All of them as rows of one matrix, query by query; and how many each query has, where each has
+    /// its own.
+    pub(crate) fn rows(self) -> (Tensor<2>, Option<usize>) {
+        match self {
+            Self::Shared(x) => (x, None),
+            Self::PerQuery(x) => {
+                let [n, each, dim] = x.dims();
+                // A size of 0 means something else to `reshape`.
+                let rows = match n * each {
+                    0 => Tensor::zeros([0, dim], (&x.device(), x.dtype())),
+                    rows => x.reshape([rows, dim]),
+                };
+                (rows, Some(each))
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Guide {
     pub(crate) queries: Tensor<2>,

@@ -94,14 +94,7 @@ pub(crate) fn forward(
     let device = batch.queries.device();
     // An operation has tensors for all its inputs; those that there are none of are not looked at.
     let nothing = || Tensor::<2>::zeros([1, 1], &device);
-    let negatives = match batch.negatives {
-        None => nothing(),
-        Some(Negatives::Shared(x)) => x,
-        Some(Negatives::PerQuery(x)) => {
-            let [n, m, d] = x.dims();
-            x.reshape([n * m, d])
-        }
-    };
+    let negatives = batch.negatives.map_or_else(nothing, |negatives| negatives.rows().0);
     let number = |x: Option<Tensor<1>>| x.unwrap_or_else(|| Tensor::zeros([1], &device));
     let failure = Failure::default();
     let value = Tensor::from_dispatch(<Dispatch as Fused>::info_nce(

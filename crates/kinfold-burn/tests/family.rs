@@ -67,7 +67,7 @@ impl Tensors {
             let own = own.set_require_grad(device.is_autodiff());
             batch = batch.with_negatives_per_query(own.clone());
             per_query = Some(own);
-        } else if !sample.negatives.is_empty() {
+        } else if sample.empty || !sample.negatives.is_empty() {
             let of_all = leaf(&sample.negatives);
             batch = batch.with_negatives(of_all.clone());
             shared = Some(of_all);
@@ -80,7 +80,8 @@ impl Tensors {
             batch = batch.with_row_weights(Tensor::from_data(data, (device, dtype)));
         }
         if let Some([queries, keys, negatives]) = &sample.guide {
-            let negatives = (!negatives.is_empty()).then(|| matrix(negatives, 2));
+            let judged = sample.empty || !negatives.is_empty();
+            let negatives = judged.then(|| matrix(negatives, 2));
             batch = batch.with_guide(matrix(queries, 2), matrix(keys, 2), negatives);
         }
         Self { queries, keys, shared, per_query, batch }
@@ -212,11 +213,38 @@ fn every_loss_is_the_oracle_s_in_f32_and_with_tails() {
 }
 
 #[test]
+fn any_settings_together_are_the_oracle_s() {
+    let device = Device::flex().autodiff();
+    let mut count = 0;
+    for setup in (0..600).filter_map(|seed| sample::together(seed, 12)) {
+        let (loss, sample) = (setup.loss(), &setup.sample);
+        let expected = dense(&loss, &sample.batch());
+        let right = [loss.reduced(expected.mean, expected.sum)];
+        for path in [None, Some(5)] {
+            let what = format!("{loss:?} of {sample:?}, path {path:?}");
+            let tensors = Tensors::new(sample, DType::F64, &device);
+            let gradient =
+                |value: Tensor<1>| numbers(tensors.queries.grad(&value.sum().backward()).unwrap());
+            let module = InfoNceLoss::new(loss);
+            let value = forward(&module, tensors.batch.clone(), path).unwrap();
+            assert_close(&what, &numbers(value.clone()), &right, 1e-7);
+            assert_close(&what, &gradient(value), &expected.queries, 1e-6);
+            let module = module.with_reduction(Reduction::None);
+            let rows = forward(&module, tensors.batch.clone(), path).unwrap();
+            assert!(gradient(rows).iter().all(|x| x.is_finite()), "{what}");
+        }
+        count += 1;
+    }
+    assert!(count > 200, "{count}");
+}
+
+#[test]
 fn a_small_loss_keeps_its_digits() {
     // Keys are near their queries, and pairs far apart: losses of 1e-8 and less, in f32.
     for loss in every_loss(0.045) {
         let axes = common::orthonormal(6);
-        let keys: Vec<f64> = axes.iter().zip(common::normal(3, 36)).map(|(x, e)| x + 0.05 * e).collect();
+        let keys: Vec<f64> =
+            axes.iter().zip(common::normal(3, 36)).map(|(x, e)| x + 0.05 * e).collect();
         let sample = Sample::pairs(&loss, &axes, &keys, 6);
         let expected = sample.dense(&loss);
         if !(expected.mean > 0.0 && expected.mean < 1e-7) {
@@ -231,8 +259,16 @@ fn a_small_loss_keeps_its_digits() {
             let learned = module.log_scale.as_ref().unwrap().val();
             for (what, ours, theirs) in [
                 ("value", numbers(value), vec![expected.mean]),
-                ("queries", numbers(tensors.queries.grad(&gradients).unwrap()), expected.queries.clone()),
-                ("keys", numbers(tensors.keys.as_ref().unwrap().grad(&gradients).unwrap()), expected.keys.clone()),
+                (
+                    "queries",
+                    numbers(tensors.queries.grad(&gradients).unwrap()),
+                    expected.queries.clone(),
+                ),
+                (
+                    "keys",
+                    numbers(tensors.keys.as_ref().unwrap().grad(&gradients).unwrap()),
+                    expected.keys.clone(),
+                ),
                 ("log scale", numbers(learned.grad(&gradients).unwrap()), vec![expected.log_scale]),
             ] {
                 let error = common::relative_error(&ours, &theirs);

@@ -1,7 +1,6 @@
-//! The matrices that are compared, and what stands beside their rows.
+//! The matrices that a loss compares, and what belongs to their rows.
 //!
-//! Comes in: a batch whose shapes agree. Goes out: a [`Problem`], in which all of them are linear in
-//! the number of rows.
+//! Input: a batch whose shapes agree. Output: a [`Problem`], which is linear in the number of rows.
 
 use crate::PairBatch;
 use crate::batch::Negatives;
@@ -10,27 +9,28 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor};
 use kinfold::{ContrastiveLoss, Form, NORM_FLOOR, Objective, Similarity};
 
-/// Places of the matrices among those that are compared. Where all views choose, both are one matrix,
-/// the queries above the keys, in the queries' place.
+/// Places of the variables. The views of NT-Xent are stacked: one matrix, the queries above the keys,
+/// in the place of the queries.
 pub(super) const QUERIES: usize = 0;
 pub(super) const KEYS: usize = 1;
 pub(super) const NEGATIVES: usize = 2;
+const SCALE: usize = 3;
+const BIAS: usize = 4;
 
+#[derive(Clone)]
 pub(super) struct Problem {
     pub(super) loss: ContrastiveLoss,
-    /// As they are compared: of unit length for the cosine.
-    pub(super) compared: [Option<Tensor<2>>; 3],
-    /// 1/τ and the sigmoid's bias, `[1, 1]`.
-    pub(super) scale: Tensor<2>,
-    pub(super) bias: Tensor<2>,
-    /// What each row of each matrix is of; a query is of what its key is of.
+    /// What the loss has derivatives with respect to: the matrices as they are compared (of unit
+    /// length for the cosine), 1/τ and the bias of the sigmoid, `[1, 1]`.
+    pub(super) variables: [Option<Tensor<2>>; 5],
+    /// The id of each row of each matrix; a query has that of its key.
     pub(super) ids: [Option<Tensor<1, Int>>; 3],
     pub(super) labels: Option<Tensor<1, Int>>,
     row_weights: Option<Tensor<1>>,
     pub(super) guide: Option<[Option<Tensor<2>>; 3]>,
-    /// What each positive's logit counts in the weighted decoupled loss, `[rows, 1]`.
+    /// The weight of each positive in the weighted decoupled loss, `[rows, 1]`; a constant.
     pub(super) positive_weights: Option<Tensor<2>>,
-    /// Pairs: rows of the queries as given.
+    /// The number of pairs: rows of the queries as given.
     pub(super) pairs: usize,
     /// Negatives of each query, where each has its own.
     pub(super) per_query: Option<usize>,
@@ -53,40 +53,33 @@ impl Problem {
             Objective::Sigmoid { bias } => number(&learned.bias, bias),
             _ => number(&None, 0.0),
         };
-        let [pairs, dim] = batch.queries.dims();
-        let keys = batch.keys.as_ref().map(|keys| keys.dims()[0]);
-        let (negatives, per_query) = match batch.negatives {
-            None => (None, None),
-            Some(Negatives::Shared(x)) => (Some(x), None),
-            Some(Negatives::PerQuery(x)) => {
-                let each = x.dims()[1];
-                (Some(x.reshape([pairs * each, dim])), Some(each))
-            }
-        };
-        // Normalisation stays in Burn's graph: it is linear in n, and its backward is Burn's.
-        let compared = [Some(batch.queries), batch.keys, negatives].map(|x| {
+        let pairs = batch.queries.dims()[0];
+        let keys = batch.keys.as_ref().map_or(0, |keys| keys.dims()[0]);
+        let (negatives, per_query) = batch.negatives.map(Negatives::rows).unzip();
+        // Normalisation stays in the caller's graph: it is linear in n, and its backward is Burn's.
+        let compared = |x: Option<Tensor<2>>| {
             let x = x?.cast(dtype);
             Some(match loss.similarity() {
                 Similarity::Cosine => normalised(x, loss.norm_floor()),
                 Similarity::Dot => x,
             })
-        });
+        };
+        let [queries, keys_compared, negatives] =
+            [Some(batch.queries), batch.keys, negatives].map(compared);
         let guide = batch.guide.map(|guide| {
             let guide = [Some(guide.queries), Some(guide.keys), guide.negatives];
             guide.map(|x| Some(normalised(x?.detach().cast(dtype), NORM_FLOOR)))
         });
         let mut out = Self {
             loss: *loss,
-            compared,
-            scale,
-            bias,
-            ids: ids(batch.ids, pairs, keys.unwrap_or(0), loss.offset()),
+            variables: [queries, keys_compared, negatives, Some(scale), Some(bias)],
+            ids: ids(batch.ids, pairs, keys, loss.offset()),
             labels: batch.labels,
             row_weights: batch.row_weights.map(|x| x.detach().cast(dtype)),
             guide,
             positive_weights: None,
             pairs,
-            per_query,
+            per_query: per_query.flatten(),
         };
         if let Objective::DecoupledWeighted { sigma } = loss.objective() {
             out.positive_weights = Some(out.weights_of_pairs(sigma));
@@ -94,52 +87,49 @@ impl Problem {
         if loss.form() == Form::NtXent { out.stacked() } else { out }
     }
 
-    /// Queries and keys as one matrix, and what stands beside their rows, too.
+    /// Queries and keys as one matrix, and what belongs to their rows, too.
     fn stacked(mut self) -> Self {
-        if let [Some(queries), Some(keys), _] = self.compared {
-            self.compared = [Some(Tensor::cat(vec![queries, keys], 0)), None, None];
+        if let Some(keys) = self.variables[KEYS].take() {
+            let queries = self.matrix(QUERIES);
+            self.variables[QUERIES] = Some(Tensor::cat(vec![queries, keys], 0));
             let twice = |x: Tensor<1, Int>| Tensor::cat(vec![x.clone(), x], 0);
-            let ids = self.ids[KEYS].take();
-            self.ids = [ids.map(twice), None, None];
+            self.ids = [self.ids[KEYS].take().map(twice), None, None];
             self.labels = self.labels.map(twice);
-            self.positive_weights =
-                self.positive_weights.map(|x| Tensor::cat(vec![x.clone(), x], 0));
+            let twice = |x: Tensor<2>| Tensor::cat(vec![x.clone(), x], 0);
+            self.positive_weights = self.positive_weights.map(twice);
         }
         self
     }
 
-    /// The same, its numbers without a graph.
-    pub(super) fn without_graph(&self) -> Self {
-        Self {
-            loss: self.loss,
-            compared: self.compared.clone().map(|x| x.map(Tensor::inner)),
-            scale: self.scale.clone().inner(),
-            bias: self.bias.clone().inner(),
-            ids: self.ids.clone().map(|x| x.map(Tensor::inner)),
-            labels: self.labels.clone().map(Tensor::inner),
-            row_weights: self.row_weights.clone().map(Tensor::inner),
-            guide: self.guide.clone().map(|guide| guide.map(|x| x.map(Tensor::inner))),
-            positive_weights: self.positive_weights.clone().map(Tensor::inner),
-            ..*self
-        }
+    /// The same, with variables that begin a graph of their own.
+    pub(super) fn with_leaves(&self) -> Self {
+        let leaf = |x: &Tensor<2>| x.clone().detach().set_require_grad(x.is_tracked());
+        let variables = self.variables.each_ref().map(|x| x.as_ref().map(leaf));
+        Self { variables, ..self.clone() }
     }
 
     pub(super) fn device(&self) -> Device {
-        self.scale.device()
+        self.scale().device()
     }
 
     pub(super) fn matrix(&self, which: usize) -> Tensor<2> {
-        self.compared[which].clone().expect("the loss compares matrices that were given")
+        self.variables[which].clone().expect("the loss compares matrices that were given")
     }
 
-    pub(super) fn rows_of(&self, which: usize, start: usize, rows: usize) -> Tensor<2> {
-        self.matrix(which).narrow(0, start, rows)
+    /// 1/τ, `[1, 1]`.
+    pub(super) fn scale(&self) -> Tensor<2> {
+        self.matrix(SCALE)
     }
 
-    /// What each positive counts in the weighted decoupled loss; these count as constants.
+    /// The bias of the sigmoid, `[1, 1]`.
+    pub(super) fn bias(&self) -> Tensor<2> {
+        self.matrix(BIAS)
+    }
+
+    /// The weights of the positives in the weighted decoupled loss.
     fn weights_of_pairs(&self, sigma: f64) -> Tensor<2> {
         let n = self.pairs;
-        let keys = self.rows_of(KEYS, self.loss.offset(), n);
+        let keys = self.matrix(KEYS).narrow(0, self.loss.offset(), n);
         let pairs = (self.matrix(QUERIES) * keys).sum_dim(1).detach() / sigma;
         softmax(pairs, 0) * -(n as f64) + 2.0
     }
@@ -149,7 +139,7 @@ impl Problem {
         let rows = self.matrix(QUERIES).dims()[0];
         let weights = match &self.row_weights {
             Some(weights) => weights.clone().reshape([rows, 1]),
-            None => self.scale.clone().detach().ones_like().expand([rows, 1]),
+            None => Tensor::ones([rows, 1], (&self.device(), self.scale().dtype())),
         };
         if !mean {
             return weights;
@@ -159,7 +149,7 @@ impl Problem {
     }
 }
 
-/// What each row of queries, keys and negatives is of: ids are given for keys and, perhaps, shared
+/// The id of each row of queries, keys and negatives: ids are given for keys and, perhaps, shared
 /// negatives.
 fn ids(
     ids: Option<Tensor<1, Int>>,
