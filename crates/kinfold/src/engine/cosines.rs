@@ -4,14 +4,12 @@
 //! There is never more than a block of rows per thread: no matrix of all cosines. The same two rows
 //! have the same bits wherever they stand, so exact duplicates tie exactly.
 
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR};
+use crate::embeddings::{Element, Embeddings};
 use crate::engine::aligned::Aligned;
-use crate::engine::kernels::{Arithmetic, Instructions, Kernels, Left, Product};
-use crate::engine::rows::Rows;
-use crate::engine::strips::panel::pack;
-use crate::engine::strips::plan::DEPTH;
+use crate::engine::kernels::{Arithmetic, Instructions, Kernels};
+use crate::engine::packed::{PackedPair, pack};
+use crate::engine::rows::{Comparison, Rows};
 use crate::engine::threads::Team;
-use crate::loss::Similarity;
 use rayon::prelude::*;
 
 /// About so many rows are in a thread's hands at a time, and so many columns go by in the cache.
@@ -95,23 +93,14 @@ impl<T: Element> Cosines<T> {
         let panels = (COLUMNS / width).max(1);
         let columns = self.packed.chunks(panels * width * dim);
         for (right, out) in columns.zip(strip.chunks_mut(panels * width * block)) {
-            for from in (0..dim).step_by(DEPTH) {
-                let product = Product {
-                    kind: Left::Packed,
-                    left: &left[from * height..],
-                    left_panels: block / height,
-                    left_panel: dim * height,
-                    left_segment: 0,
-                    right: &right[from * width..],
-                    right_panels: right.len() / (width * dim),
-                    right_panel: dim * width,
-                    right_segment: 0,
-                    segments: 1,
-                    depth: DEPTH.min(dim - from),
-                    add: from > 0,
-                };
-                self.kernels.product(&product, out, block * width);
-            }
+            let pair = PackedPair {
+                dim,
+                rows: left,
+                row_panels: block / height,
+                columns: right,
+                column_panels: right.len() / (width * dim),
+            };
+            pair.dot_products(self.kernels, out, block * width);
         }
     }
 
@@ -127,5 +116,5 @@ impl<T: Element> Cosines<T> {
 
 fn unit<T: Element>(x: Embeddings<'_, T>) -> Rows<'_, T> {
     let team = Team::new(rayon::current_num_threads(), Instructions::best());
-    Rows::new(x, None, (Similarity::Cosine, NORM_FLOOR), &team)
+    Rows::new(x, None, Comparison::COSINE, &team)
 }

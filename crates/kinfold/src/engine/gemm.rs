@@ -1,13 +1,13 @@
-//! A plain matrix product with the engine's kernels: what this machine can do at best, to hold
-//! losses against.
+//! A plain matrix product with the engine's kernels: the speed of this machine that losses are held
+//! against.
 
 use crate::engine::aligned::Aligned;
-use crate::engine::kernels::{Arithmetic, Instructions, Left, Product};
-use crate::engine::strips::plan::DEPTH;
+use crate::engine::kernels::{Arithmetic, Instructions, Layout, Operand, Product};
+use crate::engine::packed::DEPTH;
 use crate::engine::threads::Team;
 
-/// Rows that a thread takes at a time; every tile's height divides it.
-const BLOCK: usize = 96;
+/// Rows that a thread takes at a time. Every tile's height divides it.
+const BLOCK_ROWS: usize = 96;
 
 /// The product of two n × n matrices of f32, already packed. The clock is the caller's.
 ///
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Gemm {
 impl Gemm {
     /// Matrices of at least n rows and columns, filled up to whole blocks; see [`rows`](Self::rows).
     pub fn new(n: usize) -> Self {
-        let n = n.max(1).next_multiple_of(BLOCK);
+        let n = n.max(1).next_multiple_of(BLOCK_ROWS);
         let mut gemm = Self {
             n,
             left: Aligned::zeros(n * n),
@@ -65,25 +65,20 @@ impl Gemm {
         let kernels = f32::kernels(instructions);
         let (n, height, width) = (self.n, kernels.height, kernels.width);
         let (right, team) = (&self.right, Team::new(threads, instructions));
-        let blocks = self.out.chunks_mut(BLOCK * n).zip(self.left.chunks(BLOCK * n));
+        let blocks = self.out.chunks_mut(BLOCK_ROWS * n).zip(self.left.chunks(BLOCK_ROWS * n));
         team.each(blocks, |(out, left)| {
             for from in (0..n).step_by(DEPTH) {
                 let depth = DEPTH.min(n - from);
+                let left = &left[from * BLOCK_ROWS..];
                 let product = Product {
-                    kind: Left::Packed,
-                    left: &left[from * BLOCK..],
-                    left_panels: BLOCK / height,
-                    left_panel: depth * height,
-                    left_segment: 0,
-                    right: &right[from * width..],
-                    right_panels: n / width,
-                    right_panel: n * width,
-                    right_segment: 0,
+                    layout: Layout::Packed,
+                    left: Operand::panels(left, BLOCK_ROWS / height, depth * height),
+                    right: Operand::panels(&right[from * width..], n / width, n * width),
                     segments: 1,
                     depth,
                     add: from > 0,
                 };
-                kernels.product(&product, out, BLOCK * width);
+                kernels.product(&product, out, BLOCK_ROWS * width);
             }
         });
     }

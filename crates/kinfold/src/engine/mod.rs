@@ -2,7 +2,7 @@
 //!
 //! Comes in: a checked batch and a loss. Goes out: its value and gradients. It never fails. The strips
 //! ([strip], [block]) never see which loss they serve: they add up [`Terms`](terms::rule::Terms) of the
-//! logits, ask a [`Rule`](terms::rule::Rule) what a row's sums come to, and weigh the terms with that.
+//! logits, ask a [`RowRule`] what a row's sums come to, and weigh the terms with that.
 //!
 //! # The sums
 //!
@@ -60,102 +60,66 @@
 
 mod aligned;
 mod candidates;
+mod compute;
 mod cosines;
 mod gemm;
 mod kernels;
+mod packed;
+mod problem;
 mod rows;
 mod strips;
 mod terms;
 mod threads;
 
 use crate::embeddings::Element;
-use crate::loss::{
-    Batch, ContrastiveLoss, Form, GradientMut, Negatives, Objective, Statistics, Value,
-};
+use crate::loss::{Batch, ContrastiveLoss, Form, GradientMut, Objective, Statistics, Value};
 pub use aligned::release_memory;
+use candidates::sides::NegativeCounts;
+use compute::Computation;
 pub(crate) use cosines::Cosines;
 pub use gemm::Gemm;
 pub(crate) use kernels::Arithmetic;
 pub use kernels::Instructions;
-use strips::plan::{Candidates, Partner, Plan, Shape};
-use strips::run::Run;
-use terms::rule::{Choosing, Chosen, Count, Rule, Sums};
+use problem::{BatchShape, Shape, computed_form};
+use strips::plan::Plan;
+use terms::rule::{Formula, RowRule, RowSums, softplus};
 use threads::Team;
 pub use threads::on_threads_of;
 
-/// Bytes within which exponentials are kept between passes.
+/// Bytes within which exponentials are kept between passes, unless a loss says otherwise.
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
 
 /// Waking a thread takes as long as so many terms of the dot products, n · m · d: with fewer, a loss is
 /// computed on the caller's thread.
 pub const WORTH_THREADS: usize = 1 << 20;
 
-/// The loss, and where memory for it is given the gradients, of a batch that has been checked.
+/// The loss of a batch that has been checked and, where there is memory for it, its gradients.
 pub(crate) fn run<T: Element>(
     loss: &ContrastiveLoss,
     batch: &Batch<'_, T>,
     gradient: Option<GradientMut<'_, T::Real>>,
 ) -> Value {
-    let threads = if loss.threads == 0 { rayon::current_num_threads() } else { loss.threads };
-    let (n, d) = (batch.queries.rows(), batch.queries.dim());
-    let explicit = match batch.negatives {
-        Negatives::None => 0,
-        Negatives::Shared(x) => x.rows(),
-        Negatives::PerQuery(x) => x.rows().div_ceil(n),
+    let batch_shape = BatchShape::of(batch);
+    let threads = match loss.threads {
+        _ if batch_shape.dot_product_terms() < WORTH_THREADS => 1,
+        0 => rayon::current_num_threads(),
+        threads => threads,
     };
-    let m = batch.keys.map_or(0, |keys| keys.rows()) + explicit;
-    let small = n.saturating_mul(m.max(n)).saturating_mul(d) < WORTH_THREADS;
-    let team = Team::new(if small { 1 } else { threads }, loss.instructions);
-    let statistics = statistics::<T>(loss, n, m, d, gradient.is_some());
-    let out = gradient.map_or_else(Vec::new, |gradient| {
+    let team = Team::new(threads, loss.instructions);
+    let asked = gradient.is_some();
+    let mut gradients = gradient.map_or_else(Vec::new, |gradient| {
         let GradientMut { queries, keys, negatives } = gradient;
-        let rows = queries.chunks_mut(d).chain(keys.chunks_mut(d)).chain(negatives.chunks_mut(d));
-        rows.collect()
+        let matrices = [queries, keys, negatives];
+        matrices.into_iter().flat_map(|x| x.chunks_mut(batch_shape.dim)).collect()
     });
-    let mut run = Run { loss, team: &team, out, row_weights: batch.row_weights.unwrap_or(&[]) };
-    run.clear();
-    let outcome = if loss.within_views {
-        candidates::within_views::run(&mut run, batch)
-    } else if loss.form() == Form::NtXent {
-        run.among_themselves(batch)
-    } else {
-        run.across(batch)
-    };
-    run.value(outcome, statistics)
-}
-
-/// What a computation came to, before rows are averaged and gradients go back through the
-/// normalisation.
-struct Outcome {
-    /// Each row's loss.
-    losses: Vec<f64>,
-    /// `Σ s ∂L/∂s` over all logits, without their margins, and what is to be added for these.
-    log_scale: f64,
-    explicit: f64,
-    bias: f64,
-}
-
-impl Outcome {
-    fn of(chosen: &[Chosen]) -> Self {
-        Self {
-            losses: chosen.iter().map(|chosen| chosen.loss).collect(),
-            log_scale: 0.0,
-            explicit: chosen.iter().map(|chosen| chosen.explicit).sum(),
-            bias: chosen.iter().map(|chosen| chosen.bias).sum(),
-        }
-    }
-
-    /// The mean of both ways, whose gradients are added up and halved at the end.
-    fn both(there: &[Chosen], back: &[Chosen]) -> Self {
-        let (there, back) = (Self::of(there), Self::of(back));
-        let losses = there.losses.iter().zip(&back.losses).map(|(a, b)| 0.5 * (a + b)).collect();
-        Self {
-            losses,
-            log_scale: 0.0,
-            explicit: there.explicit + back.explicit,
-            bias: there.bias + back.bias,
-        }
-    }
+    let shape = Shape::new(loss, &batch_shape, asked);
+    let negatives_are_constant = asked && gradients.len() == batch_shape.queries + batch_shape.keys;
+    let shape =
+        if negatives_are_constant { shape.with_constant_negatives(&batch_shape) } else { shape };
+    let row_weights = batch.row_weights.unwrap_or(&[]);
+    let computation = Computation { loss, team: &team, row_weights };
+    let outcome = computation.run(batch, shape, &mut gradients);
+    computation.value(outcome, asked, statistics::<T>(loss, &shape, asked))
 }
 
 /// Bytes that [`run`] needs beyond inputs and outputs.
@@ -165,7 +129,8 @@ pub(crate) fn scratch_bytes<T: Element>(
     keys: usize,
     dim: usize,
 ) -> usize {
-    statistics::<T>(loss, queries, keys, dim, true).scratch_bytes
+    let shape = Shape::new(loss, &BatchShape::new(loss, queries, keys, dim), true);
+    statistics::<T>(loss, &shape, true).scratch_bytes
 }
 
 /// See [`cost::products`](crate::cost::products).
@@ -175,10 +140,11 @@ pub(crate) fn products<T: Element>(
     keys: usize,
     dim: usize,
 ) -> f64 {
-    let (plan, kept) = planned::<T>(loss, queries, keys, dim, true);
-    let stored = |strips| (0..strips).map(|s| plan.stored_len(s) as f64).sum::<f64>();
+    let shape = Shape::new(loss, &BatchShape::new(loss, queries, keys, dim), true);
+    let (plan, kept) = planned::<T>(loss, &shape);
+    let stored = |strips| (0..strips).map(|s| plan.strip_len(s) as f64).sum::<f64>();
     let again = 1.0 - stored(kept) / stored(plan.strips());
-    match passes(loss) {
+    match computed_form(loss) {
         // Rows and columns of twice the dimension, three times as many columns.
         Form::OneWay if loss.within_views => 18.0,
         Form::OneWay => 3.0,
@@ -192,80 +158,45 @@ pub(crate) fn collapsed(loss: &ContrastiveLoss, pairs: usize) -> f64 {
     let candidates = loss.candidates(pairs).max(1);
     let scale = loss.temperature().scale();
     let negatives = candidates - 1;
-    let choosing = Choosing::new(loss, Count::Same(negatives), &[]);
+    let rule = RowRule::new(loss, NegativeCounts::Same(negatives), &[]);
     let each = match loss.objective() {
-        Objective::Sigmoid { bias } => terms::rule::softplus(scale + bias),
+        Objective::Sigmoid { bias } => softplus(scale + bias),
         _ => 1.0,
     };
-    let first = negatives as f64 * each;
-    let sums = Sums { reference: scale, other: scale, first, second: first };
+    let sums = RowSums { sums: [negatives as f64 * each; 2], shifts: [scale; 2] };
     // Smoothing pulls up the mean of all candidates, of which the positive alone has a margin.
     let others = negatives as f64 / candidates as f64;
-    choosing.choose(0, sums, Some(scale)).loss - loss.label_smoothing * choosing.margin * others
+    rule.outcome(0, sums, Some(scale)).loss - loss.label_smoothing * rule.margin * others
 }
 
-/// Which way the loss is gone about: every pair on its own is the same both ways.
-fn passes(loss: &ContrastiveLoss) -> Form {
-    if loss.objective().is_sigmoid() { Form::OneWay } else { loss.form() }
-}
-
-/// How `loss` will be computed, unless its reference turns out not to be safe.
-fn statistics<T: Element>(
-    loss: &ContrastiveLoss,
-    queries: usize,
-    keys: usize,
-    dim: usize,
-    gradient: bool,
-) -> Statistics {
-    let (plan, kept) = planned::<T>(loss, queries, keys, dim, gradient);
+/// How a loss will be computed, unless the common shift turns out not to be safe.
+fn statistics<T: Element>(loss: &ContrastiveLoss, shape: &Shape, gradient: bool) -> Statistics {
+    let Shape { rows, columns, dim, .. } = *shape;
+    let (plan, kept) = planned::<T>(loss, shape);
     let copies = if loss.within_views {
-        // Rows and columns as they are compared, and their gradients.
-        2 * (plan.rows + plan.columns) * plan.dim * size_of::<T::Real>()
+        // Rows and columns side by side, and their gradients.
+        2 * (rows + columns) * dim * size_of::<T::Real>()
     } else {
         0
     };
-    // What is linear in the logits takes sums in f64: of the columns, of the rows and of the rows as
-    // positives, one for each mark that occurs twice.
-    let linear = loss.label_smoothing > 0.0 || Rule::new(loss.objective()) == Rule::LabelsOutside;
-    let sums =
-        if linear { (plan.columns + 2 * plan.rows) / 2 * plan.dim * size_of::<f64>() } else { 0 };
+    // Linear terms take sums in f64: of the columns, of the rows and of the rows as positives, one for
+    // each group that has several members.
+    let formula = Formula::new(loss.objective());
+    let linear = loss.label_smoothing > 0.0 || formula == Formula::LabelsOutside;
+    let sums = if linear { (columns + 2 * rows) / 2 * dim * size_of::<f64>() } else { 0 };
     Statistics {
         kept_exponentials: gradient && kept > 0,
         scratch_bytes: plan.bytes::<T::Real>(kept) + copies + sums,
     }
 }
 
-/// How `loss` will be cut up, and how many strips of exponentials will be kept.
-fn planned<T: Element>(
-    loss: &ContrastiveLoss,
-    queries: usize,
-    keys: usize,
-    dim: usize,
-    gradient: bool,
-) -> (Plan, usize) {
-    let kernels = T::Real::kernels(loss.instructions);
-    let all = queries + keys;
-    let rectangle = Candidates::Rectangle { offset: loss.offset };
-    let triangle = Candidates::Triangle { partner: Partner::View(queries) };
-    let (rows, columns, dim, candidates) = match loss.form() {
-        Form::OneWay if loss.within_views => (queries, 2 * queries + keys, 2 * dim, rectangle),
-        Form::OneWay | Form::BothWays => (queries, keys, dim, rectangle),
-        Form::NtXent => (all, all, dim, triangle),
-    };
-    let terms = Rule::new(loss.objective()).terms(loss.margin);
-    let stored = gradient;
-    let shape = Shape { rows, columns, dim, candidates, terms, guide: 0, moving: columns, stored };
-    let plan = Plan::new(kernels, shape);
-    let kept = match passes(loss) {
+/// How a loss will be cut up, and how many strips of exponentials will be kept.
+fn planned<T: Element>(loss: &ContrastiveLoss, shape: &Shape) -> (Plan, usize) {
+    let kernels = <T::Real as Arithmetic>::kernels(loss.instructions);
+    let plan = Plan::new(kernels, *shape, Formula::new(loss.objective()).terms(loss.margin));
+    let kept = match computed_form(loss) {
         Form::OneWay => 0,
         Form::BothWays | Form::NtXent => plan.kept::<T::Real>(loss.memory_budget),
     };
     (plan, kept)
-}
-/// What the decoupled loss multiplies the positives by: `2 − n·softmax_i(similarity_i / σ)`.
-fn positive_weights(n: usize, sigma: f64, similarity: impl Fn(usize) -> f64) -> Vec<f64> {
-    let scaled: Vec<f64> = (0..n).map(|i| similarity(i) / sigma).collect();
-    let largest = scaled.iter().fold(f64::NEG_INFINITY, |x, &y| x.max(y));
-    let sum: f64 = scaled.iter().map(|s| (s - largest).exp()).sum();
-    scaled.iter().map(|s| 2.0 - n as f64 * (s - largest).exp() / sum).collect()
 }

@@ -1,17 +1,38 @@
-//! The rows of a matrix as they are compared: divided by their length for the cosine, read from the
-//! caller's memory whenever they are needed, never kept in a copy of the same shape.
+//! The rows of a matrix as they are compared: for the cosine, divided by their length.
+//!
+//! Input: one matrix, or two stacked. Output: normalised rows, similarities, and gradients taken back
+//! through the normalisation. Rows are read from the caller's memory each time; only their lengths
+//! are kept, never a copy of the same shape.
 
-use crate::embeddings::{Element, Embeddings, Real, norm, sum_of};
+use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm, sum_of};
 use crate::engine::threads::Team;
-use crate::loss::Similarity;
+use crate::loss::{ContrastiveLoss, Similarity};
+
+/// How two rows are compared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Comparison {
+    pub(crate) similarity: Similarity,
+    /// The least length that the cosine divides by.
+    pub(crate) norm_floor: f64,
+}
+
+impl Comparison {
+    /// The cosine, as measures and guides take it.
+    pub(crate) const COSINE: Self = Self { similarity: Similarity::Cosine, norm_floor: NORM_FLOOR };
+
+    /// The dot product as it is.
+    pub(crate) const DOT: Self = Self { similarity: Similarity::Dot, norm_floor: NORM_FLOOR };
+
+    pub(crate) fn of(loss: &ContrastiveLoss) -> Self {
+        Self { similarity: loss.similarity(), norm_floor: loss.norm_floor }
+    }
+}
 
 /// One matrix, or two stacked.
 pub(crate) struct Rows<'a, T> {
     first: Embeddings<'a, T>,
     second: Option<Embeddings<'a, T>>,
-    similarity: Similarity,
-    /// The least length that the cosine divides by.
-    floor: f64,
+    comparison: Comparison,
     /// The rows' lengths, whatever the similarity.
     lengths: Vec<f64>,
 }
@@ -21,15 +42,15 @@ impl<'a, T: Element> Rows<'a, T> {
     pub(crate) fn new(
         first: Embeddings<'a, T>,
         second: Option<Embeddings<'a, T>>,
-        (similarity, floor): (Similarity, f64),
+        comparison: Comparison,
         team: &Team,
     ) -> Self {
-        const FEW: usize = 64;
-        let mut rows = Self { first, second, similarity, floor, lengths: Vec::new() };
+        const ROWS_A_TIME: usize = 64;
+        let mut rows = Self { first, second, comparison, lengths: Vec::new() };
         let mut lengths = vec![0.0; first.rows() + second.map_or(0, |second| second.rows())];
-        team.each(lengths.chunks_mut(FEW).enumerate(), |(part, lengths)| {
+        team.each(lengths.chunks_mut(ROWS_A_TIME).enumerate(), |(part, lengths)| {
             for (i, length) in lengths.iter_mut().enumerate() {
-                *length = norm(rows.raw(part * FEW + i));
+                *length = norm(rows.raw(part * ROWS_A_TIME + i));
             }
         });
         rows.lengths = lengths;
@@ -47,8 +68,8 @@ impl<'a, T: Element> Rows<'a, T> {
     /// The longest row as it is compared.
     pub(crate) fn longest(&self) -> f64 {
         let longest = self.lengths.iter().fold(0.0f64, |longest, &length| longest.max(length));
-        match self.similarity {
-            Similarity::Cosine => (longest / self.floor).min(1.0),
+        match self.comparison.similarity {
+            Similarity::Cosine => (longest / self.comparison.norm_floor).min(1.0),
             Similarity::Dot => longest,
         }
     }
@@ -64,8 +85,8 @@ impl<'a, T: Element> Rows<'a, T> {
     /// What row i is multiplied by before it is compared.
     #[inline(always)]
     fn factor(&self, i: usize) -> f64 {
-        match self.similarity {
-            Similarity::Cosine => self.lengths[i].max(self.floor).recip(),
+        match self.comparison.similarity {
+            Similarity::Cosine => self.lengths[i].max(self.comparison.norm_floor).recip(),
             Similarity::Dot => 1.0,
         }
     }
@@ -91,11 +112,12 @@ impl<'a, T: Element> Rows<'a, T> {
     /// itself, times `factor`: `∂L/∂x = (g − ⟨g, u⟩ u) / ‖x‖` for the cosine, where below the floor
     /// the divisor is a constant. Returns `⟨g, u⟩`.
     #[inline(always)]
-    pub(crate) fn through_comparison(&self, i: usize, g: &mut [T::Real], factor: f64) -> f64 {
+    pub(crate) fn backward(&self, i: usize, g: &mut [T::Real], factor: f64) -> f64 {
         let divide = self.factor(i);
         let x = self.raw(i);
         let along = sum_of(g, x, |g, x| g.f64() * (x.real().f64() * divide));
-        let normalised = self.similarity == Similarity::Cosine && self.lengths[i] > self.floor;
+        let normalised = self.comparison.similarity == Similarity::Cosine
+            && self.lengths[i] > self.comparison.norm_floor;
         let back = if normalised { along * divide } else { 0.0 };
         let factor = factor * divide;
         for (g, x) in g.iter_mut().zip(x) {

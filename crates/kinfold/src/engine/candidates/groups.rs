@@ -1,77 +1,71 @@
-//! Identities and labels, as the strips take them: small numbers, and how many there are of each.
+//! Groups of rows and columns that belong together: by id, they are duplicates; by label, positives.
 //!
-//! Comes in: what a batch says its rows are. Goes out: [`Marks`], partners, counts.
+//! Input: ids or labels of any kind. Output: small integers that the strips compare, each row's partner,
+//! and counts.
 
-use crate::engine::terms::rule::{Count, Labelled};
+use crate::engine::kernels::WIDEST_TILE;
 use std::collections::HashMap;
 
-/// No partner, no identity.
+/// In place of a group or of a partner: there is none.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// Identities or labels of rows and of columns.
+/// The group of each row and of each column.
 #[derive(Debug)]
-pub(crate) struct Marks {
+pub(crate) struct Groups {
     /// `[rows]`; every row has one.
     pub(crate) rows: Vec<u32>,
-    /// `[panels · width]`; [`NONE`] where a column has none.
+    /// `[columns]`, then [`NONE`] as far as the last panel reaches; [`NONE`] where a column has none.
     pub(crate) columns: Vec<u32>,
-    /// Columns with the row's mark are no negatives of it, as duplicates; otherwise they count, as
-    /// positives or negatives, whatever the terms say.
-    pub(crate) hide: bool,
+    /// Groups are ids: columns of the row's group are duplicates, and left out. Otherwise they are
+    /// labels, and those columns are positives.
+    pub(crate) duplicates: bool,
 }
 
-/// Whatever numbers, as 0, 1, 2, … in the order in which they first occur.
-pub(crate) struct Small {
-    of: HashMap<u64, u32>,
+impl Groups {
+    pub(crate) fn new(rows: Vec<u32>, mut columns: Vec<u32>, duplicates: bool) -> Self {
+        columns.resize(columns.len() + WIDEST_TILE, NONE);
+        Self { rows, columns, duplicates }
+    }
+
+    /// For each row, how many of `columns` columns are of another group.
+    pub(crate) fn others(&self, columns: usize) -> Vec<usize> {
+        self.same().into_iter().map(|same| columns - same).collect()
+    }
+
+    /// For each row, how many columns are of its group.
+    pub(crate) fn same(&self) -> Vec<usize> {
+        let sizes = sizes(&self.columns);
+        let size = |&group: &u32| sizes.get(group as usize).copied().unwrap_or(0);
+        self.rows.iter().map(size).collect()
+    }
+
+    /// The same with columns for rows, where there are as many of both.
+    pub(crate) fn swapped(&self) -> Self {
+        let rows = self.columns[..self.rows.len()].to_vec();
+        Self::new(rows, self.rows.clone(), self.duplicates)
+    }
 }
 
-impl Small {
-    pub(crate) fn new() -> Self {
-        Self { of: HashMap::new() }
-    }
-
-    fn of(&mut self, id: u64) -> u32 {
-        let next = self.of.len() as u32;
-        *self.of.entry(id).or_insert(next)
-    }
-
-    pub(crate) fn all(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<u32> {
-        ids.into_iter().map(|id| self.of(id)).collect()
-    }
+/// Numbers ids as 0, 1, 2, … in the order in which they first occur.
+pub(crate) fn interned(ids: impl IntoIterator<Item = u64>) -> Vec<u32> {
+    let mut known = HashMap::new();
+    let intern = |id| {
+        let next = known.len() as u32;
+        *known.entry(id).or_insert(next)
+    };
+    ids.into_iter().map(intern).collect()
 }
 
-/// How often each mark occurs.
-pub(crate) fn sizes(marks: &[u32]) -> Vec<usize> {
-    let known = marks.iter().filter(|&&mark| mark != NONE);
+/// How many members each group has.
+pub(crate) fn sizes(groups: &[u32]) -> Vec<usize> {
+    let known = groups.iter().filter(|&&group| group != NONE);
     let mut sizes = vec![0; known.clone().max().map_or(0, |&most| most as usize + 1)];
-    known.for_each(|&mark| sizes[mark as usize] += 1);
+    known.for_each(|&group| sizes[group as usize] += 1);
     sizes
 }
 
-impl Marks {
-    /// Of rows and columns, these filled up to `panels` numbers.
-    pub(crate) fn new(rows: Vec<u32>, mut columns: Vec<u32>, panels: usize, hide: bool) -> Self {
-        columns.resize(panels, NONE);
-        Self { rows, columns, hide }
-    }
-
-    /// Of `columns` columns, how many each row does not share a mark with.
-    pub(crate) fn others(&self, columns: usize) -> Vec<usize> {
-        let sizes = sizes(&self.columns);
-        let size = |&mark: &u32| sizes.get(mark as usize).copied().unwrap_or(0);
-        self.rows.iter().map(|mark| columns - size(mark)).collect()
-    }
-
-    /// The same from the other side, where rows and columns are as many.
-    pub(crate) fn swapped(&self, panels: usize) -> Self {
-        let rows = self.columns[..self.rows.len()].to_vec();
-        Self::new(rows, self.rows.clone(), panels, self.hide)
-    }
-}
-
-/// Rows by label: each one's partner where it has exactly one positive, how many positives it has, and
-/// how many negatives.
-pub(crate) fn by_label(labels: &[u32]) -> (Vec<u32>, Vec<Labelled>, Count) {
+/// Each row's partner: the only other row of its label, and [`NONE`] where there is none or are several.
+pub(crate) fn partners(labels: &[u32]) -> Vec<u32> {
     let sizes = sizes(labels);
     let mut last = vec![NONE; sizes.len()];
     let mut partners = vec![NONE; labels.len()];
@@ -83,8 +77,5 @@ pub(crate) fn by_label(labels: &[u32]) -> (Vec<u32>, Vec<Labelled>, Count) {
         }
         last[label] = row;
     }
-    let size = |&label: &u32| sizes[label as usize];
-    let labelled = labels.iter().map(|l| Labelled { positives: size(l) - 1, mean: 0.0 }).collect();
-    let negatives = labels.iter().map(|l| labels.len() - size(l)).collect();
-    (partners, labelled, Count::Each(negatives))
+    partners
 }

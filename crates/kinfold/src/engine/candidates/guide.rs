@@ -1,65 +1,47 @@
-//! Another model's opinion of what is a negative.
+//! A guide: another model, whose similarities tell false negatives (GISTEmbed, Solatorio 2024).
 //!
-//! Comes in: a guide's embeddings of the same things. Goes out: its rows and columns, packed beside
-//! ours, and for each row the similarity above which a column is a false negative.
+//! Input: the guide's embeddings of the same things. Output: its rows and columns, and for each row
+//! the similarity above which a column is a false negative.
 
-use crate::embeddings::{Element, Real};
-use crate::engine::aligned::Aligned;
-use crate::engine::rows::Rows;
-use crate::engine::strips::panel::pack;
-use crate::engine::strips::plan::Plan;
-use crate::engine::strips::run::Run;
+use crate::embeddings::{Element, Embeddings, Real};
+use crate::engine::rows::{Comparison, Rows};
 use crate::engine::threads::Team;
+use crate::loss;
 
-/// A guide's rows and columns, and above what it calls a column a false negative of a row.
-pub(crate) struct Judge<'a, T: Element> {
+/// A guide's rows and columns. What it finds closer than a row's threshold is no negative of that row.
+pub(crate) struct Guide<'a, T: Element> {
     pub(crate) rows: Rows<'a, T>,
     pub(crate) columns: Rows<'a, T>,
+    /// Similarities, `[rows]`.
     pub(crate) thresholds: Vec<T::Real>,
 }
 
-impl<'a, T: Element> Judge<'a, T> {
-    pub(crate) fn new(run: &Run<'_, '_, T::Real>, guide: &crate::loss::Guide<'a, T>) -> Self {
-        let compared = (crate::Similarity::Cosine, crate::NORM_FLOOR);
-        let cosine = |first, second| Rows::new(first, second, compared, run.team);
+impl<'a, T: Element> Guide<'a, T> {
+    pub(crate) fn new(guide: &loss::Guide<'a, T>, team: &Team) -> Self {
+        let cosine = |first, second| Rows::new(first, second, Comparison::COSINE, team);
         let (rows, keys) = (cosine(guide.queries, None), cosine(guide.keys, None));
-        let thresholds = (0..rows.len()).map(|i| threshold(rows.similarity(i, &keys, i)));
-        let thresholds = thresholds.collect();
+        let thresholds = thresholds(&rows, &keys);
         Self { rows, columns: cosine(guide.keys, guide.negatives), thresholds }
     }
 }
 
-/// What a guide must find above `similarity` to call a candidate a false negative: rounding alone must
-/// not make one of what it finds equal.
-pub(crate) fn threshold<R: Real>(similarity: f64) -> R {
-    let rounding = if size_of::<R>() == 4 { 2e-6 } else { 4e-15 };
-    R::from_f64(similarity + rounding)
-}
-
-/// Another model's rows and columns: what it finds closer than a row's threshold is no negative.
-pub(crate) struct Guide<'p, T: Element> {
-    pub(crate) rows: &'p Rows<'p, T>,
-    pub(crate) columns: Aligned<T::Real>,
-    /// Similarities, `[rows]`.
-    pub(crate) thresholds: &'p [T::Real],
-}
-
-impl<'p, T: Element> Guide<'p, T> {
-    /// Packs the guide's columns as the right operand of its similarities, `[panels, dim, width]`.
-    pub(crate) fn new(
-        plan: &Plan,
-        rows: &'p Rows<'p, T>,
-        columns: &Rows<'p, T>,
-        thresholds: &'p [T::Real],
+impl<'a, R: Real> Guide<'a, R> {
+    /// Rows and columns that are compared as they are.
+    pub(crate) fn of_products(
+        rows: Embeddings<'a, R>,
+        columns: Embeddings<'a, R>,
+        thresholds: Vec<R>,
         team: &Team,
     ) -> Self {
-        let (width, dim) = (plan.width, columns.dim());
-        let mut packed = Aligned::zeros(plan.panels * dim * width);
-        team.each(packed.chunks_mut(dim * width).enumerate(), |(j, panel)| {
-            let mut row = vec![T::Real::default(); dim];
-            let these = j * width..columns.len().min((j + 1) * width);
-            pack(width, columns, these, &mut row, panel);
-        });
-        Self { rows, columns: packed, thresholds }
+        let dot = |x| Rows::new(x, None, Comparison::DOT, team);
+        Self { rows: dot(rows), columns: dot(columns), thresholds }
     }
+}
+
+/// For each query, what a similarity must be above to make a candidate a false negative: that of the
+/// query's own key, and a little more, so that rounding alone does not hide what is equal.
+pub(crate) fn thresholds<T: Element>(queries: &Rows<'_, T>, keys: &Rows<'_, T>) -> Vec<T::Real> {
+    let rounding = if size_of::<T::Real>() == 4 { 2e-6 } else { 4e-15 };
+    let threshold = |i| T::Real::from_f64(queries.similarity(i, keys, i) + rounding);
+    (0..queries.len()).map(threshold).collect()
 }

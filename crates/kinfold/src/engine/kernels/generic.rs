@@ -1,7 +1,7 @@
 //! The kernels, written once over any vector. Everything here is inlined into the functions of an
 //! instruction set, which is where the vectors turn into registers.
 
-use super::{Panel, Tile};
+use super::table::{Panel, Tile};
 
 /// A register of numbers.
 ///
@@ -223,7 +223,7 @@ unsafe fn exp<V: Vector>(x: V) -> V {
 /// Column sums stay in the type itself for no more than this many rows.
 const ROWS_A_TIME: usize = 16;
 
-/// See [`Kernels::exponentials`](super::Kernels::exponentials).
+/// See [`Kernels::exponentials`](super::table::Kernels::exponentials).
 ///
 /// # Safety
 /// The vector's instructions must be there, and the panel's pointers must reach as far as its
@@ -240,11 +240,11 @@ pub(super) unsafe fn exponentials<V: Vector, const VECTORS: usize>(panel: &Panel
             let end = panel.rows.min(row + ROWS_A_TIME);
             let mut column_sums = [V::splat(V::Real::ZERO); VECTORS];
             while row < end {
-                let minus_reference = V::splat(*panel.references.add(row)).mul(minus_one);
+                let minus_shift = V::splat(*panel.shifts.add(row)).mul(minus_one);
                 let mut row_sum = V::load(panel.row_sums.add(row * V::LANES));
                 for v in 0..VECTORS {
                     let at = panel.numbers.add(row * width + v * V::LANES);
-                    let e = exp(V::load(at).mul_add(scale, minus_reference));
+                    let e = exp(V::load(at).mul_add(scale, minus_shift));
                     e.store(at);
                     row_sum = row_sum.add(e);
                     column_sums[v] = column_sums[v].add(e);
@@ -264,7 +264,7 @@ pub(super) unsafe fn exponentials<V: Vector, const VECTORS: usize>(panel: &Panel
     }
 }
 
-/// See [`Kernels::sigmoids`](super::Kernels::sigmoids).
+/// See [`Kernels::sigmoids`](super::table::Kernels::sigmoids).
 ///
 /// With `e = exp(−|x|)`, which cannot overflow: `σ(x) = 1 / (1 + e)` or `e / (1 + e)`, and
 /// `ln(1 + exp(x)) = max(x, 0) + ln(1 + e)`, where `ln(1 + e) = 2 artanh(e / (2 + e))` keeps the
@@ -285,12 +285,12 @@ pub(super) unsafe fn sigmoids<V: Vector, const VECTORS: usize>(
         let (zero, one) = (V::splat(V::Real::ZERO), V::splat(V::Real::ONE));
         let minus_one = V::splat(V::Real::MINUS_ONE);
         for row in 0..panel.rows {
-            let minus_reference = V::splat(*panel.references.add(row)).mul(minus_one);
+            let minus_shift = V::splat(*panel.shifts.add(row)).mul(minus_one);
             let mut loss = V::load(panel.row_sums.add(row * V::LANES));
             let mut weight = V::load(weight_sums.add(row * V::LANES));
             for v in 0..VECTORS {
                 let at = panel.numbers.add(row * width + v * V::LANES);
-                let x = V::load(at).mul_add(scale, minus_reference);
+                let x = V::load(at).mul_add(scale, minus_shift);
                 let e = exp(x.max(x.mul(minus_one)).mul(minus_one));
                 let high = one.div(e.add(one));
                 let low = e.mul(high);
@@ -312,7 +312,7 @@ pub(super) unsafe fn sigmoids<V: Vector, const VECTORS: usize>(
     }
 }
 
-/// See [`Kernels::weights`](super::Kernels::weights).
+/// See [`Kernels::weights`](super::table::Kernels::weights).
 ///
 /// # Safety
 /// The vector's instructions must be there; `panel` must point to `rows` rows of a tile's width,
@@ -340,7 +340,7 @@ pub(super) unsafe fn weights<V: Vector, const VECTORS: usize>(
     }
 }
 
-/// See [`Kernels::maxima`](super::Kernels::maxima).
+/// See [`Kernels::maxima`](super::table::Kernels::maxima).
 ///
 /// # Safety
 /// The vector's instructions must be there; `panel` must point to `rows` rows of a tile's width and

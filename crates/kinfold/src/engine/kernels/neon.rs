@@ -1,6 +1,7 @@
 //! Neon: 32 registers of 128 bits, of which a tile of 8 by 3 takes 24.
 
 use super::generic::Vector;
+use super::table::kernels;
 use std::arch::aarch64::*;
 
 macro_rules! neon_vector {
@@ -81,5 +82,5 @@ neon_vector!(
     vreinterpretq_u64_f64, vreinterpretq_f64_u64, vshlq_n_u64::<52>, vaddq_u64, vandq_u64, vcgeq_f64
 );
 
-super::kernels!(F32, f32s, f32, F32x4, 8, 3, 12, "neon");
-super::kernels!(F64, f64s, f64, F64x2, 8, 3, 6, "neon");
+kernels!(F32, f32s, f32, F32x4, 8, 3, 12, "neon");
+kernels!(F64, f64s, f64, F64x2, 8, 3, 6, "neon");

@@ -1,6 +1,7 @@
 //! No instruction set in particular: arrays that compilers turn into whatever vectors there are.
 
 use super::generic::Vector;
+use super::table::kernels;
 
 /// Four numbers.
 #[derive(Clone, Copy)]
@@ -82,5 +83,5 @@ macro_rules! portable_vector {
 portable_vector!(f32, 23);
 portable_vector!(f64, 52);
 
-super::kernels!(F32, f32s, f32, Four<f32>, 4, 2, 8);
-super::kernels!(F64, f64s, f64, Four<f64>, 2, 2, 8);
+kernels!(F32, f32s, f32, Four<f32>, 4, 2, 8);
+kernels!(F64, f64s, f64, Four<f64>, 2, 2, 8);

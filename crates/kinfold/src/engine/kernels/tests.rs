@@ -10,7 +10,7 @@ fn noise(count: usize, mut seed: u64) -> Vec<f64> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Exponentials of panels of one row each, without a scale or a reference.
+/// Exponentials of panels of one row each, without a scale or a shift.
 fn exponentials<R: Arithmetic + Default>(kernels: &Kernels<R>, x: &[R], one: R) -> Vec<R> {
     let mut out = Vec::new();
     for x in x.chunks(kernels.width) {
@@ -95,17 +95,17 @@ fn exp_is_zero_far_below_and_at_minus_infinity() {
 }
 
 #[test]
-fn scale_reference_and_sums() {
+fn scale_shift_and_sums() {
     for set in Instructions::available() {
         let kernels = f32::kernels(set);
         let (width, rows) = (kernels.width, 37);
         let s: Vec<f32> = noise(rows * width, 1).iter().map(|&x| x as f32).collect();
-        let references: Vec<f32> = noise(rows, 2).iter().map(|&x| x as f32).collect();
+        let shifts: Vec<f32> = noise(rows, 2).iter().map(|&x| x as f32).collect();
         let mut panel = s.clone();
         let mut lanes = vec![0.0; rows * kernels.lanes];
         let mut columns = vec![0.5; width];
-        kernels.exponentials(&mut panel, 3.0, &references, &mut lanes, &mut columns);
-        let right = |i: usize, j: usize| f64::from(3.0 * s[i * width + j] - references[i]).exp();
+        kernels.exponentials(&mut panel, 3.0, &shifts, &mut lanes, &mut columns);
+        let right = |i: usize, j: usize| f64::from(3.0 * s[i * width + j] - shifts[i]).exp();
         let close = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-5, "{set:?}: {a} {b}");
         for i in 0..rows {
             (0..width).for_each(|j| close(panel[i * width + j].into(), right(i, j)));
@@ -117,13 +117,13 @@ fn scale_reference_and_sums() {
         }
         let weighted = panel.clone();
         let of_columns: Vec<f32> = (0..width).map(|j| j as f32).collect();
-        kernels.weights(&mut panel, &references, &of_columns);
+        kernels.weights(&mut panel, &shifts, &of_columns);
         let mut maxima = vec![f32::NEG_INFINITY; rows * kernels.lanes];
         kernels.maxima(&panel, &mut maxima);
         for i in 0..rows {
             let row = &panel[i * width..(i + 1) * width];
             for j in 0..width {
-                assert_eq!(row[j], weighted[i * width + j] * (references[i] + of_columns[j]));
+                assert_eq!(row[j], weighted[i * width + j] * (shifts[i] + of_columns[j]));
             }
             let most = |x: &[f32]| x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(most(&maxima[i * kernels.lanes..(i + 1) * kernels.lanes]), most(row));
@@ -135,9 +135,9 @@ fn scale_reference_and_sums() {
 fn products<R: Arithmetic + Default>(set: Instructions, real: fn(f64) -> R, wide: fn(R) -> f64) {
     let kernels = R::kernels(set);
     let (height, width) = (kernels.height, kernels.width);
-    for kind in [Left::Packed, Left::AsStored] {
+    for layout in [Layout::Packed, Layout::AsStored] {
         for (depth, segments) in [(1, 1), (width, 3), (width - 1, 2)] {
-            let tile = if kind == Left::Packed { depth * height } else { height * width };
+            let tile = if layout == Layout::Packed { depth * height } else { height * width };
             let (left_segment, left_panel) = (tile + 5, segments * (tile + 5));
             let (right_segment, right_panel) = (depth * width, segments * depth * width + 7);
             let numbers =
@@ -145,15 +145,9 @@ fn products<R: Arithmetic + Default>(set: Instructions, real: fn(f64) -> R, wide
             let (left, right) = (numbers(3 * left_panel, 3), numbers(2 * right_panel, 4));
             for add in [false, true] {
                 let product = Product {
-                    kind,
-                    left: &left,
-                    left_panels: 3,
-                    left_panel,
-                    left_segment,
-                    right: &right,
-                    right_panels: 2,
-                    right_panel,
-                    right_segment,
+                    layout,
+                    left: Operand::panels(&left, 3, left_panel).segments(left_segment),
+                    right: Operand::panels(&right, 2, right_panel).segments(right_segment),
                     segments,
                     depth,
                     add,
@@ -170,14 +164,14 @@ fn products<R: Arithmetic + Default>(set: Instructions, real: fn(f64) -> R, wide
                     let at = panel * out_panel + (tile * height + i) * width + j;
                     let mut sum = if add { wide(before[at]) } else { 0.0 };
                     for (s, k) in (0..segments).flat_map(|s| (0..depth).map(move |k| (s, k))) {
-                        let of_left = match kind {
-                            Left::Packed => k * height + i,
-                            Left::AsStored => i * width + k,
+                        let of_left = match layout {
+                            Layout::Packed => k * height + i,
+                            Layout::AsStored => i * width + k,
                         };
                         sum += wide(left[tile * left_panel + s * left_segment + of_left])
                             * wide(right[panel * right_panel + s * right_segment + k * width + j]);
                     }
-                    assert!((wide(out[at]) - sum).abs() < 1e-5, "{set:?} {kind:?} {depth}");
+                    assert!((wide(out[at]) - sum).abs() < 1e-5, "{set:?} {layout:?} {depth}");
                 }
                 // What lies between the panels is nobody's.
                 let gap = 3 * height * width;

@@ -1,255 +1,209 @@
-//! How a problem is cut up, and how long every buffer is. Nothing here depends on the number of
-//! threads, and so neither do the bits of a result.
+//! The plan of a problem: how it is cut up, and the length of every buffer.
+//!
+//! Input: a shape, the kernels' tile, the terms. Nothing here depends on the number of threads, and so
+//! neither do the bits of a result.
 
 use crate::engine::kernels::Kernels;
+use crate::engine::packed::DEPTH;
+use crate::engine::problem::{Region, Shape};
 use crate::engine::terms::rule::Terms;
 
 /// Rows of a block, as near as tiles allow.
-const BLOCK: usize = 48;
-/// Inner indices of a product at a time: what keeps a panel in the first cache.
-pub(crate) const DEPTH: usize = 256;
-/// A strip has as many blocks as fit into so many bytes, within these bounds.
+const BLOCK_ROWS: usize = 48;
+/// A strip has as many blocks as fit into so many bytes, and at least so many.
 const STRIP_BYTES: usize = 48 << 20;
 const LEAST_BLOCKS: usize = 8;
 
-/// At least one in so many strips must be kept, or none is.
+/// At least one strip in so many must be kept, or none is.
 const WORTHWHILE: usize = 8;
-
-/// Which rows are compared with which columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Candidates {
-    /// All rows with all columns; row i's positive is column i + `offset`.
-    Rectangle { offset: usize },
-    /// All rows with all columns; positives are elsewhere.
-    Apart,
-    /// Rows against themselves, every pair of rows once: row i with the columns above i. The
-    /// positive of row i is its partner, where that is above i.
-    Triangle { partner: Partner },
-    /// Rows against themselves, row i with all columns but i; its positive is its partner.
-    Square { partner: Partner },
-}
-
-/// Which row is another row's positive, where rows are compared with themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Partner {
-    /// Row i's is so many rows further on, around the end: the other view of the same thing.
-    View(usize),
-    /// Listed for each row; see [`Problem`](crate::engine::strips::strip::Problem).
-    Listed,
-}
-
-/// What a problem is, as far as the lengths of buffers go.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    pub(crate) dim: usize,
-    pub(crate) candidates: Candidates,
-    pub(crate) terms: Terms,
-    /// Dimension of a guide's embeddings; 0 without a guide.
-    pub(crate) guide: usize,
-    /// Columns, from the first on, whose gradient is asked for.
-    pub(crate) moving: usize,
-    /// Whole strips are stored; otherwise, for the value alone, one chunk of them at a time.
-    pub(crate) stored: bool,
-}
 
 /// How a problem is cut up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    pub(crate) dim: usize,
-    pub(crate) candidates: Candidates,
+    pub(crate) shape: Shape,
     pub(crate) terms: Terms,
-    pub(crate) guide: usize,
-    pub(crate) moving: usize,
     /// Rows and columns of a tile, and numbers in a vector.
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) lanes: usize,
-    /// Rows of a block: what a thread takes in phase A. A multiple of a tile's height and width.
-    pub(crate) block: usize,
+    /// Rows of a block, which one thread works on. A multiple of a tile's height and width.
+    pub(crate) block_rows: usize,
     /// Blocks of a strip.
-    pub(crate) blocks: usize,
-    /// Panels of columns, and how many of them make a chunk: what phase A goes through at a time.
+    pub(crate) strip_blocks: usize,
+    /// Panels of columns, each as wide as a tile.
     pub(crate) panels: usize,
-    pub(crate) chunk: usize,
+    /// Panels of a chunk of columns, which a block goes through at a time.
+    pub(crate) chunk_panels: usize,
     /// Panels of features, as the left and as the right operand of a product.
-    pub(crate) left_features: usize,
-    pub(crate) right_features: usize,
-    /// Whole strips are stored; otherwise, for the value alone, one chunk of them at a time.
-    pub(crate) stored: bool,
+    pub(crate) left_feature_panels: usize,
+    pub(crate) right_feature_panels: usize,
 }
 
 impl Plan {
-    pub(crate) fn new<R>(
-        kernels: &Kernels<R>,
-        Shape { rows, columns, dim, candidates, terms, guide, moving, stored }: Shape,
-    ) -> Self {
+    pub(crate) fn new<R>(kernels: &Kernels<R>, shape: Shape, terms: Terms) -> Self {
         let Kernels { height, width, lanes, .. } = *kernels;
         let unit = height * width / gcd(height, width);
-        let block = unit * (BLOCK / unit).max(1);
-        let panels = columns.div_ceil(width);
-        let all = rows.div_ceil(block);
-        let fit = STRIP_BYTES / (block * panels * width * size_of::<R>());
-        let strips = all.div_ceil(fit.max(LEAST_BLOCKS));
+        let block_rows = unit * (BLOCK_ROWS / unit).max(1);
+        let panels = shape.columns.div_ceil(width);
+        let blocks = shape.rows.div_ceil(block_rows);
+        let block_bytes = block_rows * panels * width * size_of::<R>();
+        let strips = blocks.div_ceil((STRIP_BYTES / block_bytes.max(1)).max(LEAST_BLOCKS));
         // Strips of one size, a multiple of four so that threads find equal shares.
-        let blocks = if strips == 1 { all } else { all.div_ceil(strips).next_multiple_of(4) };
+        let strip_blocks =
+            if strips == 1 { blocks } else { blocks.div_ceil(strips).next_multiple_of(4) };
         Self {
-            rows,
-            columns,
-            dim,
-            candidates,
+            shape,
             terms,
-            guide,
-            moving,
             height,
             width,
             lanes,
-            block,
-            blocks,
+            block_rows,
+            strip_blocks,
             panels,
             // Two chunks at least, so that two threads can pack them.
-            chunk: (DEPTH / width).max(1).min(panels.div_ceil(2)),
-            left_features: dim.div_ceil(height),
-            right_features: dim.div_ceil(width),
-            stored,
+            chunk_panels: (DEPTH / width).max(1).min(panels.div_ceil(2)).max(1),
+            left_feature_panels: shape.dim.div_ceil(height),
+            right_feature_panels: shape.dim.div_ceil(width),
         }
     }
 
-    /// Rows of a strip.
-    pub(crate) fn strip(&self) -> usize {
-        self.block * self.blocks
+    pub(crate) fn strip_rows(&self) -> usize {
+        self.block_rows * self.strip_blocks
     }
 
     pub(crate) fn strips(&self) -> usize {
-        self.rows.div_ceil(self.strip())
+        self.shape.rows.div_ceil(self.strip_rows())
+    }
+
+    pub(crate) fn chunks(&self) -> usize {
+        self.panels.div_ceil(self.chunk_panels)
     }
 
     /// The first panel of columns that rows from `row` on are compared with. `row` is the first of a
     /// block.
     pub(crate) fn first_panel(&self, row: usize) -> usize {
-        match self.candidates {
-            Candidates::Triangle { .. } => row / self.width,
-            Candidates::Rectangle { .. } | Candidates::Apart | Candidates::Square { .. } => 0,
+        match self.shape.region {
+            Region::Triangle { .. } => row / self.width,
+            Region::Rectangle { .. } | Region::NegativesOnly { .. } | Region::Square { .. } => 0,
         }
     }
 
-    /// Numbers of one panel of a block.
+    /// Numbers of one panel of a block, `[block rows, width]`.
     pub(crate) fn panel_len(&self) -> usize {
-        self.block * self.width
+        self.block_rows * self.width
     }
 
-    /// Numbers that one block of strip `strip` stores: `[panels, block, width]`.
-    pub(crate) fn stored_block_len(&self, strip: usize) -> usize {
-        let panels = if self.stored {
-            self.panels - self.first_panel(strip * self.strip())
+    /// Numbers of one block's part of the matrix, `[panels, block rows, width]`.
+    pub(crate) fn block_len(&self, strip: usize) -> usize {
+        let panels = if self.shape.whole_strips {
+            self.panels - self.first_panel(strip * self.strip_rows())
         } else {
-            self.chunk
+            self.chunk_panels
         };
         panels * self.panel_len()
     }
 
-    /// Numbers that strip `strip` stores: `[blocks, panels, block, width]`.
-    pub(crate) fn stored_len(&self, strip: usize) -> usize {
-        let rows = self.rows - strip * self.strip();
-        self.blocks.min(rows.div_ceil(self.block)) * self.stored_block_len(strip)
+    /// Numbers of a strip's part of the matrix, `[blocks, panels, block rows, width]`.
+    pub(crate) fn strip_len(&self, strip: usize) -> usize {
+        let rows = self.shape.rows - strip * self.strip_rows();
+        self.strip_blocks.min(rows.div_ceil(self.block_rows)) * self.block_len(strip)
     }
 
     /// How many strips, from the first on, have exponentials that fit into `bytes` together; none
     /// where those would be so few that it is not worth their memory.
     pub(crate) fn kept<R>(&self, bytes: usize) -> usize {
         let mut left = bytes / size_of::<R>();
-        let fits = |&s: &usize| {
-            let fits = self.stored_len(s) <= left;
-            left -= if fits { self.stored_len(s) } else { 0 };
+        let fits = |&strip: &usize| {
+            let fits = self.strip_len(strip) <= left;
+            left -= if fits { self.strip_len(strip) } else { 0 };
             fits
         };
         let kept = (0..self.strips()).take_while(fits).count();
         if kept * WORTHWHILE < self.strips() { 0 } else { kept }
     }
 
-    /// Numbers in which a block's rows are added up within a chunk, for each of two sums.
-    pub(crate) fn lanes_len(&self) -> usize {
-        match self.terms {
-            Terms::One => self.block * self.lanes,
-            Terms::Powers(_) | Terms::Sigmoid(_) => 2 * self.block * self.lanes,
-            Terms::ByLabel => 2 * self.block * self.width,
-        }
+    /// Numbers of one partial sum for each row of a block: the lanes of a vector or, by label, a tile's
+    /// width.
+    pub(crate) fn partial_len(&self) -> usize {
+        if self.terms == Terms::ByLabel { self.width } else { self.lanes }
+    }
+
+    /// Numbers of a block's partial sums within a chunk, `[terms, block rows, partial]`.
+    pub(crate) fn partial_sums_len(&self) -> usize {
+        let sums = if self.terms.two() { 2 } else { 1 };
+        sums * self.block_rows * self.partial_len()
     }
 
     /// Numbers of a copy of a panel, where two powers or a guide need one.
-    pub(crate) fn spare_len(&self) -> usize {
-        let needed = matches!(self.terms, Terms::Powers(_)) || self.guide > 0;
+    pub(crate) fn panel_copy_len(&self) -> usize {
+        let needed = matches!(self.terms, Terms::Powers(_)) || self.shape.guide_dim > 0;
         if needed { self.panel_len() } else { 0 }
     }
 
-    /// Numbers of a packed block of a guide's rows.
-    pub(crate) fn guide_left_len(&self) -> usize {
-        self.block * self.guide
+    /// Numbers of a packed block of a guide's rows, `[block rows / height, guide dim, height]`.
+    pub(crate) fn guide_rows_len(&self) -> usize {
+        self.block_rows * self.shape.guide_dim
     }
 
-    /// Panels of columns whose gradient is asked for.
-    pub(crate) fn moving_panels(&self) -> usize {
-        self.moving.div_ceil(self.width)
+    /// Numbers of a packed block of rows, `[block rows / height, dim, height]`.
+    pub(crate) fn rows_len(&self) -> usize {
+        self.block_rows * self.shape.dim
     }
 
-    /// Numbers of a packed block of rows, `[block / height, dim, height]`.
-    pub(crate) fn left_len(&self) -> usize {
-        self.block * self.dim
+    /// Numbers of a block's row gradients, `[right feature panels, block rows, width]`.
+    pub(crate) fn row_gradients_len(&self) -> usize {
+        self.right_feature_panels * self.panel_len()
     }
 
-    /// Numbers of a block's gathered columns, `[right features, block, width]`.
-    pub(crate) fn gathered_len(&self) -> usize {
-        self.right_features * self.panel_len()
+    /// Numbers of a block's rows as the left operand of the columns' gradient,
+    /// `[left feature panels, block rows, height]`.
+    pub(crate) fn row_features_len(&self) -> usize {
+        self.left_feature_panels * self.block_rows * self.height
     }
 
-    /// Numbers of a block's features, `[left features, block, height]`.
-    pub(crate) fn features_len(&self) -> usize {
-        self.left_features * self.block * self.height
-    }
-
-    /// Numbers of a chunk of columns as the right operand of the logits, `[panels, dim, width]`.
+    /// Numbers of a chunk of columns as the right operand of the logits,
+    /// `[chunk panels, dim, width]`.
     pub(crate) fn chunk_columns_len(&self) -> usize {
-        self.chunk * self.dim * self.width
+        self.chunk_panels * self.shape.dim * self.width
     }
 
     /// Numbers of a chunk of columns as the right operand of the rows' gradient,
-    /// `[right features, chunk columns, width]`.
+    /// `[right feature panels, chunk columns, width]`.
     pub(crate) fn chunk_features_len(&self) -> usize {
-        self.right_features * self.chunk * self.width * self.width
+        self.right_feature_panels * self.chunk_panels * self.width * self.width
     }
 
-    pub(crate) fn chunks(&self) -> usize {
-        self.panels.div_ceil(self.chunk)
+    /// Panels of columns whose gradient is asked for.
+    pub(crate) fn gradient_panels(&self) -> usize {
+        self.shape.gradient_columns.div_ceil(self.width)
     }
 
-    /// Numbers of one panel of the columns' gradient, `[features, width]`.
-    pub(crate) fn scattered_panel_len(&self) -> usize {
-        self.left_features * self.height * self.width
+    /// Numbers of the gradient of one panel of columns, `[features, width]`.
+    pub(crate) fn column_gradient_len(&self) -> usize {
+        self.left_feature_panels * self.height * self.width
     }
 
     /// Bytes of every buffer together, where the exponentials of `kept` strips are kept.
     pub(crate) fn bytes<R>(&self, kept: usize) -> usize {
-        let stored: usize = (0..self.strips().min(kept + 1)).map(|s| self.stored_len(s)).sum();
-        let of_block = self.left_len()
-            + self.gathered_len().max(self.dim)
-            + self.features_len()
-            + self.lanes_len()
-            + self.spare_len()
-            + self.guide_left_len()
-            + 5 * self.block;
+        let Shape { rows, columns, dim, guide_dim, .. } = self.shape;
+        let matrix: usize = (0..self.strips().min(kept + 1)).map(|s| self.strip_len(s)).sum();
+        let of_block = self.rows_len()
+            + self.row_gradients_len().max(dim)
+            + self.row_features_len()
+            + self.partial_sums_len()
+            + self.panel_copy_len()
+            + self.guide_rows_len()
+            + 5 * self.block_rows;
         let packed = self.chunks() * (self.chunk_columns_len() + self.chunk_features_len())
-            + self.panels * self.guide * self.width
-            + self.moving_panels() * self.scattered_panel_len();
+            + self.panels * guide_dim * self.width
+            + self.gradient_panels() * self.column_gradient_len();
         let sums = if self.terms.two() { 2 } else { 1 };
-        let sums_of_columns = sums * (self.blocks + 1) * self.panels * self.width;
-        // Lengths, sums, choices, factors, ids, a pointer to each row, and what threads keep.
-        let change = 320 * (self.rows + self.columns) + (1 << 16);
-        (stored + self.blocks * of_block + packed) * size_of::<R>()
-            + sums_of_columns * size_of::<f64>()
-            + change
+        let column_sums = sums * (self.strip_blocks + 1) * self.panels * self.width;
+        // Lengths, sums, outcomes, factors, ids, a pointer to each row, and what threads keep.
+        let rest = 320 * (rows + columns) + (1 << 16);
+        (matrix + self.strip_blocks * of_block + packed) * size_of::<R>()
+            + column_sums * size_of::<f64>()
+            + rest
     }
 }
 

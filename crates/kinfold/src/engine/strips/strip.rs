@@ -1,333 +1,253 @@
-//! The loops over strips, and phase B.
+//! The loops over strips: phase A over blocks of rows, phase B over panels of columns.
+//!
+//! Input: a packed problem and a shift. Output: outcomes of rows and columns; gradients are added to those
+//! of the problem's rows and columns.
 
+use super::block::{Block, Factors, Pass, Shift};
+use super::memory::{Memory, StripBuffers, Sums, pair};
+use super::packed_problem::PackedProblem;
+use super::plan::Plan;
 use crate::embeddings::{Element, Real};
 use crate::engine::aligned::Aligned;
-use crate::engine::candidates::groups::{Marks, NONE};
-use crate::engine::candidates::guide::Guide;
-use crate::engine::kernels::{Kernels, Left, Product, Work};
-use crate::engine::rows::Rows;
-use crate::engine::strips::block::{Block, Factors, Pass, Scratch};
-use crate::engine::strips::plan::{Candidates, DEPTH, Partner, Plan};
-use crate::engine::terms::rule::{Choosing, Chosen, Sums, Terms};
-use crate::engine::threads::Team;
+use crate::engine::kernels::{Layout, Operand, Product, Work};
+use crate::engine::packed::DEPTH;
+use crate::engine::problem::Region;
+use crate::engine::terms::outcome::RowOutcome;
+use crate::engine::terms::rule::{RowSums, Terms};
 
-/// What is subtracted from logits before they are exponentiated.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Reference {
-    /// One number for all: exponentials serve rows and columns alike.
-    Common(f64),
-    /// The largest negative of each row: always safe, one way only.
-    RowMaximum,
+/// Panels that a thread takes at a time in phase B.
+const PANELS_A_TIME: usize = 4;
+
+/// A shift of all exponentials, and the least sum of them that has not lost too much to underflow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CommonShift {
+    pub(crate) shift: f64,
+    pub(crate) least_sum: f64,
 }
 
-/// The rows of a matrix, and where among all gradients theirs begin.
-pub(crate) type Side<'p, T> = (&'p Rows<'p, T>, usize);
-
-/// What stands beside rows and columns.
-pub(crate) struct Beside<'p, T: Element> {
-    pub(crate) choosing: &'p Choosing<'p>,
-    /// Each row's partner, where [`Partner::Listed`]; [`NONE`] without.
-    pub(crate) partners: &'p [u32],
-    /// The rows' positives, where [`Candidates::Apart`], and of which row the first one is.
-    pub(crate) positives: Option<(&'p Rows<'p, T>, usize)>,
-    pub(crate) marks: Option<&'p Marks>,
-    pub(crate) guide: Option<Guide<'p, T>>,
+/// The outcomes of a problem's rows and, both ways, of its columns.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    pub(crate) rows: Vec<RowOutcome>,
+    /// Empty where columns do not choose, or are the rows.
+    pub(crate) columns: Vec<RowOutcome>,
 }
 
-/// Rows that choose among columns, packed.
-pub(crate) struct Problem<'p, T: Element> {
-    pub(crate) plan: Plan,
-    pub(crate) kernels: &'static Kernels<T::Real>,
-    pub(crate) team: &'p Team,
-    /// 1/τ.
-    pub(crate) scale: T::Real,
-    pub(crate) a: &'p Rows<'p, T>,
-    /// Where among all gradients those of the rows begin, and those of the columns.
-    first_out: (usize, usize),
-    pub(crate) b: &'p Rows<'p, T>,
-    pub(crate) beside: Beside<'p, T>,
-    /// The columns as the right operand of the logits, `[chunks, panels, dim, width]`.
-    pub(crate) columns: Aligned<T::Real>,
-    /// The columns as the right operand of the rows' gradient,
-    /// `[chunks, right features, columns, width]`; empty for the value alone.
-    pub(crate) features: Aligned<T::Real>,
-}
+/// Where the gradients of a problem are added: all of a batch's; empty for the value alone.
+pub(crate) type Gradients<'g, 'o, R> = &'g mut [&'o mut [R]];
 
-/// Memory for the blocks of a strip.
-struct Memory<R: Real> {
-    left: Aligned<R>,
-    gathered: Aligned<R>,
-    features: Aligned<R>,
-    lanes: Aligned<R>,
-    spare: Aligned<R>,
-    guide: Aligned<R>,
-    references: Aligned<R>,
-    factors: Aligned<R>,
-}
-
-/// Sums over a problem's rows, and over columns for each block of a strip; the second ones are empty
-/// where there is one sum alone.
-struct AllSums {
-    /// Of the rows, `[rows]`.
-    rows: [Vec<f64>; 2],
-    /// The logits of the rows' positives, `[rows]`, in f64.
-    positives: Vec<f64>,
-    /// What the rows' choices come to, `[rows]`, one way.
-    chosen: Vec<Chosen>,
-    /// `[blocks, panels, width]`; empty where nobody asks for them.
-    columns: [Vec<f64>; 2],
-}
-
-impl AllSums {
-    fn new(plan: &Plan, blocks: usize) -> Self {
-        let both = |len: usize| [vec![0.0; len], vec![0.0; if plan.terms.two() { len } else { 0 }]];
-        Self {
-            rows: both(plan.rows),
-            positives: vec![0.0; plan.rows],
-            // Both ways choices wait for all sums.
-            chosen: vec![Chosen::default(); if blocks == 0 { plan.rows } else { 0 }],
-            columns: both(blocks * plan.panels * plan.width),
-        }
-    }
-}
-
-impl<R: Real> Memory<R> {
-    fn new(plan: &Plan, gradient: bool) -> Self {
-        let any = |numbers: usize| Aligned::any(numbers * plan.blocks);
-        // Rows are read by way of `gathered`, so it holds one at least.
-        Self {
-            left: any(plan.left_len()),
-            gathered: any(if gradient { plan.gathered_len() } else { plan.dim }.max(plan.guide)),
-            features: any(if gradient { plan.features_len() } else { 0 }),
-            lanes: any(plan.lanes_len()),
-            spare: any(plan.spare_len()),
-            guide: any(plan.guide_left_len()),
-            references: any(3 * plan.block),
-            factors: any(2 * plan.block),
-        }
-    }
-
-    fn blocks<'w>(&'w mut self, plan: &Plan) -> impl Iterator<Item = Scratch<'w, R>> + use<'w, R> {
-        let blocks = plan.blocks;
-        let part = move |x: &'w mut [R]| {
-            let len = x.len() / blocks;
-            parts(x, len)
-        };
-        let (mut left, mut gathered) = (part(&mut self.left), part(&mut self.gathered));
-        let (mut features, mut lanes) = (part(&mut self.features), part(&mut self.lanes));
-        let (mut spare, mut guide) = (part(&mut self.spare), part(&mut self.guide));
-        let (mut references, mut factors) = (part(&mut self.references), part(&mut self.factors));
-        std::iter::from_fn(move || {
-            Some(Scratch {
-                left: left.next()?,
-                gathered: gathered.next()?,
-                features: features.next()?,
-                lanes: lanes.next()?,
-                spare: spare.next()?,
-                guide: guide.next()?,
-                references: references.next()?,
-                factors: factors.next()?,
-            })
+impl<T: Element> PackedProblem<'_, T> {
+    /// One way, with a common shift: None where it turns out not to be safe. What has been added to the
+    /// gradients by then is of no use.
+    pub(crate) fn one_way(
+        &self,
+        common: CommonShift,
+        gradients: Gradients<'_, '_, T::Real>,
+    ) -> Option<Outcomes> {
+        let underflows = |i, sums| self.rule.underflows(i, sums, common.least_sum);
+        // The sigmoid's terms are no exponentials.
+        let is_sigmoid = matches!(self.plan.terms, Terms::Sigmoid(_));
+        self.strips_one_way(Shift::Common(common.shift), gradients, |i, sums| {
+            is_sigmoid || !underflows(i, sums)
         })
     }
-}
 
-/// `x` in pieces of `len`, and then empty ones without end.
-fn parts<X>(x: &mut [X], len: usize) -> impl Iterator<Item = &mut [X]> {
-    x.chunks_mut(len.max(1)).chain(std::iter::repeat_with(|| &mut [] as &mut [X]))
-}
-
-impl<'p, T: Element> Problem<'p, T> {
-    /// Packs the columns.
-    pub(crate) fn new(
-        plan: Plan,
-        kernels: &'static Kernels<T::Real>,
-        team: &'p Team,
-        (a, of_a): Side<'p, T>,
-        (b, of_b): Side<'p, T>,
-        beside: Beside<'p, T>,
-        gradient: bool,
-    ) -> Self {
-        let mut columns = Aligned::zeros(plan.chunks() * plan.chunk_columns_len());
-        let of_features = if gradient { plan.chunk_features_len() } else { 0 };
-        let mut features = Aligned::zeros(plan.chunks() * of_features);
-        let packed = columns.chunks_mut(plan.chunk_columns_len());
-        let packed = packed.zip(parts(&mut features, of_features)).enumerate();
-        team.each(packed, |(chunk, (columns, features))| {
-            pack_columns(&plan, b, chunk, columns, features);
-        });
-        let first_out = (of_a, of_b);
-        let scale = T::Real::from_f64(beside.choosing.scale);
-        Self { plan, kernels, team, scale, a, b, beside, first_out, columns, features }
+    /// One way, with each row's own shift.
+    pub(crate) fn one_way_safely(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
+        let always = |_, _| true;
+        self.strips_one_way(Shift::RowMaximum, gradients, always).unwrap_or_default()
     }
 
-    /// The column that is row i's positive, where it is among those that i is compared with.
-    #[inline(always)]
-    pub(crate) fn positive(&self, i: usize) -> Option<usize> {
-        let column = match self.plan.candidates {
-            Candidates::Rectangle { offset } => Some(i + offset),
-            Candidates::Apart => None,
-            Candidates::Triangle { .. } => self.partner(i).filter(|&j| j > i),
-            Candidates::Square { .. } => self.partner(i),
-        };
-        column.filter(|&column| column < self.plan.columns)
-    }
-
-    /// The row that is row i's positive, where rows are compared with themselves.
-    #[inline(always)]
-    fn partner(&self, i: usize) -> Option<usize> {
-        match self.plan.candidates {
-            Candidates::Rectangle { .. } | Candidates::Apart => None,
-            Candidates::Triangle { partner } | Candidates::Square { partner } => match partner {
-                Partner::View(pairs) => Some(if i < pairs { i + pairs } else { i - pairs }),
-                Partner::Listed => {
-                    let partner = self.beside.partners[i];
-                    (partner != NONE).then_some(partner as usize)
-                }
-            },
-        }
-    }
-
-    /// Whether row i has a positive of its own, wherever that is.
-    #[inline(always)]
-    pub(crate) fn has_positive(&self, i: usize) -> bool {
-        match self.plan.candidates {
-            Candidates::Rectangle { .. } | Candidates::Apart => true,
-            Candidates::Triangle { .. } | Candidates::Square { .. } => self.partner(i).is_some(),
-        }
-    }
-
-    /// The logit of row i's positive, without the margin, in f64; 0 where it has none among its
-    /// columns.
-    #[inline(always)]
-    pub(crate) fn positive_logit(&self, i: usize) -> f64 {
-        let similarity = match self.beside.positives {
-            Some((positives, first)) => self.a.similarity(i, positives, first + i),
-            None => match self.positive(i) {
-                Some(j) => self.a.similarity(i, self.b, j),
-                None => return 0.0,
-            },
-        };
-        self.beside.choosing.scale * similarity
-    }
-
-    /// `width` features, from panel `l`, of a column.
-    pub(crate) fn features_of(&self, column: usize, l: usize) -> &[T::Real] {
-        let Plan { chunk, width, .. } = self.plan;
-        let (c, j) = (column / (chunk * width), column % (chunk * width));
-        &self.features[c * self.plan.chunk_features_len() + (l * chunk * width + j) * width..]
-    }
-
-    /// Phase A over strip `s`.
-    fn phase_a(
+    fn strips_one_way(
         &self,
-        s: usize,
-        pass: Pass<'_, T::Real>,
-        stored: &mut [T::Real],
-        memory: &mut Memory<T::Real>,
-        sums: &mut AllSums,
-        out: &mut [&mut [T::Real]],
-    ) {
+        shift: Shift,
+        gradients: Gradients<'_, '_, T::Real>,
+        is_safe: impl Fn(usize, [f64; 2]) -> bool,
+    ) -> Option<Outcomes> {
         let plan = &self.plan;
-        let (start, block) = (s * plan.strip(), plan.block);
-        let rows = start..plan.rows.min(start + plan.strip());
-        let first = self.first_out.0;
-        let of_out = if out.is_empty() { 0..0 } else { first + rows.start..first + rows.end };
-        let AllSums { rows: [firsts, seconds], positives, chosen, columns } = sums;
-        let some = |len: usize| if len == 0 { 0..0 } else { rows.clone() };
-        let (of_seconds, of_chosen) = (some(seconds.len()), some(chosen.len()));
-        let (seconds, chosen) = (&mut seconds[of_seconds], &mut chosen[of_chosen]);
-        let [of_columns, second_of_columns] = columns;
-        let of_panels = plan.panels * plan.width;
-        let blocks = firsts[rows.clone()]
-            .chunks_mut(block)
-            .zip(parts(seconds, block))
-            .zip(stored.chunks_mut(plan.stored_block_len(s)))
-            .zip(memory.blocks(plan))
-            .zip(positives[rows.clone()].chunks_mut(block))
-            .zip(parts(chosen, block))
-            .zip(parts(of_columns, of_panels).zip(parts(second_of_columns, of_panels)))
-            .zip(parts(&mut out[of_out], block))
-            .enumerate();
-        let blocks = blocks.map(
-            |(i, (((((((first, second), stored), scratch), positives), chosen), columns), out))| {
-                Block {
-                    first: start + i * block,
-                    strip: start,
-                    stored,
-                    scratch,
-                    sums: [first, second],
-                    positives,
-                    chosen,
-                    column_sums: [columns.0, columns.1],
-                    out,
+        let gradient = !gradients.is_empty();
+        let mut memory = Memory::new(plan, gradient);
+        let mut sums = Sums::one_way(plan);
+        let mut matrix = Aligned::<T::Real>::any(plan.strip_len(0));
+        let mut column_gradients = self.column_gradients(gradient);
+        for s in 0..plan.strips() {
+            let out = self.row_gradients(gradients);
+            let buffers =
+                StripBuffers { matrix: &mut matrix, memory: &mut memory, sums: &mut sums, out };
+            self.phase_a(s, Pass::OneWay { shift, gradient }, buffers);
+            let [first, second] = &sums.rows;
+            let sums_of = |i: usize| [first[i], second.get(i).copied().unwrap_or(0.0)];
+            let rows = s * plan.strip_rows()..plan.shape.rows.min((s + 1) * plan.strip_rows());
+            if !rows.into_iter().all(|i| is_safe(i, sums_of(i))) {
+                return None;
+            }
+            if gradient && plan.shape.gradient_columns > 0 {
+                self.phase_b(s, &matrix, &memory, &mut column_gradients);
+            }
+        }
+        if gradient {
+            self.add_column_gradients(&column_gradients, gradients);
+        }
+        Some(Outcomes { rows: sums.outcomes, columns: Vec::new() })
+    }
+
+    /// Both ways, or the triangle: rows choose among columns and columns among rows, by the same
+    /// exponentials. Those of the first strips are kept for the second pass as far as `budget` bytes
+    /// reach. None where the shift turns out not to be safe; then nothing has been added to the
+    /// gradients.
+    pub(crate) fn both_ways(
+        &self,
+        common: CommonShift,
+        budget: usize,
+        gradients: Gradients<'_, '_, T::Real>,
+    ) -> Option<Outcomes> {
+        let plan = &self.plan;
+        let gradient = !gradients.is_empty();
+        let mut memory = Memory::new(plan, gradient);
+        let kept = if gradient { plan.kept::<T::Real>(budget) } else { 0 };
+        // One buffer for each strip that is kept, and one for all others.
+        let mut matrices: Vec<_> = (0..plan.strips().min(kept + 1))
+            .map(|s| Aligned::<T::Real>::any(plan.strip_len(s)))
+            .collect();
+
+        let shift = common.shift;
+        let mut sums = Sums::both_ways(plan);
+        let panels_len = plan.panels * plan.width;
+        let mut column_sums = pair(plan, panels_len);
+        for s in 0..plan.strips() {
+            sums.columns.iter_mut().for_each(|columns| columns.fill(0.0));
+            let buffers = StripBuffers {
+                matrix: &mut matrices[s.min(kept)],
+                memory: &mut memory,
+                sums: &mut sums,
+                out: &mut [],
+            };
+            self.phase_a(s, Pass::Sums { shift, keep: s < kept }, buffers);
+            for (total, columns) in column_sums.iter_mut().zip(&sums.columns) {
+                for block in columns.chunks(panels_len) {
+                    total.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
                 }
-            },
-        );
+            }
+        }
+        let outcomes = self.outcomes(&sums, &column_sums, common)?;
+        if !gradient {
+            return Some(outcomes);
+        }
+
+        let factors = self.factors(&outcomes);
+        let mut column_gradients = self.column_gradients(true);
+        for s in 0..plan.strips() {
+            let matrix = &mut *matrices[s.min(kept)];
+            let out = self.row_gradients(gradients);
+            let buffers = StripBuffers { matrix, memory: &mut memory, sums: &mut sums, out };
+            let pass = Pass::Weighted { shift, kept: s < kept, factors: &factors };
+            self.phase_a(s, pass, buffers);
+            self.phase_b(s, &matrices[s.min(kept)], &memory, &mut column_gradients);
+        }
+        self.add_column_gradients(&column_gradients, gradients);
+        Some(outcomes)
+    }
+
+    /// Phase A over strip `s`: threads own blocks of rows.
+    fn phase_a(&self, s: usize, pass: Pass<'_, T::Real>, buffers: StripBuffers<'_, '_, T::Real>) {
+        let blocks = buffers.blocks(&self.plan, s);
         self.team.each_inlined(blocks, PhaseA { problem: self, pass });
     }
 
-    /// Phase B over strip `s`: `scattered[panel] += (a[strip]ᵀ W)[:, panel]`.
+    /// Phase B over strip `s`, threads own panels of columns:
+    /// `column gradients[panel] += (a[strip]ᵀ W)[:, panel]`.
     fn phase_b(
         &self,
         s: usize,
-        stored: &[T::Real],
+        matrix: &[T::Real],
         memory: &Memory<T::Real>,
-        scattered: &mut [T::Real],
+        column_gradients: &mut [T::Real],
     ) {
         let plan = &self.plan;
-        let start = s * plan.strip();
-        let rows = plan.strip().min(plan.rows - start);
-        let base = plan.first_panel(start);
-        let of_block = plan.stored_block_len(s);
-        let panel_len = plan.scattered_panel_len();
-        let together = (DEPTH / plan.block).max(1);
-        let few = 4;
-        let from = (base * panel_len).min(scattered.len());
-        let panels = scattered[from..].chunks_mut(few * panel_len).enumerate();
+        let base = plan.first_panel(s * plan.strip_rows());
+        let panel_len = plan.column_gradient_len();
+        let from = (base * panel_len).min(column_gradients.len());
+        let panels = column_gradients[from..].chunks_mut(PANELS_A_TIME * panel_len).enumerate();
         self.team.each(panels, |(i, panels)| {
             for (j, out) in panels.chunks_mut(panel_len).enumerate() {
-                let j = base + i * few + j;
-                // In the triangle, blocks further down do not reach this panel.
-                let reaching = match plan.candidates {
-                    Candidates::Triangle { .. } => rows.min((j + 1) * plan.width - start),
-                    _ => rows,
-                };
-                let mut block = 0;
-                while block * plan.block < reaching {
-                    let rows = rows - block * plan.block;
-                    let blocks = together
-                        .min(rows / plan.block)
-                        .min((reaching - block * plan.block).div_ceil(plan.block))
-                        .max(1);
-                    let product = Product {
-                        kind: Left::Packed,
-                        left: &memory.features[block * plan.features_len()..],
-                        left_panels: plan.left_features,
-                        left_panel: plan.block * plan.height,
-                        left_segment: plan.features_len(),
-                        right: &stored[block * of_block + (j - base) * plan.panel_len()..],
-                        right_panels: 1,
-                        right_panel: 0,
-                        right_segment: of_block,
-                        segments: blocks,
-                        depth: plan.block.min(rows),
-                        add: true,
-                    };
-                    self.kernels.product(&product, out, panel_len);
-                    block += blocks;
-                }
+                self.panel_gradient(s, base + i * PANELS_A_TIME + j, matrix, memory, out);
             }
         });
     }
 
-    /// `out[column] += ` the gradient that phase B has scattered over panels.
-    fn collect(&self, scattered: &[T::Real], out: &mut [&mut [T::Real]]) {
+    /// Strip `s`'s part of the gradient of panel `j` of columns, added to `out`.
+    fn panel_gradient(
+        &self,
+        s: usize,
+        j: usize,
+        matrix: &[T::Real],
+        memory: &Memory<T::Real>,
+        out: &mut [T::Real],
+    ) {
+        let plan = &self.plan;
+        let Plan { block_rows, .. } = *plan;
+        let start = s * plan.strip_rows();
+        let rows = plan.strip_rows().min(plan.shape.rows - start);
+        let base = plan.first_panel(start);
+        let block_len = plan.block_len(s);
+        let together = (DEPTH / block_rows).max(1);
+        // In the triangle, blocks further down do not reach this panel.
+        let reaching = match plan.shape.region {
+            Region::Triangle { .. } => rows.min((j + 1) * plan.width - start),
+            _ => rows,
+        };
+        let mut block = 0;
+        while block * block_rows < reaching {
+            let rows = rows - block * block_rows;
+            let blocks = together
+                .min(rows / block_rows)
+                .min((reaching - block * block_rows).div_ceil(block_rows))
+                .max(1);
+            let features = &memory.row_features[block * plan.row_features_len()..];
+            let weights = &matrix[block * block_len + (j - base) * plan.panel_len()..];
+            let stride = block_rows * plan.height;
+            let product = Product {
+                layout: Layout::Packed,
+                left: Operand::panels(features, plan.left_feature_panels, stride)
+                    .segments(plan.row_features_len()),
+                right: Operand::panel(weights).segments(block_len),
+                segments: blocks,
+                depth: block_rows.min(rows),
+                add: true,
+            };
+            self.kernels.product(&product, out, plan.column_gradient_len());
+            block += blocks;
+        }
+    }
+
+    /// The gradients of the problem's rows.
+    fn row_gradients<'g, 'o>(
+        &self,
+        gradients: &'g mut [&'o mut [T::Real]],
+    ) -> Gradients<'g, 'o, T::Real> {
+        if gradients.is_empty() {
+            return gradients;
+        }
+        &mut gradients[self.problem.rows.gradient..][..self.plan.shape.rows]
+    }
+
+    /// Room for the columns' gradient, `[panels, features, width]`.
+    fn column_gradients(&self, gradient: bool) -> Aligned<T::Real> {
+        let panels = if gradient { self.plan.gradient_panels() } else { 0 };
+        Aligned::zeros(panels * self.plan.column_gradient_len())
+    }
+
+    /// Adds the columns' gradient that phase B has left in panels.
+    fn add_column_gradients(
+        &self,
+        column_gradients: &[T::Real],
+        gradients: Gradients<'_, '_, T::Real>,
+    ) {
         let width = self.plan.width;
-        let first = self.first_out.1;
-        let panels = out[first..first + self.plan.moving]
+        let Some(columns) = self.problem.columns else { return };
+        let panels = gradients[columns.gradient..][..self.plan.shape.gradient_columns]
             .chunks_mut(width)
-            .zip(scattered.chunks(self.plan.scattered_panel_len()));
+            .zip(column_gradients.chunks(self.plan.column_gradient_len()));
         self.team.each(panels, |(out, panel)| {
             for (column, out) in out.iter_mut().enumerate() {
                 for (out, row) in out.iter_mut().zip(panel.chunks(width)) {
@@ -337,154 +257,63 @@ impl<'p, T: Element> Problem<'p, T> {
         });
     }
 
-    /// One way: what each row's choice comes to; gradients are added to `out`. None where the common
-    /// reference turns out not to be safe; what was added to `out` by then is of no use.
-    pub(crate) fn one_way(
+    /// The outcomes of rows and columns; in the triangle, where a row's candidates are those to its right
+    /// and those above it, of rows only. None where the shift turns out not to be safe.
+    fn outcomes(
         &self,
-        reference: Reference,
-        least: f64,
-        out: &mut [&mut [T::Real]],
-    ) -> Option<Vec<Chosen>> {
-        let plan = &self.plan;
-        let gradient = !out.is_empty();
-        let mut memory = Memory::new(plan, gradient);
-        let mut sums = AllSums::new(plan, 0);
-        let mut stored = Aligned::<T::Real>::any(plan.stored_len(0));
-        let mut scattered = self.scattered(gradient);
-        let pass = Pass::Rows { reference, gradient };
-        let needs_reference = !matches!(plan.terms, Terms::Sigmoid(_));
-        for s in 0..plan.strips() {
-            self.phase_a(s, pass, &mut stored, &mut memory, &mut sums, out);
-            let mut strip = s * plan.strip()..plan.rows.min((s + 1) * plan.strip());
-            let lost = |i| {
-                let [first, second] = &sums.rows;
-                self.beside.choosing.lost(i, first[i], second.get(i).copied(), least)
-            };
-            if needs_reference && reference != Reference::RowMaximum && strip.any(lost) {
-                return None;
-            }
-            if gradient && plan.moving > 0 {
-                self.phase_b(s, &stored, &memory, &mut scattered);
-            }
-        }
-        if gradient {
-            self.collect(&scattered, out);
-        }
-        Some(sums.chosen)
-    }
-
-    /// Both ways, or the triangle: rows choose among columns and columns among rows, by the same
-    /// exponentials. Those of the first strips are kept for the second pass as far as `budget` bytes
-    /// reach. What the choices of rows come to and, both ways, those of columns; gradients are added
-    /// to `out`. None where the reference turns out not to be safe; then nothing has been added.
-    pub(crate) fn shared(
-        &self,
-        reference: f64,
-        least: f64,
-        budget: usize,
-        out: &mut [&mut [T::Real]],
-    ) -> Option<(Vec<Chosen>, Vec<Chosen>)> {
-        let plan = &self.plan;
-        let gradient = !out.is_empty();
-        let mut memory = Memory::new(plan, gradient);
-        let kept = if gradient { plan.kept::<T::Real>(budget) } else { 0 };
-        // One buffer for each strip that is kept, and one for all others.
-        let mut stored: Vec<_> = (0..plan.strips().min(kept + 1))
-            .map(|s| Aligned::<T::Real>::any(plan.stored_len(s)))
-            .collect();
-
-        let mut sums = AllSums::new(plan, plan.blocks);
-        let of_panels = plan.panels * plan.width;
-        let second = if plan.terms.two() { of_panels } else { 0 };
-        let mut of_columns = [vec![0.0; of_panels], vec![0.0; second]];
-        for s in 0..plan.strips() {
-            let pass = Pass::Sums { reference, stored: s < kept };
-            sums.columns.iter_mut().for_each(|columns| columns.fill(0.0));
-            self.phase_a(s, pass, &mut stored[s.min(kept)], &mut memory, &mut sums, &mut []);
-            for (total, columns) in of_columns.iter_mut().zip(&sums.columns) {
-                for block in columns.chunks(of_panels) {
-                    total.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
-                }
-            }
-        }
-        let (rows, columns) = self.choices(&sums, &of_columns, reference, least)?;
-
-        if gradient {
-            let factors = self.factors(&rows, &columns);
-            let mut scattered = self.scattered(true);
-            for s in 0..plan.strips() {
-                let pass = Pass::Weighted { reference, kept: s < kept, factors: &factors };
-                let stored = &mut stored[s.min(kept)];
-                self.phase_a(s, pass, stored, &mut memory, &mut sums, out);
-                self.phase_b(s, stored, &memory, &mut scattered);
-            }
-            self.collect(&scattered, out);
-        }
-        Some((rows, columns))
-    }
-
-    /// Memory for the columns' gradient, `[panels, features, width]`.
-    fn scattered(&self, gradient: bool) -> Aligned<T::Real> {
-        let panels = if gradient { self.plan.moving_panels() } else { 0 };
-        Aligned::<T::Real>::zeros(panels * self.plan.scattered_panel_len())
-    }
-
-    /// From the sums of rows and columns, what their choices come to; in the triangle, where a row's
-    /// candidates are those to its right and those above it, of rows alone.
-    fn choices(
-        &self,
-        sums: &AllSums,
-        columns: &[Vec<f64>; 2],
-        reference: f64,
-        least: f64,
-    ) -> Option<(Vec<Chosen>, Vec<Chosen>)> {
-        let choosing = self.beside.choosing;
-        let two = self.plan.terms.two();
+        sums: &Sums,
+        column_sums: &[Vec<f64>; 2],
+        common: CommonShift,
+    ) -> Option<Outcomes> {
+        let triangle = matches!(self.plan.shape.region, Region::Triangle { .. });
         // Half of the triangle's positives were found from the other side.
         let positive = |i: usize| {
-            let row = self.partner(i).map_or(i, |partner| partner.min(i));
-            self.has_positive(i).then(|| sums.positives[row])
+            let partner = self.problem.positive(i)?;
+            Some(sums.positives[if triangle { partner.min(i) } else { i }])
         };
-        let choose = |sums: [&dyn Fn(usize) -> f64; 2]| -> Option<Vec<Chosen>> {
-            (0..self.plan.rows)
-                .map(|i| {
-                    let (first, second) = (sums[0](i), if two { sums[1](i) } else { 0.0 });
-                    if choosing.lost(i, first, two.then_some(second), least) {
-                        return None;
-                    }
-                    let sums = Sums { reference, first, other: reference, second };
-                    Some(choosing.choose(i, sums, positive(i)))
-                })
-                .collect()
+        let outcome = |i: usize, sums: [f64; 2]| {
+            if self.rule.underflows(i, sums, common.least_sum) {
+                return None;
+            }
+            let sums = RowSums { sums, shifts: [common.shift; 2] };
+            Some(self.rule.outcome(i, sums, positive(i)))
         };
-        let [firsts, seconds] = &sums.rows;
-        if matches!(self.plan.candidates, Candidates::Triangle { .. }) {
-            let first = |i: usize| firsts[i] + columns[0][i];
-            let second = |i: usize| seconds[i] + columns[1][i];
-            return Some((choose([&first, &second])?, Vec::new()));
+        let at = |sums: &[Vec<f64>; 2], i: usize| {
+            [sums[0][i], if self.plan.terms.two() { sums[1][i] } else { 0.0 }]
+        };
+        let all = 0..self.plan.shape.rows;
+        if triangle {
+            let sum = |i| {
+                let (right, above) = (at(&sums.rows, i), at(column_sums, i));
+                [right[0] + above[0], right[1] + above[1]]
+            };
+            let rows = all.map(|i| outcome(i, sum(i))).collect::<Option<_>>()?;
+            return Some(Outcomes { rows, columns: Vec::new() });
         }
-        let rows = choose([&|i| firsts[i], &|i| seconds[i]])?;
-        Some((rows, choose([&|i| columns[0][i], &|i| columns[1][i]])?))
+        let rows = all.clone().map(|i| outcome(i, at(&sums.rows, i))).collect::<Option<_>>()?;
+        let columns = all.map(|i| outcome(i, at(column_sums, i))).collect::<Option<_>>()?;
+        Some(Outcomes { rows, columns })
     }
 
-    /// What terms are multiplied by, from what the choices come to.
-    fn factors(&self, rows: &[Chosen], columns: &[Chosen]) -> Factors<T::Real> {
-        let triangle = columns.is_empty();
-        let columns = if triangle { rows } else { columns };
+    /// What terms are multiplied by, from the outcomes of rows and columns.
+    fn factors(&self, outcomes: &Outcomes) -> Factors<T::Real> {
+        let triangle = outcomes.columns.is_empty();
+        let rows = &outcomes.rows;
+        let columns = if triangle { rows } else { &outcomes.columns };
         let real = |x: f64| T::Real::from_f64(x);
-        let padded = |of: fn(&Chosen) -> f64, chosen: &[Chosen]| {
-            let mut factors: Vec<_> = chosen.iter().map(|chosen| real(of(chosen))).collect();
+        let padded = |outcomes: &[RowOutcome], which: usize| {
+            let mut factors: Vec<_> =
+                outcomes.iter().map(|outcome| real(outcome.factors[which])).collect();
             factors.resize(self.plan.panels * self.plan.width, T::Real::default());
             factors
         };
-        let both = |chosen: &[Chosen]| {
+        let both = |outcomes: &[RowOutcome]| {
             let two = self.plan.terms.two();
-            let second = if two { padded(|c| c.second, chosen) } else { Vec::new() };
-            [padded(|c| c.first, chosen), second]
+            [padded(outcomes, 0), if two { padded(outcomes, 1) } else { Vec::new() }]
         };
-        let of_positives = rows.iter().enumerate().map(|(i, chosen)| {
-            let other = if triangle { self.partner(i) } else { Some(i) };
-            real(chosen.positive + other.map_or(0.0, |other| columns[other].positive))
+        let of_positives = rows.iter().enumerate().map(|(i, row)| {
+            let other = if triangle { self.problem.positive(i) } else { Some(i) };
+            real(row.positive + other.map_or(0.0, |other| columns[other].positive))
         });
         Factors {
             of_positives: of_positives.collect(),
@@ -496,7 +325,7 @@ impl<'p, T: Element> Problem<'p, T> {
 
 /// What threads do with the blocks of a strip.
 struct PhaseA<'p, 'b, T: Element> {
-    problem: &'b Problem<'p, T>,
+    problem: &'b PackedProblem<'p, T>,
     pass: Pass<'b, T::Real>,
 }
 
@@ -504,30 +333,5 @@ impl<'w, 'o, T: Element> Work<Block<'w, 'o, T::Real>> for PhaseA<'_, '_, T> {
     #[inline(always)]
     fn run(&self, block: Block<'w, 'o, T::Real>) {
         block.run(self.problem, self.pass);
-    }
-}
-
-/// Packs chunk `chunk` of the columns, as both right operands.
-#[inline(always)]
-fn pack_columns<T: Element>(
-    plan: &Plan,
-    b: &Rows<'_, T>,
-    chunk: usize,
-    columns: &mut [T::Real],
-    features: &mut [T::Real],
-) {
-    let Plan { dim, width, .. } = *plan;
-    let all = plan.chunk * width;
-    let mut row = vec![T::Real::default(); dim];
-    for j in 0..all.min(plan.columns - chunk * all) {
-        b.read(chunk * all + j, &mut row);
-        let panel = &mut columns[j / width * dim * width + j % width..];
-        for (to, &x) in panel.iter_mut().step_by(width).zip(&row) {
-            *to = x;
-        }
-        let panels = features.chunks_mut(all * width);
-        for (panel, row) in panels.zip(row.chunks(width)) {
-            panel[j * width..][..row.len()].copy_from_slice(row);
-        }
     }
 }

@@ -1,9 +1,9 @@
-//! From a row's sums to its loss, and to the factors that make weights of its exponentials.
+//! The row rule: from a row's sums to its loss, and to the factors that turn its terms into weights.
 //!
-//! Comes in: what a row's logits add up to, and its positive's logit, in f64. Goes out: a loss and
-//! derivatives. This is where one loss differs from another; the strips see sums and factors alone.
+//! Input: the sums of a row's terms, and the logit of its positive, in f64. Output: a [`RowOutcome`].
+//! This is where one loss differs from another; the strips see sums and factors only.
 //!
-//! With `lnN = ln(first) + reference`, s the positive's logit less its margin, `σ(t) = 1/(1 + e^−t)`:
+//! With N the first sum of a row, Q the second, `lnN = ln(sum) + shift`, s the positive's logit less its margin, `σ(t) = 1/(1 + e^−t)`:
 //!
 //! ```text
 //! softmax      L = ln(1 + e^t),  t = lnN − s         ∂L/∂lnN = σ(t)           ∂L/∂s = −σ(t)
@@ -11,12 +11,14 @@
 //! corrected    L = ln(1 + e^t),  t = ln g − s        through g, see `corrected`
 //! labels, out  L = ln(N + Q) − mean_P s              ∂L/∂lnN = N/(N+Q)        ∂L/∂lnQ = Q/(N+Q)
 //! labels, in   L = ln(1 + e^t) + ln|P|,  t = lnN − lnQ      ∂L/∂lnN = σ(t) = −∂L/∂lnQ
-//! sigmoid      L = first + ln(1 + e^−x),  x = s + b  ∂L/∂first = 1            ∂L/∂s = −σ(−x)
+//! sigmoid      L = N + ln(1 + e^−x),  x = s + b      ∂L/∂N = 1                ∂L/∂s = −σ(−x)
 //! ```
 //!
-//! Q is the sum over the row's own label. Nothing here takes the difference of two numbers that are
+//! By label, Q is the sum over the row's own label. Nothing here takes the difference of two numbers that are
 //! nearly the same where the loss is small.
 
+use super::outcome::RowOutcome;
+use crate::engine::candidates::sides::NegativeCounts;
 use crate::loss::{ContrastiveLoss, Objective};
 
 /// What the strips add up for each element of the matrix of logits.
@@ -32,12 +34,12 @@ pub(crate) enum Terms {
     Sigmoid(f64),
 }
 
-/// How a row's sums become its loss.
+/// The formula by which a row's sums become its loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Rule {
+pub(crate) enum Formula {
     Softmax,
     Decoupled,
-    /// τ⁺ and β; without β, `first` are the negatives themselves.
+    /// τ⁺ and β; without β, the first sum is over the negatives themselves.
     Corrected {
         share: f64,
         tilt: Option<f64>,
@@ -49,7 +51,7 @@ pub(crate) enum Rule {
     },
 }
 
-impl Rule {
+impl Formula {
     pub(crate) fn new(objective: Objective) -> Self {
         match objective {
             Objective::Softmax => Self::Softmax,
@@ -64,7 +66,7 @@ impl Rule {
         }
     }
 
-    /// What it needs added up, given that the positives have a `margin`.
+    /// The terms that it needs the sums of, where positives have this `margin`.
     pub(crate) fn terms(self, margin: f64) -> Terms {
         match self {
             Self::Softmax | Self::Decoupled | Self::Corrected { tilt: None, .. } => Terms::One,
@@ -77,11 +79,11 @@ impl Rule {
 }
 
 impl Terms {
-    /// What the logits of the sums are multiplied by beforehand.
-    pub(crate) fn powers(self) -> (f64, f64) {
+    /// κ: what the logits are multiplied by in the first and second terms.
+    pub(crate) fn powers(self) -> [f64; 2] {
         match self {
-            Self::Powers(tilt) => (1.0 + tilt, tilt),
-            Self::One | Self::ByLabel | Self::Sigmoid(_) => (1.0, 1.0),
+            Self::Powers(tilt) => [1.0 + tilt, tilt],
+            Self::One | Self::ByLabel | Self::Sigmoid(_) => [1.0, 1.0],
         }
     }
 
@@ -97,224 +99,204 @@ impl Terms {
     }
 }
 
-/// What a row's logits add up to: `Σ exp(κ₁ (s − reference))` and `Σ exp(κ₂ (s − other))`.
+/// A row's sums over its columns, `Σ exp(κ (s − shift))`, and their shifts.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sums {
-    pub(crate) reference: f64,
-    pub(crate) first: f64,
-    pub(crate) other: f64,
-    pub(crate) second: f64,
+pub(crate) struct RowSums {
+    pub(crate) sums: [f64; 2],
+    pub(crate) shifts: [f64; 2],
 }
 
-/// Negatives that a row has for itself: their largest logit, and the logarithms of both sums.
+impl RowSums {
+    /// The logarithm of one of both sums of exponentials, without its shift.
+    fn ln(&self, which: usize) -> f64 {
+        self.sums[which].ln() + self.shifts[which]
+    }
+}
+
+/// What a row's own negatives, which are no columns, add to its sums.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Own {
+pub(crate) struct PerQuerySums {
+    /// Their largest logit.
     pub(crate) largest: f64,
-    pub(crate) first: f64,
-    pub(crate) second: f64,
+    /// The logarithms of both sums, without shifts.
+    pub(crate) ln_sums: [f64; 2],
 }
 
-/// What one row's, or one column's, choice comes to.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Chosen {
-    pub(crate) loss: f64,
-    /// What terms are multiplied by to become weights.
-    pub(crate) first: f64,
-    pub(crate) second: f64,
-    /// The positive's weight.
-    pub(crate) positive: f64,
-    /// The derivative by log(1/τ) beyond what logits without a margin account for.
-    pub(crate) explicit: f64,
-    /// The derivative by the sigmoid's bias.
-    pub(crate) bias: f64,
-    pub(crate) reference: f64,
-}
-
-/// Everything about rows that choose but their logits.
+/// How each row's sums become its loss: the formula, and everything about the rows but their logits.
 #[derive(Debug)]
-pub(crate) struct Choosing<'p> {
-    pub(crate) rule: Rule,
+pub(crate) struct RowRule<'p> {
+    pub(crate) formula: Formula,
     /// 1/τ.
     pub(crate) scale: f64,
     /// The margin, in logits.
     pub(crate) margin: f64,
-    /// Negatives among the columns, of every row, or of each.
-    pub(crate) negatives: Count,
-    /// Negatives of a row alone, beyond the columns; empty without.
-    pub(crate) own: Vec<Own>,
-    /// How many those are, of each row.
-    pub(crate) own_count: usize,
+    /// Negatives among the columns.
+    pub(crate) negatives: NegativeCounts,
+    /// RowSums over negatives of one query alone; empty without.
+    pub(crate) per_query: Vec<PerQuerySums>,
+    /// How many of those each query has.
+    pub(crate) per_query_count: usize,
     /// What the decoupled loss multiplies positives by; empty for 1.
     pub(crate) positive_weights: Vec<f64>,
-    /// Several positives of each row; empty where a row has one.
-    pub(crate) labelled: Vec<Labelled>,
+    /// Positives by label; empty where every row has one positive.
+    pub(crate) labelled: Vec<LabelPositives>,
     /// Empty for 1.
     pub(crate) row_weights: &'p [f64],
 }
 
 /// A row's positives by label.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Labelled {
-    pub(crate) positives: usize,
-    /// The mean of their logits, margin taken off; asked for where there are several.
+pub(crate) struct LabelPositives {
+    pub(crate) count: usize,
+    /// The mean of their logits less the margin; used where there are several.
     pub(crate) mean: f64,
 }
 
-/// A number for each row.
-#[derive(Debug)]
-pub(crate) enum Count {
-    Same(usize),
-    Each(Vec<usize>),
-    /// A guide decides.
-    Unknown,
-}
-
-impl<'p> Choosing<'p> {
-    /// Rows that choose as `loss` says, each with one positive.
-    pub(crate) fn new(loss: &ContrastiveLoss, negatives: Count, row_weights: &'p [f64]) -> Self {
+impl<'p> RowRule<'p> {
+    /// The rule of `loss`, for rows with one positive each.
+    pub(crate) fn new(
+        loss: &ContrastiveLoss,
+        negatives: NegativeCounts,
+        row_weights: &'p [f64],
+    ) -> Self {
         let scale = loss.temperature().scale();
         Self {
-            rule: Rule::new(loss.objective()),
+            formula: Formula::new(loss.objective()),
             scale,
             margin: loss.margin * scale,
             negatives,
-            own: Vec::new(),
-            own_count: 0,
+            per_query: Vec::new(),
+            per_query_count: 0,
             positive_weights: Vec::new(),
             labelled: Vec::new(),
             row_weights,
         }
     }
 
-    /// What is to be added up for each row.
+    /// The terms that are added up for each row.
     pub(crate) fn terms(&self) -> Terms {
-        self.rule.terms(self.margin)
+        self.formula.terms(self.margin)
     }
 
-    /// Negatives of row i among the columns, where that is known.
+    /// Negatives of row i among the columns, where their number is known.
     pub(crate) fn negatives(&self, i: usize) -> Option<usize> {
         match &self.negatives {
-            Count::Same(count) => Some(*count),
-            Count::Each(counts) => Some(counts[i]),
-            Count::Unknown => None,
+            NegativeCounts::Same(count) => Some(*count),
+            NegativeCounts::Each(counts) => Some(counts[i]),
+            NegativeCounts::Unknown => None,
         }
     }
 
-    /// Whether row i's sums have lost too much to underflow, which a row's own negatives may, too.
-    pub(crate) fn lost(&self, i: usize, first: f64, second: Option<f64>, least: f64) -> bool {
-        let several = self.labelled.get(i).is_some_and(|labelled| labelled.positives > 1);
+    /// Row i's own number of negatives, those of its query alone included, where it is known.
+    fn all_negatives(&self, i: usize) -> usize {
+        self.negatives(i).unwrap_or(0) + self.per_query_count
+    }
+
+    /// Whether row i's sums have lost too much to underflow, so much that they are below `least`.
+    /// `second` is None where there is one sum.
+    pub(crate) fn underflows(&self, i: usize, sums: [f64; 2], least: f64) -> bool {
+        let two = self.terms().two();
+        let several = self.labelled.get(i).is_some_and(|labelled| labelled.count > 1);
         let by_label = !self.labelled.is_empty();
         // In one sum over all other rows, several positives are among them.
         let has_some = self.negatives(i) != Some(0)
-            || self.own_count > 0
-            || (several && second.is_none() && self.rule == Rule::LabelsOutside);
-        (has_some && first < least)
-            || second
-                .is_some_and(|second| second < least && if by_label { several } else { has_some })
+            || self.per_query_count > 0
+            || (several && !two && self.formula == Formula::LabelsOutside);
+        (has_some && sums[0] < least)
+            || (two && sums[1] < least && if by_label { several } else { has_some })
     }
 
-    /// What row i's choice comes to, given its sums over columns and its positive's logit, if it has
-    /// one of its own.
-    pub(crate) fn choose(&self, i: usize, mut sums: Sums, positive: Option<f64>) -> Chosen {
+    /// The outcome of row i, given its sums over columns and the logit of its positive, if it has just
+    /// one.
+    pub(crate) fn outcome(&self, i: usize, mut sums: RowSums, positive: Option<f64>) -> RowOutcome {
         let terms = self.terms();
-        if let Some(own) = self.own.get(i) {
-            let (first, second) = terms.powers();
-            sums.first += (own.first - first * sums.reference).exp();
-            if terms.two() {
-                sums.second += (own.second - second * sums.other).exp();
+        if let Some(own) = self.per_query.get(i) {
+            let powers = terms.powers();
+            for which in 0..if terms.two() { 2 } else { 1 } {
+                let above = own.ln_sums[which] - powers[which] * sums.shifts[which];
+                sums.sums[which] += above.exp();
             }
         }
         let positive = positive.map(|logit| logit - self.margin);
         let labelled = self.labelled.get(i).copied();
-        let chosen = match (self.rule, labelled) {
-            (Rule::LabelsOutside | Rule::LabelsInside, Some(Labelled { positives: 0, .. })) => None,
-            (Rule::LabelsOutside, Some(labelled)) if labelled.positives > 1 => {
-                Some(self.outside(&sums, labelled))
+        let outcome = match (self.formula, labelled) {
+            (Formula::LabelsOutside | Formula::LabelsInside, Some(positives))
+                if positives.count == 0 =>
+            {
+                None
             }
-            (Rule::LabelsInside, Some(labelled)) if labelled.positives > 1 => {
-                Some(self.inside(&sums, labelled))
+            (Formula::LabelsOutside, Some(positives)) if positives.count > 1 => {
+                Some(self.labels_outside(&sums, positives))
             }
-            (Rule::Softmax | Rule::LabelsOutside | Rule::LabelsInside, _) => {
+            (Formula::LabelsInside, Some(positives)) if positives.count > 1 => {
+                Some(self.labels_inside(&sums, positives))
+            }
+            (Formula::Softmax | Formula::LabelsOutside | Formula::LabelsInside, _) => {
                 positive.and_then(|s| self.softmax(&sums, s))
             }
-            (Rule::Decoupled, _) => {
+            (Formula::Decoupled, _) => {
                 let weight = self.positive_weights.get(i).copied().unwrap_or(1.0);
                 positive.and_then(|s| self.decoupled(&sums, s, weight))
             }
-            (Rule::Corrected { share, tilt }, _) => {
-                let negatives = self.negatives(i).unwrap_or(0) + self.own_count;
-                positive.and_then(|s| self.corrected(&sums, s, negatives, share, tilt))
+            (Formula::Corrected { share, tilt }, _) => {
+                let correction = Correction { negatives: self.all_negatives(i), share, tilt };
+                positive.and_then(|s| self.corrected(&sums, s, correction))
             }
-            (Rule::Sigmoid { bias }, _) => positive.map(|s| sigmoid(&sums, s + bias)),
+            (Formula::Sigmoid { bias }, _) => positive.map(|s| sigmoid(&sums, s + bias)),
         };
-        let mut chosen = chosen.unwrap_or_default();
-        chosen.reference = sums.reference;
+        let mut outcome = outcome.unwrap_or_default();
+        outcome.shift = sums.shifts[0];
         if let Some(&weight) = self.row_weights.get(i) {
-            for x in [
-                &mut chosen.first,
-                &mut chosen.second,
-                &mut chosen.positive,
-                &mut chosen.explicit,
-                &mut chosen.bias,
-            ] {
-                *x *= weight;
-            }
+            outcome.weigh(weight);
         }
-        chosen
+        outcome
     }
 
-    /// [`choose`](Self::choose) where there are no columns, and row i has but negatives of its own.
-    pub(crate) fn choose_alone(&self, i: usize, positive: f64) -> Chosen {
-        let largest = self.own.get(i).map_or(0.0, |own| own.largest);
-        let reference = if largest.is_finite() { largest } else { 0.0 };
-        let sums = Sums { reference, other: reference, ..Sums::default() };
-        self.choose(i, sums, Some(positive))
+    /// [`outcome`](Self::outcome) where there are no columns, only negatives of the query alone.
+    pub(crate) fn outcome_without_columns(&self, i: usize, positive: f64) -> RowOutcome {
+        let largest = self.per_query.get(i).map_or(0.0, |own| own.largest);
+        let shift = if largest.is_finite() { largest } else { 0.0 };
+        self.outcome(i, RowSums { shifts: [shift; 2], ..RowSums::default() }, Some(positive))
     }
 
-    fn softmax(&self, sums: &Sums, s: f64) -> Option<Chosen> {
-        if sums.first == 0.0 {
+    fn softmax(&self, sums: &RowSums, s: f64) -> Option<RowOutcome> {
+        if sums.sums[0] == 0.0 {
             return None; // No negatives, nothing to choose among.
         }
-        let t = sums.first.ln() + sums.reference - s;
+        let t = sums.ln(0) - s;
         let share = logistic(t);
-        Some(Chosen {
+        Some(RowOutcome {
             loss: softplus(t),
-            first: share / sums.first,
+            factors: [share / sums.sums[0], 0.0],
             positive: -share,
-            explicit: share * self.margin,
-            ..Chosen::default()
+            direct_log_scale: share * self.margin,
+            ..RowOutcome::default()
         })
     }
 
-    fn decoupled(&self, sums: &Sums, s: f64, weight: f64) -> Option<Chosen> {
-        if sums.first == 0.0 {
+    fn decoupled(&self, sums: &RowSums, s: f64, weight: f64) -> Option<RowOutcome> {
+        if sums.sums[0] == 0.0 {
             return None;
         }
-        Some(Chosen {
-            loss: sums.first.ln() + sums.reference - weight * s,
-            first: sums.first.recip(),
+        Some(RowOutcome {
+            loss: sums.ln(0) - weight * s,
+            factors: [sums.sums[0].recip(), 0.0],
             positive: -weight,
-            explicit: weight * self.margin,
-            ..Chosen::default()
+            direct_log_scale: weight * self.margin,
+            ..RowOutcome::default()
         })
     }
 
     /// `g = max((R − τ⁺ N pos) / (1 − τ⁺), N exp(−1/τ))` for the negatives, R their sum or, tilted,
     /// `N Σ exp((1+β)s) / Σ exp(βs)`; all of it relative to pos, the positive's exponential.
-    fn corrected(
-        &self,
-        sums: &Sums,
-        s: f64,
-        negatives: usize,
-        share: f64,
-        tilt: Option<f64>,
-    ) -> Option<Chosen> {
-        if sums.first == 0.0 || negatives == 0 {
+    fn corrected(&self, sums: &RowSums, s: f64, correction: Correction) -> Option<RowOutcome> {
+        let Correction { negatives, share, tilt } = correction;
+        let [first, second] = sums.sums;
+        if first == 0.0 || negatives == 0 {
             return None;
         }
         let n = negatives as f64;
-        let ln_r =
-            sums.first.ln() + sums.reference - s + tilt.map_or(0.0, |_| n.ln() - sums.second.ln());
+        let ln_r = sums.ln(0) - s + tilt.map_or(0.0, |_| n.ln() - second.ln());
         // r − τ⁺N, and r over it; far up the second term is nothing beside the first.
         let (ln_left, ratio) = if ln_r > 600.0 {
             (ln_r, 1.0)
@@ -326,66 +308,73 @@ impl<'p> Choosing<'p> {
         let bound = n.ln() - self.scale - s;
         if free <= bound {
             let pull = logistic(bound);
-            return Some(Chosen {
+            return Some(RowOutcome {
                 loss: softplus(bound),
                 positive: -pull,
-                explicit: pull * (self.margin - self.scale),
-                ..Chosen::default()
+                direct_log_scale: pull * (self.margin - self.scale),
+                ..RowOutcome::default()
             });
         }
         let pull = logistic(free) * ratio;
         let tilted = tilt.unwrap_or(0.0);
-        Some(Chosen {
+        Some(RowOutcome {
             loss: softplus(free),
-            first: (1.0 + tilted) * pull / sums.first,
-            second: tilt.map_or(0.0, |tilt| -tilt * pull / sums.second),
+            factors: [
+                (1.0 + tilted) * pull / first,
+                tilt.map_or(0.0, |tilt| -tilt * pull / second),
+            ],
             positive: -pull,
-            explicit: pull * self.margin,
-            ..Chosen::default()
+            direct_log_scale: pull * self.margin,
+            ..RowOutcome::default()
         })
     }
 
-    fn outside(&self, sums: &Sums, labelled: Labelled) -> Chosen {
-        let of_others = sums.first.ln() + sums.reference;
+    fn labels_outside(&self, sums: &RowSums, positives: LabelPositives) -> RowOutcome {
+        let of_others = sums.ln(0);
         if self.terms() == Terms::One {
-            let loss = of_others - labelled.mean;
-            return Chosen { loss, first: sums.first.recip(), ..Chosen::default() };
+            let (loss, factor) = (of_others - positives.mean, sums.sums[0].recip());
+            return RowOutcome { loss, factors: [factor, 0.0], ..RowOutcome::default() };
         }
-        let of_own = sums.second.ln() + sums.other - self.margin;
-        let top = of_others.max(of_own);
-        let all = top + ((of_others - top).exp() + (of_own - top).exp()).ln();
-        let shares = ((of_others - all).exp(), (of_own - all).exp());
-        Chosen {
-            loss: all - labelled.mean,
-            first: over(shares.0, sums.first),
-            second: over(shares.1, sums.second),
+        let of_positives = sums.ln(1) - self.margin;
+        let top = of_others.max(of_positives);
+        let all = top + ((of_others - top).exp() + (of_positives - top).exp()).ln();
+        let shares = [of_others, of_positives].map(|part| (part - all).exp());
+        RowOutcome {
+            loss: all - positives.mean,
+            factors: [over(shares[0], sums.sums[0]), over(shares[1], sums.sums[1])],
             // The positives' weights together are their share less 1.
-            explicit: -self.margin * (shares.1 - 1.0),
-            ..Chosen::default()
+            direct_log_scale: -self.margin * (shares[1] - 1.0),
+            ..RowOutcome::default()
         }
     }
 
-    fn inside(&self, sums: &Sums, labelled: Labelled) -> Chosen {
-        let t = (sums.first.ln() + sums.reference) - (sums.second.ln() + sums.other - self.margin);
+    fn labels_inside(&self, sums: &RowSums, positives: LabelPositives) -> RowOutcome {
+        let t = sums.ln(0) - (sums.ln(1) - self.margin);
         let share = logistic(t);
-        Chosen {
-            loss: softplus(t) + (labelled.positives as f64).ln(),
-            first: over(share, sums.first),
-            second: over(-share, sums.second),
-            explicit: self.margin * share,
-            ..Chosen::default()
+        RowOutcome {
+            loss: softplus(t) + (positives.count as f64).ln(),
+            factors: [over(share, sums.sums[0]), over(-share, sums.sums[1])],
+            direct_log_scale: self.margin * share,
+            ..RowOutcome::default()
         }
     }
 }
 
-fn sigmoid(sums: &Sums, x: f64) -> Chosen {
+/// What [`RowRule::corrected`] corrects for: the share τ⁺ of false negatives, and the tilt β.
+struct Correction {
+    negatives: usize,
+    share: f64,
+    tilt: Option<f64>,
+}
+
+fn sigmoid(sums: &RowSums, x: f64) -> RowOutcome {
     let pull = logistic(-x);
-    Chosen {
-        loss: sums.first + softplus(-x),
-        first: 1.0,
+    RowOutcome {
+        loss: sums.sums[0] + softplus(-x),
+        factors: [1.0, 0.0],
         positive: -pull,
-        bias: sums.second - pull,
-        ..Chosen::default()
+        bias: sums.sums[1] - pull,
+        ..RowOutcome::default()
     }
 }
 
@@ -399,7 +388,7 @@ fn logistic(t: f64) -> f64 {
     (1.0 + (-t).exp()).recip()
 }
 
-/// x / y, and nothing where there is nothing to divide among.
+/// x / y, and 0 where y is 0.
 fn over(x: f64, y: f64) -> f64 {
     if y == 0.0 { 0.0 } else { x / y }
 }

@@ -1,0 +1,88 @@
+//! From a problem to its outcomes: first with one shift for all exponentials and, where that turns out
+//! not to be safe, once more with a shift for each row.
+
+use super::packed_problem::PackedProblem;
+use super::strip::{CommonShift, Gradients, Outcomes};
+use crate::embeddings::Element;
+use crate::engine::candidates::groups::Groups;
+use crate::engine::candidates::sides::{Problem, Side};
+use crate::engine::kernels::Arithmetic;
+use crate::engine::problem::{Region, Shape, computed_form};
+use crate::engine::terms::rule::RowRule;
+use crate::engine::threads::Team;
+use crate::loss::{ContrastiveLoss, Form};
+
+/// One problem, and how to compute it.
+pub(crate) struct Passes<'p, T: Element> {
+    pub(crate) loss: &'p ContrastiveLoss,
+    pub(crate) team: &'p Team,
+    pub(crate) rule: &'p RowRule<'p>,
+    pub(crate) problem: Problem<'p, T>,
+    pub(crate) columns: Side<'p, T>,
+}
+
+impl<T: Element> Passes<'_, T> {
+    /// The outcomes of rows and, both ways, of columns. Gradients are added.
+    pub(crate) fn run(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
+        let common = self.common_shift();
+        let packed = self.packed(self.problem, self.columns, !gradients.is_empty());
+        let outcomes = match computed_form(self.loss) {
+            Form::OneWay => packed.one_way(common, gradients),
+            Form::BothWays | Form::NtXent => {
+                packed.both_ways(common, self.loss.memory_budget, gradients)
+            }
+        };
+        drop(packed);
+        outcomes.unwrap_or_else(|| {
+            gradients.iter_mut().for_each(|row| row.fill(T::Real::default()));
+            self.run_safely(gradients)
+        })
+    }
+
+    /// Every row with its own shift, one way at a time.
+    fn run_safely(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
+        let Problem { shape, rows, .. } = self.problem;
+        let region = match shape.region {
+            Region::Triangle { partner } => Region::Square { partner },
+            other => other,
+        };
+        let shape = Shape { region, whole_strips: true, ..shape };
+        let problem = Problem { shape, ..self.problem };
+        let gradient = !gradients.is_empty();
+        let mut outcomes = self.packed(problem, self.columns, gradient).one_way_safely(gradients);
+        if computed_form(self.loss) == Form::BothWays {
+            let groups = problem.groups.map(Groups::swapped);
+            let back = problem.swapped(groups.as_ref());
+            outcomes.columns = self.packed(back, rows, gradient).one_way_safely(gradients).rows;
+        }
+        outcomes
+    }
+
+    fn packed<'q>(
+        &'q self,
+        problem: Problem<'q, T>,
+        columns: Side<'q, T>,
+        gradient: bool,
+    ) -> PackedProblem<'q, T> {
+        let kernels = T::Real::kernels(self.loss.instructions);
+        PackedProblem::new(problem, columns, self.rule, kernels, gradient, self.team)
+    }
+
+    /// The shift with which no exponential can overflow, nor sums of them and their products: 0 where
+    /// possible.
+    fn common_shift(&self) -> CommonShift {
+        // Exponents that numbers of this type have, and digits, in units of ln.
+        let (range, digits) = if size_of::<T::Real>() == 4 { (87.0, 18.0) } else { (708.0, 38.0) };
+        let (rows, columns) = (self.problem.rows.rows, self.columns.rows);
+        let ln_count = (rows.len().max(columns.len()) as f64).ln();
+        let per_query = self.problem.per_query.map_or(0.0, |negatives| negatives.rows.longest());
+        let (row, column) = (rows.longest(), columns.longest().max(per_query));
+        let bound = self.loss.temperature().scale() * row * column;
+        let room = range - 8.0 - ln_count - row.max(column).max(1.0).ln();
+        let [power, _] = self.rule.terms().powers();
+        CommonShift {
+            shift: (bound - room / power).max(0.0),
+            least_sum: (ln_count + digits - range).exp(),
+        }
+    }
+}
