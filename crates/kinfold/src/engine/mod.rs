@@ -1,10 +1,8 @@
-//! The strip loop: every loss, without the n × n matrix.
+//! The engine: every loss and its gradients, without the n × m matrix of logits.
 //!
-//! Comes in: a checked batch and a loss. Goes out: its value and gradients. It never fails. The strips
-//! ([strip], [block]) never see which loss they serve: they add up [`Terms`](terms::rule::Terms) of the
-//! logits, ask a [`RowRule`] what a row's sums come to, and weigh the terms with that.
+//! Input: a loss, and a batch that has been checked. Output: its value and gradients. Nothing here fails.
 //!
-//! # The sums
+//! # The algorithm
 //!
 //! Rows a_i choose among columns b_j by their logits `s_ij = ⟨a_i, b_j⟩ / τ`. With the positive p(i)
 //! kept out of the sum that it is compared with,
@@ -20,19 +18,19 @@
 //! ```
 //!
 //! so that neither a loss of 1e-12 nor its gradient drowns in rounding. Where columns choose among
-//! rows too (both ways, NT-Xent), they do so by the same exponentials: `W_ij = E_ij (u_i + v_j)`,
+//! rows, too (both ways, stacked views), they do so by the same exponentials: `W_ij = E_ij (u_i + v_j)`,
 //! with v_j from the sum over column j.
 //!
-//! The other losses of the family go the same way, with other terms and other rules ([rule]); what is
-//! linear in the logits (several positives, label smoothing) needs no matrix at all ([even]), nor do
-//! negatives that a query has for itself ([own]).
+//! Other losses have other *terms* in place of E (two powers of it, a sigmoid), and another *row rule*
+//! from sums to losses and weights; the loops are the same. What is linear in the logits (label
+//! smoothing, the mean over several positives) and the negatives of one query alone need no matrix.
 //!
 //! # The loop
 //!
-//! Queries are gone through in strips of m rows, [strip] has the loop:
+//! Rows are gone through in strips. In each,
 //!
 //! ```text
-//! phase A, threads own blocks of rows        (block.rs)
+//! phase A, threads own blocks of rows
 //!     for each chunk of columns:
 //!         E  = exp(a bᵀ / τ − c)             while it lies in the second cache: sums of rows, columns
 //!         ∂a += W b                          where W is known
@@ -40,23 +38,58 @@
 //!         ∂bᵀ += aᵀ W
 //! ```
 //!
-//! One way, a row's weights are known with its sum: one pass, three products of n × n × d. Where
-//! columns choose too, sums must be complete before there are weights: a first pass finds them, and
+//! One way, a row's weights are known with its sum: one pass, three products of n × m × d. Where
+//! columns choose, too, sums must be complete before there are weights: a first pass finds them, and
 //! a second computes the exponentials again (four products), or finds them where the first has left
-//! them, as far as the memory budget reaches (three). For NT-Xent the matrix of logits is symmetric,
-//! and only its upper triangle is visited (two products, or one and a half).
+//! them, as far as the memory budget reaches (three). Stacked views have a symmetric matrix of logits,
+//! of which only the upper triangle is visited (two products, or one and a half).
 //!
-//! Each number is written by one thread in one fixed order, so the result has the same bits for
-//! every number of threads. Products and exponentials are in the type itself, sums of exponentials
-//! across chunks, the positives and everything that happens to a row once in f64.
-//!
-//! # The reference c
+//! # The shift c
 //!
 //! One c for all exponentials is what lets rows and columns share them. Lengths bound the logits:
-//! `|s_ij| ≤ max‖a‖ max‖b‖ / τ`. c is chosen such that nothing can overflow by that bound, 0 where
+//! `|s_ij| ≤ max‖a‖ max‖b‖ / τ`. By that bound c is chosen such that nothing can overflow, 0 where
 //! possible; whether too much has underflowed is seen in the sums, afterwards. Where it has (with
-//! f32 and cosines, below τ ≈ 0.011 or so), the loss is computed anew with the largest negative of
-//! each row as that row's own reference, one way at a time. That is always safe.
+//! f32 and cosines, below τ ≈ 0.011 or so), the loss is computed again with the largest negative of
+//! each row as that row's own shift, one way at a time. That is always safe.
+//!
+//! # What makes it fast
+//!
+//! A product is blocked as in BLIS, and a tile of it is held in registers by a micro-kernel:
+//!
+//! ```text
+//! BLIS   here
+//! m_r    height         rows of a tile
+//! n_r    width          columns of a tile, and of a panel
+//! k_c    DEPTH          inner indices at a time
+//! m_c    block_rows     rows of a block, which one thread works on
+//! n_c    chunk_panels   panels of a chunk of columns, which stays in the second cache
+//! ```
+//!
+//! Beyond BLIS: columns are packed once for all strips and passes; exponentials and weights are taken in
+//! place while a panel lies in the first cache; and the layout that one product writes is one that the
+//! next can read as either operand, so no weight is moved or transposed.
+//!
+//! Each number is written by one thread in one fixed order, so the result has the same bits for every
+//! number of threads. Products and exponentials are in the type itself; sums of exponentials across
+//! chunks, the positives and everything that happens to a row once are in f64.
+//!
+//! # The rooms
+//!
+//! In the order in which they depend on each other, the lowest first:
+//!
+//! ```text
+//! aligned        buffers, and the pool that keeps them between calls
+//! kernels/       what knows about hardware: the micro-kernel, exponentials, weights
+//! threads        how threads share work
+//! rows           rows as they are compared: normalised, and gradients taken back through that
+//! packed         rows and columns packed for the micro-kernel
+//! problem        the shape of a problem: how many rows and columns, and which elements count
+//! candidates/    who is a candidate for whom, a file for each form; groups (ids, labels), a guide
+//! terms/         the row rule, linear terms, negatives of one query alone
+//! strips/        the loop: plan, strip, block, panel
+//! compute        one computation from a batch to its gradients, in the order of its steps
+//! cosines, gemm  other users of packed operands: measures, and the machine's speed
+//! ```
 
 mod aligned;
 mod candidates;

@@ -149,7 +149,13 @@ impl<R: Real> SideBySide<R> {
 pub(crate) struct WithinViews<'a, T: Element> {
     pub(crate) views: Views<'a, T>,
     pub(crate) side_by_side: SideBySide<T::Real>,
-    guide: Option<(SideBySide<T::Real>, Vec<T::Real>)>,
+    guide: Option<GuideViews<T::Real>>,
+}
+
+/// A guide's embeddings side by side, and each row's threshold.
+struct GuideViews<R> {
+    side_by_side: SideBySide<R>,
+    thresholds: Vec<R>,
 }
 
 impl<'a, T: Element> WithinViews<'a, T> {
@@ -157,7 +163,8 @@ impl<'a, T: Element> WithinViews<'a, T> {
         let views = Views::of_batch(loss, batch, team);
         let guide = batch.guide.map(|guide| {
             let guide = Views::of_guide(&guide, team);
-            (guide.side_by_side(), thresholds(&guide.queries, &guide.keys))
+            let thresholds = thresholds(&guide.queries, &guide.keys);
+            GuideViews { side_by_side: guide.side_by_side(), thresholds }
         });
         Self { side_by_side: views.side_by_side(), views, guide }
     }
@@ -171,9 +178,10 @@ impl<'a, T: Element> WithinViews<'a, T> {
     ) -> Candidates<'_, T::Real> {
         let dot = |x| Rows::new(x, None, Comparison::DOT, team);
         let SideBySide { rows, columns } = &self.side_by_side;
-        let guide = self.guide.as_ref().map(|(guide, thresholds)| {
-            let (rows, columns) = (guide.rows.embeddings(), guide.columns.embeddings());
-            Guide::of_products(rows, columns, thresholds.clone(), team)
+        let guide = self.guide.as_ref().map(|GuideViews { side_by_side, thresholds }| {
+            let SideBySide { rows, columns } = side_by_side;
+            let thresholds = thresholds.clone();
+            Guide::of_products(rows.embeddings(), columns.embeddings(), thresholds, team)
         });
         let (rows, columns) = (dot(rows.embeddings()), dot(columns.embeddings()));
         Candidates {

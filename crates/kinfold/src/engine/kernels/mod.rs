@@ -1,6 +1,6 @@
 //! The only room that knows about hardware: one small matrix product and one exponential.
 //!
-//! [`generic`] writes both once, over a [`Vector`]. A file for each instruction set says what its
+//! [`generic`] writes both once, over a [`Vector`](generic::Vector). A file for each instruction set says what its
 //! vectors are and how many of them a tile has. Which set runs is found out when a loss is called,
 //! so a plain `cargo build` reaches full speed on whatever machine it comes to.
 //!
