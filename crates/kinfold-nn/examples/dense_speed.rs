@@ -14,6 +14,9 @@ use kinfold_burn::{Form, InfoNceLossConfig};
 use kinfold_nn::ops;
 use std::time::Instant;
 
+/// That of Burn's layer norm by default.
+const EPSILON: f64 = 1e-5;
+
 #[derive(Module, Debug)]
 struct Mlp {
     layers: Vec<Linear>,
@@ -84,13 +87,14 @@ impl Vit {
     fn ours(&self, x: Tensor<3>) -> Tensor<2> {
         let mut x = ops::linear(x, &self.patches) + self.position.val();
         for block in &self.blocks {
-            let qkv = ops::linear(ops::layer_norm(x.clone(), &block.before), &block.qkv);
+            let qkv = ops::linear(ops::layer_norm(x.clone(), &block.before, EPSILON), &block.qkv);
             x = x + ops::linear(ops::attention_packed(qkv, HEADS), &block.out);
-            let wide = ops::linear_gelu(ops::layer_norm(x.clone(), &block.between), &block.wide);
+            let wide =
+                ops::linear_gelu(ops::layer_norm(x.clone(), &block.between, EPSILON), &block.wide);
             x = x + ops::linear(wide, &block.back);
         }
         let [n, _, width] = x.dims();
-        ops::layer_norm(x, &self.norm).mean_dim(1).reshape([n, width])
+        ops::layer_norm(x, &self.norm, EPSILON).mean_dim(1).reshape([n, width])
     }
     fn burns(&self, x: Tensor<3>) -> Tensor<2> {
         let mut x = self.patches.forward(x) + self.position.val();

@@ -170,8 +170,10 @@ fn gelu_far_out() {
     assert_eq!((of[1], of[2], of[3]), (1.0, 0.0, 0.5));
 }
 
+const EPSILON: f64 = 3e-4;
+
 fn layer_norm(d: usize, bias: bool, device: &Device) -> LayerNorm {
-    let mut layer = LayerNormConfig::new(d).with_bias(bias).with_epsilon(3e-4).init(device);
+    let mut layer = LayerNormConfig::new(d).with_bias(bias).with_epsilon(EPSILON).init(device);
     layer.gamma = Param::from_tensor(random([d], device));
     layer.beta = layer.beta.map(|_| Param::from_tensor(random([d], device)));
     layer
@@ -183,7 +185,7 @@ fn check_layer_norm<const D: usize>(dims: [usize; D], bias: bool) {
     let layer = layer_norm(dims[D - 1], bias, &device);
     let x = random(dims, &device) * 2.0 + 0.7;
     let (a, b) = (leaf(&x), leaf(&x));
-    let (ours, theirs) = (ops::layer_norm(a.clone(), &layer), layer.forward(b.clone()));
+    let (ours, theirs) = (ops::layer_norm(a.clone(), &layer, EPSILON), layer.forward(b.clone()));
     close(&what, ours.clone(), theirs.clone());
     let (of_ours, of_theirs) = (backward(ours), backward(theirs));
     // Two numbers a row become ±1 whatever they are: what is left of their gradient is rounding.
@@ -196,7 +198,11 @@ fn check_layer_norm<const D: usize>(dims: [usize; D], bias: bool) {
         let beta = beta.val();
         same_gradient(&format!("β, {what}"), (&beta, &of_ours), (&beta, &of_theirs));
     }
-    close(&what, ops::layer_norm(x.clone().inner(), &layer.valid()), layer.forward(x).inner());
+    close(
+        &what,
+        ops::layer_norm(x.clone().inner(), &layer.valid(), EPSILON),
+        layer.forward(x).inner(),
+    );
 }
 
 #[test]
@@ -298,7 +304,7 @@ fn other_types_are_burns() {
     let mut norm = layer_norm(12, true, &device);
     norm.gamma = norm.gamma.map(|x| x.cast(DType::F64).detach().require_grad());
     norm.beta = norm.beta.map(|beta| beta.map(|x| x.cast(DType::F64).detach().require_grad()));
-    let y = ops::linear_gelu(ops::layer_norm(x.clone(), &norm), &layer);
+    let y = ops::linear_gelu(ops::layer_norm(x.clone(), &norm, EPSILON), &layer);
     let y = ops::gelu(ops::linear(ops::attention_packed(y, 2).repeat_dim(2, 3), &layer));
     assert_eq!(y.dtype(), DType::F64);
     assert!(x.grad(&backward(y)).is_some());
@@ -317,7 +323,7 @@ fn bits(threads: usize) -> Vec<u32> {
         let (wide, back) = (layer(72, 216), layer(72, 300));
         let norm = layer_norm(72, true, &device);
         let x = random([9, 70, 72], &device).require_grad();
-        let y = ops::linear(ops::layer_norm(x.clone(), &norm), &wide);
+        let y = ops::linear(ops::layer_norm(x.clone(), &norm, EPSILON), &wide);
         let y = ops::gelu(ops::linear_gelu(ops::attention_packed(y, 3), &back));
         let gradients = backward(y.clone());
         let mut numbers = data(y);

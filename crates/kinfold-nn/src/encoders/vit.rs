@@ -3,7 +3,7 @@
 //! timm's (`class_token=False, global_pool="avg", fc_norm=False, num_classes=0`).
 
 use super::ImageShape;
-use super::layers::{attention, layer_norm, linear, linear_gelu};
+use super::layers::{attention, linear, linear_gelu};
 use super::settings::EncoderSettings;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -13,6 +13,9 @@ use burn::tensor::{Device, Tensor};
 
 /// A block's hidden layer is so many times as wide as its tokens.
 const EXPANSION: usize = 4;
+
+/// ε of every layer norm.
+const EPSILON: f64 = 1e-6;
 
 /// Standard deviation of the initial weights. (timm cuts them off at ±2, a hundred of these.)
 const SPREAD: f64 = 0.02;
@@ -131,7 +134,11 @@ impl Attention {
 }
 
 fn norm(width: usize, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(width).with_epsilon(1e-6).init(device)
+    LayerNormConfig::new(width).with_epsilon(EPSILON).init(device)
+}
+
+fn layer_norm(x: Tensor<3>, layer: &LayerNorm) -> Tensor<3> {
+    super::layers::layer_norm(x, layer, EPSILON)
 }
 
 /// A linear layer with small weights and no bias at first.

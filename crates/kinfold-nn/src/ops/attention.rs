@@ -5,16 +5,12 @@
 //! logarithm of each query's sum.
 
 use super::matmul::{Matrix, Out, multiply};
-use super::rows::{exp, is_fast, largest, sum, vectorized};
-use burn::backend::autodiff::{
-    Autodiff,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
-};
+use super::memory::buffer::Buffer;
+use super::memory::loops::{exp, largest, sum};
+use super::memory::tensor::{contiguous, is_ours, numbers};
+use super::memory::vector::vectorized;
+use super::operation::{Operation, apply};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
@@ -36,9 +32,8 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
         k.dims(),
         v.dims()
     );
-    if is_fast(&q) && is_fast(&k) && is_fast(&v) {
-        let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-        return Tensor::from_dispatch(<Dispatch as Attend>::attend(q, k, v));
+    if is_ours(&q) && is_ours(&k) && is_ours(&v) {
+        return apply(Attention, [q, k, v].map(Tensor::into_dispatch));
     }
     let scale = (dims[3] as f64).sqrt().recip();
     softmax(q.matmul(k.swap_dims(2, 3)) * scale, 3).matmul(v)
@@ -56,11 +51,8 @@ pub fn attention_packed(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
         heads > 0 && last % (3 * heads) == 0,
         "the last axis is {last} long but must be a multiple of 3 · {heads} heads"
     );
-    if is_fast(&qkv) {
-        return Tensor::from_dispatch(<Dispatch as Attend>::attend_packed(
-            qkv.into_dispatch(),
-            heads,
-        ));
+    if is_ours(&qkv) {
+        return apply(PackedAttention { heads }, [qkv.into_dispatch()]);
     }
     let width = last / (3 * heads);
     let qkv = qkv.reshape([batch, tokens, 3, heads, width]).permute([2, 0, 3, 1, 4]);
@@ -68,23 +60,55 @@ pub fn attention_packed(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     attention(one(0), one(1), one(2)).swap_dims(1, 2).reshape([batch, tokens, heads * width])
 }
 
-/// What the operations need of a backend.
-#[backend_extension(Autodiff, Flex)]
-pub(crate) trait Attend: Backend {
-    fn attend(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-    fn attend_packed(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+/// Of queries, keys and values, `[batch, heads, tokens, width]` each.
+#[derive(Clone, Copy, Debug)]
+struct Attention;
+
+impl Operation<3> for Attention {
+    type Saved = Saved;
+
+    fn forward(&self, operands: [FlexTensor; 3]) -> (FlexTensor, Saved) {
+        Heads::apart(operands).attend()
+    }
+
+    fn backward(saved: Saved, gradient: FlexTensor, _: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let heads = saved.heads.heads;
+        let gradients = saved.gradients(gradient);
+        [0, 1, 2].map(|i| Some(gradients.narrow(1, i * heads, heads)))
+    }
 }
 
-impl Attend for Flex {
-    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
-        Heads::apart([q, k, v]).forward().0
+/// Of all three in one tensor, `[batch, tokens, 3 · heads · width]`.
+#[derive(Clone, Copy, Debug)]
+struct PackedAttention {
+    heads: usize,
+}
+
+impl Operation<1> for PackedAttention {
+    type Saved = Saved;
+
+    fn forward(&self, [qkv]: [FlexTensor; 1]) -> (FlexTensor, Saved) {
+        Heads::packed(qkv, self.heads).attend()
     }
-    fn attend_packed(qkv: FlexTensor, heads: usize) -> FlexTensor {
-        Heads::packed(qkv, heads).forward().0
+
+    fn backward(saved: Saved, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [Some(saved.gradients(gradient))]
+    }
+}
+
+/// What the backward pass needs.
+#[derive(Clone, Debug)]
+struct Saved {
+    heads: Heads,
+    out: FlexTensor,
+    /// Of each query, the logarithm of the sum of exponentials.
+    logarithms: Vec<f32>,
+}
+
+impl Saved {
+    fn gradients(&self, gradient: FlexTensor) -> FlexTensor {
+        let (out, gradient) = (self.out.to_contiguous(), gradient.to_contiguous());
+        self.heads.backward(numbers(&out), &self.logarithms, numbers(&gradient))
     }
 }
 
@@ -157,18 +181,23 @@ impl Heads {
     fn rows(&self, which: usize, sequence: usize, head: usize) -> Matrix<'_> {
         let tensor = if self.is_packed() { &self.tensors[0] } else { &self.tensors[which] };
         let first = self.first[which] + sequence * self.strides.sequence + head * self.strides.head;
-        self.matrix(&super::rows::numbers(tensor)[first..], self.strides.token)
+        self.matrix(&numbers(tensor)[first..], self.strides.token)
     }
 
     fn matrix<'a>(&self, data: &'a [f32], token: usize) -> Matrix<'a> {
         Matrix { data, rows: self.tokens, columns: self.width, down: token, right: 1 }
     }
 
+    fn attend(self) -> (FlexTensor, Saved) {
+        let (out, logarithms) = self.forward();
+        (out.clone(), Saved { heads: self, out, logarithms })
+    }
+
     /// The output, and the logarithms of the sums of exponentials, `[batch, heads, tokens]`.
     fn forward(&self) -> (FlexTensor, Vec<f32>) {
         let Self { batch, heads, tokens, width, .. } = *self;
         let (at, scale, block) = (self.of_out(), self.scale(), self.block());
-        let mut out = vec![0.0; batch * at.sequence];
+        let mut out = Buffer::any(batch * at.sequence);
         let mut logarithms = vec![0.0; batch * heads * tokens];
         let sequences = out.par_chunks_mut(at.sequence);
         let sequences = sequences.zip(logarithms.par_chunks_mut(heads * tokens));
@@ -201,8 +230,8 @@ impl Heads {
             }
         });
         let out = match self.is_packed() {
-            true => super::rows::tensor(out, [batch, tokens, heads * width]),
-            false => super::rows::tensor(out, [batch, heads, tokens, width]),
+            true => contiguous(out, [batch, tokens, heads * width]),
+            false => contiguous(out, [batch, heads, tokens, width]),
         };
         (out, logarithms)
     }
@@ -217,7 +246,7 @@ impl Heads {
             true => (self.first, self.strides),
             false => ([0, 1, 2].map(|i| i * at.sequence), Strides { sequence, ..self.strides }),
         };
-        let mut gradients = vec![0.0; batch * sequence];
+        let mut gradients = Buffer::any(batch * sequence);
         let tiles =
             || (vec![0.0; block.min(tokens) * tokens], vec![0.0; block.min(tokens) * tokens]);
         let sequences = gradients.par_chunks_mut(sequence).enumerate();
@@ -245,8 +274,8 @@ impl Heads {
             }
         });
         match self.is_packed() {
-            true => super::rows::tensor(gradients, [batch, tokens, 3 * heads * width]),
-            false => super::rows::tensor(gradients, [batch, 3 * heads, tokens, width]),
+            true => contiguous(gradients, [batch, tokens, 3 * heads * width]),
+            false => contiguous(gradients, [batch, 3 * heads, tokens, width]),
         }
     }
 
@@ -313,93 +342,4 @@ fn to_weights(scores: &mut [f32]) -> f32 {
     let scale = total.recip();
     scores.iter_mut().for_each(|score| *score *= scale);
     most + total.ln()
-}
-
-/// What the backward pass works from.
-#[derive(Clone, Debug)]
-struct Kept {
-    heads: Heads,
-    out: FlexTensor,
-    logarithms: Vec<f32>,
-}
-
-impl Kept {
-    fn gradients(&self, upstream: FlexTensor) -> FlexTensor {
-        let (out, upstream) = (self.out.to_contiguous(), upstream.to_contiguous());
-        let [out, upstream] = [&out, &upstream].map(super::rows::numbers);
-        self.heads.backward(out, &self.logarithms, upstream)
-    }
-}
-
-#[derive(Debug)]
-struct AttendBackward;
-
-impl Backward<Flex, 3> for AttendBackward {
-    type State = Kept;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 3>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let gradients = ops.state.gradients(grads.consume::<Flex>(&ops.node));
-        let heads = ops.state.heads.heads;
-        for (i, node) in ops.parents.into_iter().enumerate() {
-            if let Some(node) = node {
-                grads.register::<Flex>(node.id, gradients.narrow(1, i * heads, heads));
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct PackedBackward;
-
-impl Backward<Flex, 1> for PackedBackward {
-    type State = Kept;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let gradients = ops.state.gradients(grads.consume::<Flex>(&ops.node));
-        let [node] = ops.parents;
-        if let Some(node) = node {
-            grads.register::<Flex>(node.id, gradients);
-        }
-    }
-}
-
-impl<C: CheckpointStrategy> Attend for Autodiff<Flex, C> {
-    fn attend(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let nodes = [q.node(), k.node(), v.node()];
-        let tracked = AttendBackward.prepare::<C>(nodes).compute_bound().stateful();
-        let heads = Heads::apart([q, k, v].map(|x| x.into_primitive()));
-        let (out, logarithms) = heads.forward();
-        match tracked {
-            OpsKind::Tracked(prep) => {
-                prep.finish(Kept { heads, out: out.clone(), logarithms }, out)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
-    }
-
-    fn attend_packed(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        let tracked = PackedBackward.prepare::<C>([qkv.node()]).compute_bound().stateful();
-        let heads = Heads::packed(qkv.into_primitive(), heads);
-        let (out, logarithms) = heads.forward();
-        match tracked {
-            OpsKind::Tracked(prep) => {
-                prep.finish(Kept { heads, out: out.clone(), logarithms }, out)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
-    }
 }

@@ -1,43 +1,58 @@
 //! GELU by the error function, as PyTorch has it by default: `x · Φ(x)`.
 
-use super::rows::{exp, is_fast, map, numbers, shape, tensor, zip};
-use burn::backend::autodiff::{
-    Autodiff,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
-};
+use super::memory::loops::{exp, map, zip};
+use super::memory::tensor::{contiguous, is_ours, numbers, shape};
+use super::operation::{Operation, apply};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use std::f32::consts::FRAC_1_SQRT_2;
 
-/// What Burn's `gelu` gives, of any shape.
+/// `burn::tensor::activation::gelu(x)`, of any shape.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match is_fast(&x) {
-        true => Tensor::from_dispatch(<Dispatch as Gelu>::gaussian_unit(x.into_dispatch())),
+    match is_ours(&x) {
+        true => apply(Gelu, [x.into_dispatch()]),
         false => burn::tensor::activation::gelu(x),
     }
 }
 
-/// Φ(x), the share of a normal distribution below x.
+#[derive(Debug)]
+struct Gelu;
+
+impl Operation<1> for Gelu {
+    type Saved = FlexTensor;
+
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, FlexTensor) {
+        let x = x.to_contiguous();
+        (contiguous(map(numbers(&x), value), shape(&x)), x)
+    }
+
+    fn backward(x: FlexTensor, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [Some(gradient_by_input(&x, &gradient.to_contiguous()))]
+    }
+}
+
+/// The gradient of GELU's input, from the input and the gradient of the output.
+pub(super) fn gradient_by_input(x: &FlexTensor, gradient: &FlexTensor) -> FlexTensor {
+    contiguous(zip(numbers(x), numbers(gradient), |x, g| g * derivative(x)), shape(x))
+}
+
+/// Φ(x), the cumulative distribution function of the standard normal distribution.
 #[inline(always)]
-fn share_below(x: f32) -> f32 {
+fn cumulative(x: f32) -> f32 {
     0.5 + 0.5 * erf(x * FRAC_1_SQRT_2)
 }
 
 /// `x · Φ(x)`.
 #[inline(always)]
 pub(super) fn value(x: f32) -> f32 {
-    x * share_below(x)
+    x * cumulative(x)
 }
 
 /// `Φ(x) + x · φ(x)`, where φ is the density.
 #[inline(always)]
-pub(super) fn derivative(x: f32) -> f32 {
+fn derivative(x: f32) -> f32 {
     const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
-    share_below(x) + x * FRAC_1_SQRT_2PI * exp(-0.5 * x * x)
+    cumulative(x) + x * FRAC_1_SQRT_2PI * exp(-0.5 * x * x)
 }
 
 /// From here on the error function is 1 in `f32`.
@@ -70,53 +85,4 @@ fn erf(x: f32) -> f32 {
         below = below * square + coefficient;
     }
     x * above / below
-}
-
-/// What the operation needs of a backend.
-#[backend_extension(Autodiff, Flex)]
-pub(crate) trait Gelu: Backend {
-    fn gaussian_unit(x: FloatTensor<Self>) -> FloatTensor<Self>;
-}
-
-impl Gelu for Flex {
-    fn gaussian_unit(x: FlexTensor) -> FlexTensor {
-        let x = x.to_contiguous();
-        tensor(map(numbers(&x), value), shape(&x).0)
-    }
-}
-
-#[derive(Debug)]
-struct GeluBackward;
-
-impl Backward<Flex, 1> for GeluBackward {
-    type State = FlexTensor;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let upstream = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let x = ops.state;
-        let [of_x] = ops.parents;
-        if let Some(node) = of_x {
-            let gradient = zip(numbers(&x), numbers(&upstream), |x, g| g * derivative(x));
-            grads.register::<Flex>(node.id, tensor(gradient, shape(&x).0));
-        }
-    }
-}
-
-impl<C: CheckpointStrategy> Gelu for Autodiff<Flex, C> {
-    fn gaussian_unit(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let tracked = GeluBackward.prepare::<C>([x.node()]).compute_bound().stateful();
-        let x = x.into_primitive().to_contiguous();
-        match tracked {
-            OpsKind::Tracked(prep) => {
-                let out = Flex::gaussian_unit(x.clone());
-                prep.finish(x, out)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(Flex::gaussian_unit(x)),
-        }
-    }
 }

@@ -1,27 +1,21 @@
-//! `x · W + b` over the last axis, and the same with [`gelu`](super::gelu()) behind it.
+//! `x · W + b` over the last axis, and the same followed by [`gelu`](super::gelu()).
 
-use super::gelu::{derivative, value};
+use super::gelu;
 use super::matmul::{Matrix, product};
-use super::rows::{add, is_fast, numbers, shape, sum_of_rows, tensor, zip};
-use burn::backend::autodiff::{
-    Autodiff,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
-};
+use super::memory::loops::{add, map, sum_of_rows};
+use super::memory::tensor::{contiguous, flat, is_ours, numbers, shape, width};
+use super::operation::{Operation, apply, no_input};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::nn;
 use burn::tensor::Tensor;
 
-/// What [`nn::Linear::forward`] gives: `[.., in]` to `[.., out]`.
+/// `layer.forward(x)`: `[.., in]` to `[.., out]`.
 ///
 /// # Panics
 /// As Burn's own, when the last axis is not as long as the weight is high.
 pub fn linear<const D: usize>(x: Tensor<D>, layer: &nn::Linear) -> Tensor<D> {
-    match is_fast(&x) {
-        true => run(x, layer, Behind::Nothing),
+    match is_ours(&x) {
+        true => run(x, layer, Epilogue::None),
         false => layer.forward(x),
     }
 }
@@ -31,62 +25,123 @@ pub fn linear<const D: usize>(x: Tensor<D>, layer: &nn::Linear) -> Tensor<D> {
 /// # Panics
 /// As [`linear`].
 pub fn linear_gelu<const D: usize>(x: Tensor<D>, layer: &nn::Linear) -> Tensor<D> {
-    match is_fast(&x) {
-        true => run(x, layer, Behind::Gelu),
+    match is_ours(&x) {
+        true => run(x, layer, Epilogue::Gelu),
         false => burn::tensor::activation::gelu(layer.forward(x)),
     }
 }
 
-/// What comes behind the sum.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Behind {
-    Nothing,
-    Gelu,
-}
-
-fn run<const D: usize>(x: Tensor<D>, layer: &nn::Linear, behind: Behind) -> Tensor<D> {
+fn run<const D: usize>(x: Tensor<D>, layer: &nn::Linear, epilogue: Epilogue) -> Tensor<D> {
     let weight = layer.weight.val();
     let [d_in, _] = weight.dims();
     let last = x.dims()[D - 1];
     assert!(last == d_in, "the last axis is {last} long but the weight is {d_in} high");
-    // An operation has tensors for all its inputs.
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    let biased = bias.is_some();
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([1], &x.device()));
-    Tensor::from_dispatch(<Dispatch as Linear>::linear(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        biased,
-        behind,
-    ))
+    let bias = layer.bias.as_ref().map(|bias| bias.val().into_dispatch());
+    let operation = Linear { biased: bias.is_some(), epilogue };
+    let bias = bias.unwrap_or_else(|| no_input(&x.device()));
+    apply(operation, [x.into_dispatch(), weight.into_dispatch(), bias])
 }
 
-/// What the operation needs of a backend.
-#[backend_extension(Autodiff, Flex)]
-pub(crate) trait Linear: Backend {
-    fn linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        biased: bool,
-        behind: Behind,
-    ) -> FloatTensor<Self>;
+/// What follows the product and the bias.
+#[derive(Clone, Copy, Debug)]
+enum Epilogue {
+    None,
+    Gelu,
 }
 
-impl Linear for Flex {
-    fn linear(
-        x: FlexTensor,
-        weight: FlexTensor,
-        bias: FlexTensor,
-        biased: bool,
-        behind: Behind,
-    ) -> FlexTensor {
-        let (x, bias) = (x.to_contiguous(), biased.then(|| bias.to_contiguous()));
-        match behind {
-            Behind::Nothing => forward(&x, &weight, bias.as_ref(), |sum| sum),
-            Behind::Gelu => forward(&x, &weight, bias.as_ref(), value),
+#[derive(Clone, Copy, Debug)]
+struct Linear {
+    biased: bool,
+    epilogue: Epilogue,
+}
+
+/// What the backward pass needs.
+#[derive(Clone, Debug)]
+struct Saved {
+    x: FlexTensor,
+    weight: FlexTensor,
+    /// The input of GELU, where it follows.
+    sums: Option<FlexTensor>,
+}
+
+impl Operation<3> for Linear {
+    type Saved = Saved;
+
+    fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, Saved) {
+        let x = x.to_contiguous();
+        let sums = self.sums(&x, &weight, &bias, |sum| sum);
+        match self.epilogue {
+            Epilogue::None => (sums, Saved { x, weight, sums: None }),
+            Epilogue::Gelu => {
+                let out = contiguous(map(numbers(&sums), gelu::value), shape(&sums));
+                (out, Saved { x, weight, sums: Some(sums) })
+            }
         }
+    }
+
+    fn infer(&self, [x, weight, bias]: [FlexTensor; 3]) -> FlexTensor {
+        let x = x.to_contiguous();
+        match self.epilogue {
+            Epilogue::None => self.sums(&x, &weight, &bias, |sum| sum),
+            Epilogue::Gelu => self.sums(&x, &weight, &bias, gelu::value),
+        }
+    }
+
+    fn backward(
+        saved: Saved,
+        gradient: FlexTensor,
+        [of_x, of_weight, of_bias]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let mut gradient = gradient.to_contiguous();
+        if let Some(sums) = saved.sums {
+            gradient = gelu::gradient_by_input(&sums, &gradient);
+        }
+        let (d_in, d_out) = (width(&saved.x), width(&gradient));
+        let rows = shape(&saved.x).num_elements() / d_in;
+        let x = Matrix::new(numbers(&saved.x), rows, d_in);
+        let gradient = Matrix::new(numbers(&gradient), rows, d_out);
+        let whole = |_: usize, _: &mut [f32]| ();
+        [
+            of_x.then(|| {
+                let mut copy = None;
+                let weight = matrix(&saved.weight, &mut copy).transposed();
+                contiguous(product(gradient, weight, whole), shape(&saved.x))
+            }),
+            of_weight.then(|| contiguous(product(x.transposed(), gradient, whole), [d_in, d_out])),
+            of_bias.then(|| flat(sum_of_rows(gradient.data, d_out))),
+        ]
+    }
+}
+
+impl Linear {
+    /// `x · weight + bias`, with `epilogue` of each number.
+    fn sums(
+        &self,
+        x: &FlexTensor,
+        weight: &FlexTensor,
+        bias: &FlexTensor,
+        epilogue: impl Fn(f32) -> f32 + Sync,
+    ) -> FlexTensor {
+        let (mut dims, d_in) = (shape(x), width(x));
+        let mut copy = None;
+        let weight = matrix(weight, &mut copy);
+        let last = dims.num_dims() - 1;
+        let rows = dims.num_elements() / d_in;
+        dims[last] = weight.columns;
+        let bias = self.biased.then(|| bias.to_contiguous());
+        let bias = bias.as_ref().map(numbers);
+        let out = product(
+            Matrix::new(numbers(x), rows, d_in),
+            weight,
+            #[inline(always)]
+            |column, row| {
+                if let Some(bias) = bias {
+                    add(row, &bias[column..]);
+                }
+                row.iter_mut().for_each(|sum| *sum = epilogue(*sum));
+            },
+        );
+        contiguous(out, dims)
     }
 }
 
@@ -98,112 +153,6 @@ fn matrix<'a>(weight: &'a FlexTensor, copy: &'a mut Option<FlexTensor>) -> Matri
         return Matrix::new(data, rows, columns);
     }
     // One that is laid out by columns is the transpose of one that is not.
-    let turned = copy.insert(weight.transpose(0, 1).to_contiguous());
-    Matrix::new(numbers(turned), columns, rows).transposed()
-}
-
-fn forward(
-    x: &FlexTensor,
-    weight: &FlexTensor,
-    bias: Option<&FlexTensor>,
-    behind: impl Fn(f32) -> f32 + Sync,
-) -> FlexTensor {
-    let (mut dims, d_in) = shape(x);
-    let mut copy = None;
-    let weight = matrix(weight, &mut copy);
-    let last = dims.num_dims() - 1;
-    let rows = dims.num_elements() / d_in;
-    dims[last] = weight.columns;
-    let bias = bias.map(numbers);
-    let out = product(
-        Matrix::new(numbers(x), rows, d_in),
-        weight,
-        #[inline(always)]
-        |column, row| {
-            if let Some(bias) = bias {
-                add(row, &bias[column..]);
-            }
-            row.iter_mut().for_each(|sum| *sum = behind(*sum));
-        },
-    );
-    tensor(out, dims)
-}
-
-/// What the backward pass works from.
-#[derive(Clone, Debug)]
-struct Kept {
-    x: FlexTensor,
-    weight: FlexTensor,
-    /// What GELU was taken of.
-    sums: Option<FlexTensor>,
-}
-
-#[derive(Debug)]
-struct LinearBackward;
-
-impl Backward<Flex, 3> for LinearBackward {
-    type State = Kept;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 3>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let Kept { x, weight, sums } = ops.state;
-        let [of_x, of_weight, of_bias] = ops.parents;
-        let mut upstream = grads.consume::<Flex>(&ops.node).to_contiguous();
-        if let Some(sums) = sums {
-            let dims = shape(&sums).0;
-            upstream =
-                tensor(zip(numbers(&sums), numbers(&upstream), |x, g| g * derivative(x)), dims);
-        }
-        let (dims, d_in) = shape(&x);
-        let (_, d_out) = shape(&upstream);
-        let rows = dims.num_elements() / d_in;
-        let x = Matrix::new(numbers(&x), rows, d_in);
-        let upstream = Matrix::new(numbers(&upstream), rows, d_out);
-        let whole = |_: usize, _: &mut [f32]| ();
-        if let Some(node) = of_x {
-            let mut copy = None;
-            let weight = matrix(&weight, &mut copy).transposed();
-            grads.register::<Flex>(node.id, tensor(product(upstream, weight, whole), dims));
-        }
-        if let Some(node) = of_weight {
-            let gradient = product(x.transposed(), upstream, whole);
-            grads.register::<Flex>(node.id, tensor(gradient, [d_in, d_out]));
-        }
-        if let Some(node) = of_bias {
-            let gradient = sum_of_rows(upstream.data, d_out);
-            grads.register::<Flex>(node.id, tensor(gradient, [d_out]));
-        }
-    }
-}
-
-impl<C: CheckpointStrategy> Linear for Autodiff<Flex, C> {
-    fn linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        biased: bool,
-        behind: Behind,
-    ) -> FloatTensor<Self> {
-        let nodes = [x.node(), weight.node(), bias.node()];
-        let tracked = LinearBackward.prepare::<C>(nodes).compute_bound().stateful();
-        let [x, weight, bias] = [x, weight, bias].map(|x| x.into_primitive());
-        match tracked {
-            OpsKind::Tracked(prep) => {
-                let x = x.to_contiguous();
-                let bias = biased.then(|| bias.to_contiguous());
-                let out = forward(&x, &weight, bias.as_ref(), |sum| sum);
-                if behind == Behind::Nothing {
-                    return prep.finish(Kept { x, weight, sums: None }, out);
-                }
-                let of_gelu = super::rows::map(numbers(&out), value);
-                let of_gelu = tensor(of_gelu, shape(&out).0);
-                prep.finish(Kept { x, weight, sums: Some(out) }, of_gelu)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(Flex::linear(x, weight, bias, biased, behind)),
-        }
-    }
+    let transposed = copy.insert(weight.transpose(0, 1).to_contiguous());
+    Matrix::new(numbers(transposed), columns, rows).transposed()
 }

@@ -1,10 +1,12 @@
-//! Matrix products by the crate `gemm`, in blocks that threads take as they come free.
+//! Matrix products by the crate `gemm`, in blocks that free threads take.
 //!
-//! Comes in: matrices with any strides. Goes out: their product, row by row. A block's extent
-//! follows from the shape alone and each is one call on one thread, so the bits do not depend on the
-//! number of threads.
+//! Input: matrices with any strides. Output: their product, row by row. The extent of a block follows
+//! from the shape alone, and each is one call on one thread, so the bits do not depend on the number of
+//! threads.
 #![allow(unsafe_code, reason = "gemm takes pointers; every length is checked here")]
 
+use super::memory::buffer::{Buffer, Shared};
+use super::memory::vector::vectorized;
 use rayon::prelude::*;
 
 /// Rows of a block, about: with so many, what a call copies of the right operand is little beside
@@ -21,21 +23,21 @@ const SMALL: usize = 1 << 18;
 
 /// A matrix of borrowed numbers; element (row, column) is `data[row · down + column · right]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) down: usize,
-    pub(super) right: usize,
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) down: usize,
+    pub(crate) right: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// Rows one after the other.
-    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, down: columns, right: 1 }
     }
 
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         let Self { data, rows, columns, down, right } = self;
         Self { data, rows: columns, columns: rows, down: right, right: down }
     }
@@ -49,15 +51,15 @@ impl<'a> Matrix<'a> {
 
 /// Where a product goes; element (row, column) is `data[row · down + column]`.
 #[derive(Debug)]
-pub(super) struct Out<'a> {
-    pub(super) data: &'a mut [f32],
-    pub(super) down: usize,
+pub(crate) struct Out<'a> {
+    pub(crate) data: &'a mut [f32],
+    pub(crate) down: usize,
     /// Add to what is there, rather than overwrite it.
-    pub(super) add: bool,
+    pub(crate) add: bool,
 }
 
 /// `out (+)= scale · left · right`, on this thread.
-pub(super) fn multiply(out: Out<'_>, left: Matrix<'_>, right: Matrix<'_>, scale: f32) {
+pub(crate) fn multiply(out: Out<'_>, left: Matrix<'_>, right: Matrix<'_>, scale: f32) {
     let (rows, columns) = (left.rows, right.columns);
     if rows == 0 || columns == 0 {
         return;
@@ -68,15 +70,15 @@ pub(super) fn multiply(out: Out<'_>, left: Matrix<'_>, right: Matrix<'_>, scale:
     unsafe { part(out.data.as_mut_ptr(), out.down, out.add, left, right, scale, whole) }
 }
 
-/// `left · right`, row by row, on all threads. `finish` is given the rows of a block as soon as they
-/// are there: the first column and the numbers from there on, a row at a time.
-pub(super) fn product(
+/// `left · right`, row by row, on all threads. `finish` is called for each row of a block as soon as it
+/// is computed, with its first column and its numbers.
+pub(crate) fn product(
     left: Matrix<'_>,
     right: Matrix<'_>,
     finish: impl Fn(usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
+) -> Buffer {
     let (rows, columns) = (left.rows, right.columns);
-    let mut out = vec![0.0; rows * columns];
+    let mut out = Buffer::any(rows * columns);
     let copy;
     let mut right = right;
     if right.right != 1 && rows > COLUMNS {
@@ -90,7 +92,7 @@ pub(super) fn product(
         // SAFETY: parts lie within the product and do not overlap, so that no two threads have the
         // same number of `out`.
         unsafe { part(shared.0, columns, false, left, right, 1.0, at) };
-        super::rows::vectorized(
+        vectorized(
             #[inline(always)]
             || {
                 for row in at.row..at.row + at.rows {
@@ -106,11 +108,6 @@ pub(super) fn product(
     });
     out
 }
-
-/// A pointer that threads may have, each for numbers of its own.
-struct Shared(*mut f32);
-// SAFETY: whoever uses the pointer says why no number is used by two.
-unsafe impl Sync for Shared {}
 
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -191,11 +188,11 @@ unsafe fn part(
 }
 
 /// The transpose of a matrix with contiguous rows, row by row.
-fn transpose(x: Matrix<'_>) -> Vec<f32> {
+fn transpose(x: Matrix<'_>) -> Buffer {
     const SIDE: usize = 16;
     x.check();
     let (rows, columns) = (x.rows, x.columns);
-    let mut out = vec![0.0; rows * columns];
+    let mut out = Buffer::any(rows * columns);
     out.par_chunks_mut(SIDE * rows).enumerate().for_each(|(block, out)| {
         let first = block * SIDE;
         let width = out.len() / rows;

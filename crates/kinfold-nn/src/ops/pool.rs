@@ -1,16 +1,12 @@
 //! Pooling of images: the largest of each window, and the mean of all pixels.
 
-use super::buffer::Buffer;
-use super::flex;
-use burn::backend::autodiff::{
-    Autodiff,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
+use super::conv::padding;
+use super::memory::buffer::Buffer;
+use super::memory::tensor::{
+    contiguous, images, images_tensor, is_ours, numbers, shape, with_channels_last,
 };
+use super::operation::{Operation, apply};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::nn::pool::MaxPool2d;
 use burn::tensor::{Shape, Tensor};
 use rayon::prelude::*;
@@ -26,29 +22,28 @@ use std::sync::Arc;
 pub fn max_pool2d(x: Tensor<4>, layer: &MaxPool2d) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let size = [height, width];
-    let padding = flex::padding(&layer.padding, size, layer.kernel_size, layer.stride);
+    let padding = padding(&layer.padding, size, layer.kernel_size, layer.stride);
     let windows = Windows { size, kernel: layer.kernel_size, stride: layer.stride, padding };
     let plain = layer.dilation == [1, 1] && !layer.ceil_mode;
     let taps = layer.kernel_size[0] * layer.kernel_size[1];
-    let fits = windows.fit() && (1..=256).contains(&taps) && x.shape().num_elements() > 0;
-    if !plain || !fits || !flex::is_ours(&x) {
+    if !(plain && windows.fit() && (1..=256).contains(&taps) && is_ours(&x)) {
         return layer.forward(x);
     }
-    Tensor::from_dispatch(<Dispatch as Pooling>::largest(x.into_dispatch(), windows))
+    apply(MaxPool { windows }, [x.into_dispatch()])
 }
 
 /// The mean over all pixels: `[n, channels, height, width]` to `[n, channels]`.
 pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
-    let [n, channels, height, width] = x.dims();
-    if !flex::is_ours(&x) || x.shape().num_elements() == 0 {
+    if !is_ours(&x) {
+        let [n, channels, height, width] = x.dims();
         return x.reshape([n, channels, height * width]).mean_dim(2).reshape([n, channels]);
     }
-    Tensor::from_dispatch(<Dispatch as Pooling>::mean(x.into_dispatch()))
+    apply(GlobalMean, [x.into_dispatch()])
 }
 
-/// The windows of a pooling. Pairs are of rows and columns.
+/// The windows of a max pooling. Pairs are of rows and columns.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Windows {
+struct Windows {
     size: [usize; 2],
     kernel: [usize; 2],
     stride: [usize; 2],
@@ -74,8 +69,8 @@ impl Windows {
         })
     }
 
-    /// Calls `with` for every pixel of the output and every pixel of the input in its window, each
-    /// as its number in its image, and the tap that it is.
+    /// Calls `with` for every pixel of the output and every pixel of the input in its window: the indices
+    /// of both in their images, and the tap of the window.
     fn each(&self, mut with: impl FnMut(usize, usize, u8)) {
         let [rows, columns] = self.out();
         let at = |i: usize, out: usize, tap: usize| {
@@ -95,90 +90,56 @@ impl Windows {
     }
 }
 
-/// What the operations need of a backend.
-#[backend_extension(Autodiff, Flex)]
-pub(crate) trait Pooling: Backend {
-    fn largest(x: FloatTensor<Self>, windows: Windows) -> FloatTensor<Self>;
-    fn mean(x: FloatTensor<Self>) -> FloatTensor<Self>;
+#[derive(Clone, Copy, Debug)]
+struct MaxPool {
+    windows: Windows,
 }
 
-impl Pooling for Flex {
-    fn largest(x: FlexTensor, windows: Windows) -> FlexTensor {
-        largest(x, &windows).0
-    }
-    fn mean(x: FlexTensor) -> FlexTensor {
-        mean(x)
-    }
-}
+impl Operation<1> for MaxPool {
+    /// The tap of each output's number.
+    type Saved = (Arc<[u8]>, Windows);
 
-impl<C: CheckpointStrategy> Pooling for Autodiff<Flex, C> {
-    fn largest(x: FloatTensor<Self>, windows: Windows) -> FloatTensor<Self> {
-        let prepared = LargestBackward.prepare::<C>([x.node()]).compute_bound().stateful();
-        let (out, taps) = largest(x.into_primitive(), &windows);
-        match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish((taps.into(), windows), out),
-            OpsKind::UnTracked(prepared) => prepared.finish(out),
-        }
-    }
-    fn mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let prepared = MeanBackward.prepare::<C>([x.node()]).compute_bound().stateful();
-        let x = x.into_primitive();
-        let shape = x.layout().shape().clone();
-        match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish(shape, mean(x)),
-            OpsKind::UnTracked(prepared) => prepared.finish(mean(x)),
-        }
-    }
-}
-
-/// The largest of each window, and which tap that is.
-fn largest(x: FlexTensor, windows: &Windows) -> (FlexTensor, Vec<u8>) {
-    let x = flex::with_channels_last(x);
-    let [n, channels, height, width] = flex::images(&x).shape;
-    let [rows, columns] = windows.out();
-    let per_image = rows * columns * channels;
-    let mut out = Buffer::any(n * per_image);
-    out.fill(f32::NEG_INFINITY);
-    let mut taps = vec![0; n * per_image];
-    out.par_chunks_mut(per_image)
-        .zip(taps.par_chunks_mut(per_image))
-        .zip(flex::numbers(&x).par_chunks(height * width * channels))
-        .for_each(|((out, taps), x)| {
-            windows.each(|to, from, tap| {
-                let out = &mut out[to * channels..][..channels];
-                let taps = &mut taps[to * channels..][..channels];
-                let x = &x[from * channels..][..channels];
-                for c in 0..channels {
-                    // A NaN is the largest of all.
-                    if x[c] > out[c] || x[c].is_nan() {
-                        (out[c], taps[c]) = (x[c], tap);
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, Self::Saved) {
+        let windows = self.windows;
+        let x = with_channels_last(x);
+        let [n, channels, height, width] = images(&x).shape;
+        let [rows, columns] = windows.out();
+        let per_image = rows * columns * channels;
+        let mut out = Buffer::any(n * per_image);
+        out.fill(f32::NEG_INFINITY);
+        let mut taps = vec![0; n * per_image];
+        out.par_chunks_mut(per_image)
+            .zip(taps.par_chunks_mut(per_image))
+            .zip(numbers(&x).par_chunks(height * width * channels))
+            .for_each(|((out, taps), x)| {
+                windows.each(|to, from, tap| {
+                    let out = &mut out[to * channels..][..channels];
+                    let taps = &mut taps[to * channels..][..channels];
+                    let x = &x[from * channels..][..channels];
+                    for c in 0..channels {
+                        // A NaN is the largest of all.
+                        if x[c] > out[c] || x[c].is_nan() {
+                            (out[c], taps[c]) = (x[c], tap);
+                        }
                     }
-                }
+                });
             });
-        });
-    (flex::tensor(out, Shape::new([n, channels, rows, columns])), taps)
-}
-
-#[derive(Debug)]
-struct LargestBackward;
-
-impl Backward<Flex, 1> for LargestBackward {
-    type State = (Arc<[u8]>, Windows);
+        let out = images_tensor(out, Shape::new([n, channels, rows, columns]));
+        (out, (taps.into(), windows))
+    }
 
     fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let gradient = flex::with_channels_last(grads.consume::<Flex>(&ops.node));
-        let ([Some(node)], (taps, windows)) = (ops.parents, ops.state) else { return };
-        let [n, channels, rows, columns] = flex::images(&gradient).shape;
+        (taps, windows): Self::Saved,
+        gradient: FlexTensor,
+        _: [bool; 1],
+    ) -> [Option<FlexTensor>; 1] {
+        let gradient = with_channels_last(gradient);
+        let [n, channels, rows, columns] = images(&gradient).shape;
         let [height, width] = windows.size;
         let mut out = Buffer::zeros(n * height * width * channels);
         let per_image = rows * columns * channels;
         out.par_chunks_mut(height * width * channels)
-            .zip(flex::numbers(&gradient).par_chunks(per_image))
+            .zip(numbers(&gradient).par_chunks(per_image))
             .zip(taps.par_chunks(per_image))
             .for_each(|((out, dy), taps)| {
                 windows.each(|from, to, tap| {
@@ -190,46 +151,38 @@ impl Backward<Flex, 1> for LargestBackward {
                     }
                 });
             });
-        grads
-            .register::<Flex>(node.id, flex::tensor(out, Shape::new([n, channels, height, width])));
+        [Some(images_tensor(out, Shape::new([n, channels, height, width])))]
     }
 }
 
-fn mean(x: FlexTensor) -> FlexTensor {
-    let x = flex::with_channels_last(x);
-    let [n, channels, height, width] = flex::images(&x).shape;
-    let mut out = vec![0.0; n * channels];
-    out.par_chunks_mut(channels)
-        .zip(flex::numbers(&x).par_chunks(height * width * channels))
-        .for_each(|(out, x)| {
-            for pixel in x.chunks_exact(channels) {
-                out.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
-            }
-            out.iter_mut().for_each(|sum| *sum /= (height * width) as f32);
-        });
-    flex::plain(out, Shape::new([n, channels]))
-}
+#[derive(Clone, Copy, Debug)]
+struct GlobalMean;
 
-#[derive(Debug)]
-struct MeanBackward;
-
-impl Backward<Flex, 1> for MeanBackward {
+impl Operation<1> for GlobalMean {
     /// The input's shape.
-    type State = Shape;
+    type Saved = Shape;
 
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let gradient = flex::with_channels_last(grads.consume::<Flex>(&ops.node));
-        let [Some(node)] = ops.parents else { return };
-        let shape = ops.state;
-        let [_, channels, height, width] = [0, 1, 2, 3].map(|i| shape[i]);
+    fn forward(&self, [x]: [FlexTensor; 1]) -> (FlexTensor, Shape) {
+        let x = with_channels_last(x);
+        let [n, channels, height, width] = images(&x).shape;
+        let mut out = Buffer::zeros(n * channels);
+        out.par_chunks_mut(channels)
+            .zip(numbers(&x).par_chunks(height * width * channels))
+            .for_each(|(out, x)| {
+                for pixel in x.chunks_exact(channels) {
+                    out.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+                }
+                out.iter_mut().for_each(|sum| *sum /= (height * width) as f32);
+            });
+        (contiguous(out, [n, channels]), shape(&x))
+    }
+
+    fn backward(shape: Shape, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let gradient = with_channels_last(gradient);
+        let [_, channels, height, width] = shape.dims();
         let mut out = Buffer::any(shape.num_elements());
         out.par_chunks_mut(height * width * channels)
-            .zip(flex::numbers(&gradient).par_chunks(channels))
+            .zip(numbers(&gradient).par_chunks(channels))
             .for_each(|(out, dy)| {
                 for pixel in out.chunks_exact_mut(channels) {
                     for c in 0..channels {
@@ -237,6 +190,6 @@ impl Backward<Flex, 1> for MeanBackward {
                     }
                 }
             });
-        grads.register::<Flex>(node.id, flex::tensor(out, shape));
+        [Some(images_tensor(out, shape))]
     }
 }

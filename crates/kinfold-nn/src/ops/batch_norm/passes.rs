@@ -1,10 +1,10 @@
-//! Batch norm's passes over memory. Numbers are pixels by channels, `[pixels, channels]`; every pass
-//! goes through so many pixels at a time, which a thread has in its cache, and what is summed is
-//! added up in their order, in f64.
+//! Batch norm's passes over memory. Numbers are `[pixels, channels]`. A thread takes as many pixels at a
+//! time as its cache holds, and sums are added up in the order of the pixels, in f64.
 
-use crate::ops::buffer::Buffer;
-use crate::ops::vector::{self, Loops};
+use crate::ops::memory::buffer::Buffer;
+use crate::ops::memory::vector::vectorized;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Numbers that a thread takes at a time.
@@ -19,7 +19,7 @@ pub(crate) struct Moments {
     pub(crate) variance: f64,
 }
 
-/// What a channel is normalised with.
+/// How a channel is normalised.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Channel {
     mean: f64,
@@ -44,15 +44,77 @@ pub(crate) struct Sums {
     pub(crate) beta: f64,
 }
 
-/// What says which outputs were made 0.
+/// The scales and shifts of all channels.
+#[derive(Clone, Debug)]
+pub(crate) struct Affine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Affine {
+    pub(crate) fn new(channels: &[Channel]) -> Self {
+        let (scale, shift) = channels.iter().map(|channel| (channel.scale, channel.shift)).unzip();
+        Self { scale, shift }
+    }
+}
+
+/// Where to read which outputs ReLU cut off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mask<'a> {
-    /// None were.
-    Nothing,
-    /// The input, normalised again.
+    /// Nowhere: there is no ReLU.
+    None,
+    /// In the input, normalised again.
     Input,
-    /// The output.
+    /// In the output.
     Output(&'a [f32]),
+}
+
+/// What the backward pass reads of some pixels: the input, the gradient of the output, and the mask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pixels<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) dy: &'a [f32],
+    pub(crate) mask: Mask<'a>,
+    pub(crate) affine: &'a Affine,
+}
+
+impl<'a> Pixels<'a> {
+    /// Some of the numbers.
+    fn part(&self, range: Range<usize>) -> Pixels<'a> {
+        let mask = match self.mask {
+            Mask::Output(y) => Mask::Output(&y[range.clone()]),
+            mask => mask,
+        };
+        Pixels { x: &self.x[range.clone()], dy: &self.dy[range], mask, affine: self.affine }
+    }
+
+    /// The input of pixel `at`.
+    #[inline(always)]
+    fn input(&self, at: usize, channels: usize) -> &'a [f32] {
+        &self.x[at * channels..][..channels]
+    }
+
+    /// Writes the gradient of pixel `at` before ReLU.
+    #[inline(always)]
+    fn masked_gradient(&self, at: usize, to: &mut [f32]) {
+        let count = to.len();
+        let (x, dy) = (self.input(at, count), &self.dy[at * count..][..count]);
+        let (scale, shift) = (&self.affine.scale[..count], &self.affine.shift[..count]);
+        match self.mask {
+            Mask::None => to.copy_from_slice(dy),
+            Mask::Input => {
+                for c in 0..count {
+                    to[c] = if x[c] * scale[c] + shift[c] <= 0.0 { 0.0 } else { dy[c] };
+                }
+            }
+            Mask::Output(y) => {
+                let y = &y[at * count..][..count];
+                for c in 0..count {
+                    to[c] = if y[c] <= 0.0 { 0.0 } else { dy[c] };
+                }
+            }
+        }
+    }
 }
 
 /// Pixels of so many channels that a thread takes at a time.
@@ -66,7 +128,10 @@ pub(crate) fn moments(x: &[f32], channels: usize) -> Arc<[Moments]> {
         .par_chunks(pixels(channels) * channels)
         .map(|x| {
             let mut moments = vec![Moments::default(); channels];
-            vector::run_loops(OfPart { x, moments: &mut moments });
+            vectorized(
+                #[inline(always)]
+                || part_moments(x, &mut moments),
+            );
             ((x.len() / channels) as f64, moments)
         })
         .collect();
@@ -86,243 +151,155 @@ pub(crate) fn moments(x: &[f32], channels: usize) -> Arc<[Moments]> {
     all.into()
 }
 
-/// Means and sums of squares about them.
-struct OfPart<'a> {
-    x: &'a [f32],
-    moments: &'a mut [Moments],
-}
-
-impl Loops for OfPart<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let channels = self.moments.len();
-        let count = (self.x.len() / channels) as f64;
-        let (mut sums, mut means) = (vec![0.0f32; channels], vec![0.0f32; channels]);
-        for some in self.x.chunks(SHORT * channels) {
-            sums.fill(0.0);
-            for pixel in some.chunks_exact(channels) {
-                for c in 0..channels {
-                    sums[c] += pixel[c];
-                }
-            }
+/// The means of some pixels, and the sums of squares about them.
+#[inline(always)]
+fn part_moments(x: &[f32], moments: &mut [Moments]) {
+    let channels = moments.len();
+    let count = (x.len() / channels) as f64;
+    let (mut sums, mut means) = (vec![0.0f32; channels], vec![0.0f32; channels]);
+    for some in x.chunks(SHORT * channels) {
+        sums.fill(0.0);
+        for pixel in some.chunks_exact(channels) {
             for c in 0..channels {
-                self.moments[c].mean += f64::from(sums[c]);
+                sums[c] += pixel[c];
             }
         }
         for c in 0..channels {
-            self.moments[c].mean /= count;
-            means[c] = self.moments[c].mean as f32;
+            moments[c].mean += f64::from(sums[c]);
         }
-        for some in self.x.chunks(SHORT * channels) {
-            sums.fill(0.0);
-            for pixel in some.chunks_exact(channels) {
-                for c in 0..channels {
-                    let apart = pixel[c] - means[c];
-                    sums[c] += apart * apart;
-                }
-            }
+    }
+    for c in 0..channels {
+        moments[c].mean /= count;
+        means[c] = moments[c].mean as f32;
+    }
+    for some in x.chunks(SHORT * channels) {
+        sums.fill(0.0);
+        for pixel in some.chunks_exact(channels) {
             for c in 0..channels {
-                self.moments[c].variance += f64::from(sums[c]);
+                let apart = pixel[c] - means[c];
+                sums[c] += apart * apart;
             }
         }
-        // The squares were about the mean as an f32.
         for c in 0..channels {
-            let rounded = self.moments[c].mean - f64::from(means[c]);
-            let squares = self.moments[c].variance - count * rounded * rounded;
-            self.moments[c].variance = squares.max(0.0);
+            moments[c].variance += f64::from(sums[c]);
         }
+    }
+    // The squares were about the mean as an f32.
+    for c in 0..channels {
+        let rounded = moments[c].mean - f64::from(means[c]);
+        let squares = moments[c].variance - count * rounded * rounded;
+        moments[c].variance = squares.max(0.0);
     }
 }
 
-/// `x · scale + shift (+ residual)`, rectified if wanted.
+/// `x · scale + shift (+ residual)`, with ReLU where `rectified`.
 pub(crate) fn normalise(
     x: &[f32],
     residual: Option<&[f32]>,
-    channels: &[Channel],
+    affine: &Affine,
     rectified: bool,
 ) -> Buffer {
+    let channels = affine.scale.len();
     let mut y = Buffer::any(x.len());
-    let part = pixels(channels.len()) * channels.len();
-    let (scale, shift) = scales(channels);
+    let part = pixels(channels) * channels;
+    // The least that an output can be. A NaN stays one.
+    let least = if rectified { 0.0 } else { f32::NEG_INFINITY };
     y.par_chunks_mut(part).enumerate().for_each(|(i, y)| {
         let range = i * part..i * part + y.len();
-        let residual = residual.map(|residual| &residual[range.clone()]);
-        vector::run_loops(Normalise {
-            x: &x[range],
-            residual,
-            scale: &scale,
-            shift: &shift,
-            rectified,
-            y,
-        });
+        let (x, residual) = (&x[range.clone()], residual.map(|residual| &residual[range]));
+        vectorized(
+            #[inline(always)]
+            || normalise_part(x, residual, affine, least, y),
+        );
     });
     y
 }
 
-fn scales(channels: &[Channel]) -> (Vec<f32>, Vec<f32>) {
-    channels.iter().map(|channel| (channel.scale, channel.shift)).unzip()
-}
-
-struct Normalise<'a> {
-    x: &'a [f32],
-    residual: Option<&'a [f32]>,
-    scale: &'a [f32],
-    shift: &'a [f32],
-    rectified: bool,
-    y: &'a mut [f32],
-}
-
-impl Loops for Normalise<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let count = self.scale.len();
-        // The least that an output can be. A NaN stays one.
-        let least = if self.rectified { 0.0 } else { f32::NEG_INFINITY };
-        let (scale, shift) = (&self.scale[..count], &self.shift[..count]);
-        for (i, y) in self.y.chunks_exact_mut(count).enumerate() {
-            let x = &self.x[i * count..][..count];
-            match self.residual {
-                None => {
-                    for c in 0..count {
-                        let value = x[c] * scale[c] + shift[c];
-                        y[c] = if value < least { least } else { value };
-                    }
+#[inline(always)]
+fn normalise_part(x: &[f32], residual: Option<&[f32]>, affine: &Affine, least: f32, y: &mut [f32]) {
+    let count = affine.scale.len();
+    let (scale, shift) = (&affine.scale[..count], &affine.shift[..count]);
+    for (i, y) in y.chunks_exact_mut(count).enumerate() {
+        let x = &x[i * count..][..count];
+        match residual {
+            None => {
+                for c in 0..count {
+                    let value = x[c] * scale[c] + shift[c];
+                    y[c] = if value < least { least } else { value };
                 }
-                Some(residual) => {
-                    let residual = &residual[i * count..][..count];
-                    for c in 0..count {
-                        let value = x[c] * scale[c] + shift[c] + residual[c];
-                        y[c] = if value < least { least } else { value };
-                    }
+            }
+            Some(residual) => {
+                let residual = &residual[i * count..][..count];
+                for c in 0..count {
+                    let value = x[c] * scale[c] + shift[c] + residual[c];
+                    y[c] = if value < least { least } else { value };
                 }
             }
         }
     }
 }
 
-/// The gradients of γ and β, from the input and the gradient of the output.
-pub(crate) fn gradient_sums(
-    x: &[f32],
-    dy: &[f32],
-    mask: Mask<'_>,
-    channels: &[Channel],
-) -> Vec<Sums> {
+/// The gradients of γ and β.
+pub(crate) fn gradient_sums(all: &Pixels<'_>, channels: &[Channel]) -> Vec<Sums> {
     let part = pixels(channels.len()) * channels.len();
-    let (scale, shift) = scales(channels);
     let means: Vec<f32> = channels.iter().map(|channel| channel.mean as f32).collect();
-    let parts: Vec<Vec<Sums>> = x
+    let parts: Vec<Vec<Sums>> = all
+        .x
         .par_chunks(part)
         .enumerate()
         .map(|(i, x)| {
-            let range = i * part..i * part + x.len();
+            let some = all.part(i * part..i * part + x.len());
             let mut sums = vec![Sums::default(); channels.len()];
-            vector::run_loops(GradientSums {
-                x,
-                dy: &dy[range.clone()],
-                mask: mask.of(range),
-                scale: &scale,
-                shift: &shift,
-                means: &means,
-                sums: &mut sums,
-            });
+            vectorized(
+                #[inline(always)]
+                || part_gradient_sums(&some, &means, &mut sums),
+            );
             sums
         })
         .collect();
-    let mut all = vec![Sums::default(); channels.len()];
+    let mut total = vec![Sums::default(); channels.len()];
     for part in parts {
-        for (all, part) in all.iter_mut().zip(part) {
-            all.gamma += part.gamma;
-            all.beta += part.beta;
+        for (total, part) in total.iter_mut().zip(part) {
+            total.gamma += part.gamma;
+            total.beta += part.beta;
         }
     }
-    for (sums, channel) in all.iter_mut().zip(channels) {
+    for (sums, channel) in total.iter_mut().zip(channels) {
         // They were about the mean as an f32.
         let rounded = channel.mean - f64::from(channel.mean as f32);
         sums.gamma = (sums.gamma - rounded * sums.beta) * channel.inverse_deviation;
     }
-    all
+    total
 }
 
-impl Mask<'_> {
-    fn of(&self, range: std::ops::Range<usize>) -> Mask<'_> {
-        match self {
-            Mask::Output(y) => Mask::Output(&y[range]),
-            mask => *mask,
-        }
-    }
-
-    /// Calls `with` for every pixel of `count` channels, with its number and what is positive where
-    /// its output was.
-    #[inline(always)]
-    fn gradient(
-        &self,
-        pixel: usize,
-        x: &[f32],
-        dy: &[f32],
-        scale: &[f32],
-        shift: &[f32],
-        to: &mut [f32],
-    ) {
-        let count = to.len();
-        let (x, dy) = (&x[..count], &dy[..count]);
-        let (scale, shift) = (&scale[..count], &shift[..count]);
-        match self {
-            Mask::Nothing => to.copy_from_slice(dy),
-            Mask::Input => {
-                for c in 0..count {
-                    to[c] = if x[c] * scale[c] + shift[c] <= 0.0 { 0.0 } else { dy[c] };
-                }
-            }
-            Mask::Output(y) => {
-                let y = &y[pixel * count..][..count];
-                for c in 0..count {
-                    to[c] = if y[c] <= 0.0 { 0.0 } else { dy[c] };
-                }
-            }
-        }
-    }
-}
-
-struct GradientSums<'a> {
-    x: &'a [f32],
-    dy: &'a [f32],
-    mask: Mask<'a>,
-    scale: &'a [f32],
-    shift: &'a [f32],
-    means: &'a [f32],
-    sums: &'a mut [Sums],
-}
-
-impl Loops for GradientSums<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let count = self.sums.len();
-        let mut numbers = vec![0.0f32; 3 * count];
-        let (masked, rest) = numbers.split_at_mut(count);
-        let (gamma, beta) = rest.split_at_mut(count);
-        let means = &self.means[..count];
-        let pixels = self.x.len() / count;
-        for first in (0..pixels).step_by(SHORT) {
-            gamma.fill(0.0);
-            beta.fill(0.0);
-            for pixel in first..pixels.min(first + SHORT) {
-                let x = &self.x[pixel * count..][..count];
-                let dy = &self.dy[pixel * count..][..count];
-                self.mask.gradient(pixel, x, dy, self.scale, self.shift, masked);
-                for c in 0..count {
-                    beta[c] += masked[c];
-                    gamma[c] += masked[c] * (x[c] - means[c]);
-                }
-            }
+/// The gradients of γ, times the deviation, and of β from some pixels.
+#[inline(always)]
+fn part_gradient_sums(some: &Pixels<'_>, means: &[f32], sums: &mut [Sums]) {
+    let count = sums.len();
+    let mut numbers = vec![0.0f32; 3 * count];
+    let (masked, rest) = numbers.split_at_mut(count);
+    let (gamma, beta) = rest.split_at_mut(count);
+    let means = &means[..count];
+    let pixels = some.x.len() / count;
+    for first in (0..pixels).step_by(SHORT) {
+        gamma.fill(0.0);
+        beta.fill(0.0);
+        for pixel in first..pixels.min(first + SHORT) {
+            let x = some.input(pixel, count);
+            some.masked_gradient(pixel, masked);
             for c in 0..count {
-                self.sums[c].beta += f64::from(beta[c]);
-                self.sums[c].gamma += f64::from(gamma[c]);
+                beta[c] += masked[c];
+                gamma[c] += masked[c] * (x[c] - means[c]);
             }
+        }
+        for c in 0..count {
+            sums[c].beta += f64::from(beta[c]);
+            sums[c].gamma += f64::from(gamma[c]);
         }
     }
 }
 
-/// What the gradient of the input is made of: `of_gradient · dy + of_input · x + constant`.
+/// The gradient of the input is `of_gradient · dy + of_input · x + constant`.
 #[derive(Debug)]
 pub(crate) struct Coefficients {
     of_gradient: Vec<f32>,
@@ -330,7 +307,7 @@ pub(crate) struct Coefficients {
     constant: Vec<f32>,
 }
 
-/// Those of so many numbers. Moments that are the batch's own change with the input.
+/// The coefficients for so many numbers. Moments of the batch itself depend on the input.
 pub(crate) fn coefficients(
     channels: &[Channel],
     sums: &[Sums],
@@ -351,74 +328,56 @@ pub(crate) fn coefficients(
     Coefficients { of_gradient, of_input, constant }
 }
 
-/// The gradients of the input, and, if wanted, of what was added.
+/// The gradients of the input and, if asked for, of the residual.
 pub(crate) fn gradient(
-    x: &[f32],
-    dy: &[f32],
-    mask: Mask<'_>,
-    channels: &[Channel],
+    all: &Pixels<'_>,
     coefficients: &Coefficients,
     of_residual: bool,
 ) -> (Buffer, Option<Buffer>) {
-    let part = pixels(channels.len()) * channels.len();
-    let (scale, shift) = scales(channels);
-    let mut out = Buffer::any(x.len());
-    let mut masked = of_residual.then(|| Buffer::any(x.len()));
-    let work = |(i, out, masked): (usize, &mut [f32], &mut [f32])| {
-        let range = i * part..i * part + out.len();
-        vector::run_loops(Gradient {
-            x: &x[range.clone()],
-            dy: &dy[range.clone()],
-            mask: mask.of(range),
-            scale: &scale,
-            shift: &shift,
-            coefficients,
-            out,
-            masked,
-        });
+    let channels = coefficients.constant.len();
+    let part = pixels(channels) * channels;
+    let mut out = Buffer::any(all.x.len());
+    let mut masked = of_residual.then(|| Buffer::any(all.x.len()));
+    let work = |i: usize, out: &mut [f32], masked: &mut [f32]| {
+        let some = all.part(i * part..i * part + out.len());
+        vectorized(
+            #[inline(always)]
+            || part_gradient(&some, coefficients, out, masked),
+        );
     };
     match &mut masked {
         None => {
-            out.par_chunks_mut(part).enumerate().for_each(|(i, out)| work((i, out, &mut [])));
+            out.par_chunks_mut(part).enumerate().for_each(|(i, out)| work(i, out, &mut []));
         }
         Some(masked) => out
             .par_chunks_mut(part)
             .zip(masked.par_chunks_mut(part))
             .enumerate()
-            .for_each(|(i, (out, masked))| work((i, out, masked))),
+            .for_each(|(i, (out, masked))| work(i, out, masked)),
     }
     (out, masked)
 }
 
-struct Gradient<'a> {
-    x: &'a [f32],
-    dy: &'a [f32],
-    mask: Mask<'a>,
-    scale: &'a [f32],
-    shift: &'a [f32],
-    coefficients: &'a Coefficients,
-    out: &'a mut [f32],
-    /// Empty if not wanted.
-    masked: &'a mut [f32],
-}
-
-impl Loops for Gradient<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let count = self.scale.len();
-        let of_gradient = &self.coefficients.of_gradient[..count];
-        let of_input = &self.coefficients.of_input[..count];
-        let constant = &self.coefficients.constant[..count];
-        for (pixel, out) in self.out.chunks_exact_mut(count).enumerate() {
-            let x = &self.x[pixel * count..][..count];
-            let dy = &self.dy[pixel * count..][..count];
-            self.mask.gradient(pixel, x, dy, self.scale, self.shift, out);
-            if !self.masked.is_empty() {
-                self.masked[pixel * count..][..count].copy_from_slice(out);
-            }
-            for c in 0..count {
-                out[c] = out[c] * of_gradient[c] + (x[c] * of_input[c] + constant[c]);
-            }
+/// The gradients of some pixels; `masked`, of the residual, is empty where it is not asked for.
+#[inline(always)]
+fn part_gradient(
+    some: &Pixels<'_>,
+    coefficients: &Coefficients,
+    out: &mut [f32],
+    masked: &mut [f32],
+) {
+    let count = coefficients.constant.len();
+    let of_gradient = &coefficients.of_gradient[..count];
+    let of_input = &coefficients.of_input[..count];
+    let constant = &coefficients.constant[..count];
+    for (pixel, out) in out.chunks_exact_mut(count).enumerate() {
+        let x = some.input(pixel, count);
+        some.masked_gradient(pixel, out);
+        if !masked.is_empty() {
+            masked[pixel * count..][..count].copy_from_slice(out);
+        }
+        for c in 0..count {
+            out[c] = out[c] * of_gradient[c] + (x[c] * of_input[c] + constant[c]);
         }
     }
 }

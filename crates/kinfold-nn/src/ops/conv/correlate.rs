@@ -1,28 +1,29 @@
-//! Correlation of framed images with packed weights: the output of a convolution, and the gradient
-//! of its input. Every thread takes some images at a time, copies them into a frame of zeros in
-//! its own cache and goes through them block of columns by block of columns.
+//! Correlation of framed images with packed weights: the output of a convolution, and the gradient of its
+//! input. Every thread takes some images at a time, copies them into a frame of zeros in its own cache and
+//! goes through them by blocks of columns.
 #![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
 
 use super::geometry::{Geometry, Pass};
 use super::kernel::{self, Correlate, MOST_HEIGHT};
 use super::winograd;
-use crate::ops::buffer::{Buffer, scratch};
-use crate::ops::images::{Frame, Images};
-use crate::ops::vector::{self, Kernel, Vector};
+use crate::ops::memory::buffer::{Buffer, scratch};
+use crate::ops::memory::images::{Frame, Images};
+use crate::ops::memory::vector::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Numbers of a block of weights that stay in the first cache while pixels go by.
+/// Numbers of a block of weights that stay in the first-level cache while pixels pass by.
 pub(super) const CACHED: usize = 8192;
 
-/// Weights as they lie in memory, `[filters, channels, taps]` or the other way round.
+/// Weights with their strides: `[filters, channels, taps]` in memory, to be summed over channels or over
+/// filters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights<'a> {
     pub(crate) numbers: &'a [f32],
-    /// Of what is summed over.
+    /// Channels that are summed over.
     pub(crate) channels: usize,
     pub(crate) of_channel: usize,
-    /// Of what comes out.
+    /// Channels of the output.
     pub(crate) columns: usize,
     pub(crate) of_column: usize,
     /// Columns of the kernel.
@@ -30,7 +31,7 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// What the output is correlated with.
+    /// The weights that give the output.
     pub(crate) fn forward(numbers: &'a [f32], geometry: &Geometry) -> Self {
         let taps = geometry.kernel[0] * geometry.kernel[1];
         Self {
@@ -43,7 +44,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// What the gradient of the input is.
+    /// The weights that give the gradient of the input.
     pub(crate) fn backward(numbers: &'a [f32], geometry: &Geometry) -> Self {
         let forward = Self::forward(numbers, geometry);
         Self {
@@ -56,7 +57,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Blocks of columns that kernels go through: their first column and their vectors.
+/// A block of columns that a kernel computes together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
     pub(crate) first: usize,
@@ -108,8 +109,8 @@ fn pack(weights: &Weights, pass: &Pass, blocks: &[Block]) -> Vec<Buffer> {
         .collect()
 }
 
-/// Columns, and channels, that are moved together, so that what is read and what is written lies in
-/// the first cache.
+/// Columns, and channels, that are packed together, so that what is read and what is written lies in the
+/// first-level cache.
 pub(super) const SQUARE: usize = 16;
 
 fn pack_square(
@@ -138,72 +139,83 @@ fn pack_square(
     }
 }
 
-/// A pass with what it reads and writes.
-struct Ready {
+/// A correlation of images with weights.
+pub(crate) struct Correlation<'a> {
+    pub(crate) images: &'a Images<'a>,
+    /// Of each image, with its padding.
+    pub(crate) frame: &'a Frame,
+    pub(crate) weights: &'a Weights<'a>,
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Images that a task takes together.
+    pub(crate) together: usize,
+    /// Rows and columns of the output.
+    pub(crate) out_size: [usize; 2],
+}
+
+/// A pass with its places and packed weights.
+struct Packed {
     pass: Pass,
     places: Vec<(usize, usize)>,
     weights: Vec<Buffer>,
 }
 
-/// Correlates `images`, `together` at a time, with the weights of each pass, and writes the output
-/// `[n, rows, columns, weights' columns]`. What no pass goes to stays as it is. Where Winograd's
-/// algorithm is faster, it is that which does it.
-pub(crate) fn correlate(
-    images: &Images,
-    frame: &Frame,
-    passes: Vec<Pass>,
-    weights: &Weights,
-    bias: Option<&[f32]>,
-    together: usize,
-    (out, out_size): (&mut [f32], [usize; 2]),
-) {
+/// Correlates the images with the weights of each pass, and writes the output
+/// `[n, rows, columns, weights' columns]`. Pixels that no pass writes stay as they are. Winograd's
+/// algorithm takes over where it is faster.
+pub(crate) fn correlate(correlation: &Correlation<'_>, passes: Vec<Pass>, out: &mut [f32]) {
+    let Correlation { images, frame, weights, together, out_size, .. } = *correlation;
     let [count, channels, ..] = images.shape;
     let columns = weights.columns;
-    if let [pass] = &passes[..]
-        && winograd::correlates(count, channels, columns, pass)
-    {
-        return winograd::correlate(images, frame, pass, weights, bias, out);
-    }
-    let blocks = blocks(columns);
-    let ready: Vec<Ready> = passes
-        .into_iter()
-        .map(|pass| Ready {
-            places: pass.places(together, frame, channels, out_size, columns),
-            weights: pack(weights, &pass, &blocks),
-            pass,
-        })
-        .collect();
-    let widths = blocks.iter().map(|block| block.width).sum();
-    let mut start = Buffer::zeros(widths);
-    if let Some(bias) = bias {
-        start[..columns].copy_from_slice(bias);
-    }
-    let framed = frame.size[0] * frame.size[1] * channels;
     let per_image = out_size[0] * out_size[1] * columns;
     if per_image == 0 || count == 0 {
         return;
     }
+    if let [pass] = &passes[..]
+        && winograd::correlates(count, channels, columns, pass)
+    {
+        return winograd::correlate(correlation, pass, out);
+    }
+    let blocks = blocks(columns);
+    let pack = |pass: Pass| Packed {
+        places: pass.places(together, frame, channels, out_size, columns),
+        weights: pack(weights, &pass, &blocks),
+        pass,
+    };
+    let packed: Vec<Packed> = passes.into_iter().map(pack).collect();
+    let start = correlation.start(&blocks);
+    let framed = frame.size[0] * frame.size[1] * channels;
     out.par_chunks_mut(together * per_image).enumerate().for_each(|(i, out)| {
         let first = i * together;
         let some = first..count.min(first + together);
         scratch(some.len() * framed, |image| {
             images.copy(some.clone(), 0..channels, frame, channels, image);
-            for ready in &ready {
-                let pixels = some.len() * ready.pass.grid[0] * ready.pass.grid[1];
+            for Packed { pass, places, weights } in &packed {
+                let pixels = some.len() * pass.grid[0] * pass.grid[1];
                 vector::run(Part {
                     image,
                     row: frame.size[1] * channels,
                     channels,
-                    pass: &ready.pass,
-                    places: &ready.places[..pixels],
+                    pass,
+                    places: &places[..pixels],
                     blocks: &blocks,
-                    weights: &ready.weights,
+                    weights,
                     start: &start,
                     out: &mut *out,
                 });
             }
         });
     });
+}
+
+impl Correlation<'_> {
+    /// What the sums of all blocks' columns start from: the bias, or 0.
+    pub(super) fn start(&self, blocks: &[Block]) -> Buffer {
+        let mut start = Buffer::zeros(blocks.iter().map(|block| block.width).sum());
+        if let Some(bias) = self.bias {
+            start[..self.weights.columns].copy_from_slice(bias);
+        }
+        start
+    }
 }
 
 /// One pass over some images.

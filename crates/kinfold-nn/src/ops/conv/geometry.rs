@@ -1,8 +1,28 @@
-//! What a convolution's sizes come to: where each pixel of the output reads in a padded image, and
-//! what the gradient of the input is a convolution of.
+//! The sizes of a convolution: where each pixel of the output reads in a padded image, and of what the
+//! gradient of the input is a convolution.
 
-use crate::ops::images::Frame;
+use crate::ops::memory::images::Frame;
+use burn::nn::PaddingConfig2d;
 
+/// The padding of images of this `size`: above and left, then below and right.
+pub(crate) fn padding(
+    padding: &PaddingConfig2d,
+    size: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+) -> [[usize; 2]; 2] {
+    match *padding {
+        PaddingConfig2d::Valid => [[0, 0], [0, 0]],
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [[top, left], [bottom, right]],
+        PaddingConfig2d::Same => {
+            let total = [0, 1].map(|i| {
+                let reach = (size[i].div_ceil(stride[i]).max(1) - 1) * stride[i] + kernel[i];
+                reach.saturating_sub(size[i])
+            });
+            [total.map(|total| total / 2), total.map(|total| total - total / 2)]
+        }
+    }
+}
 /// The sizes of a convolution. Pairs are of rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
@@ -35,13 +55,13 @@ impl Geometry {
         Frame { before: self.padding[0], size }
     }
 
-    /// Images that are gone through together, for there to be enough pixels.
+    /// Images that are processed together, so that there are enough pixels.
     pub(crate) fn together(&self) -> usize {
         const PIXELS: usize = 128;
         PIXELS.div_ceil(self.out().iter().product::<usize>().max(1)).min(self.images.max(1))
     }
 
-    /// The output, from the padded image.
+    /// The pass that gives the output, from the padded image.
     pub(crate) fn forward(&self) -> Pass {
         Pass {
             taps: self.kernel,
@@ -108,8 +128,8 @@ impl Geometry {
     }
 }
 
-/// A correlation of a framed image with taps: pixel j of the grid reads from `from + step · j` on,
-/// and goes to `to + out_step · j`.
+/// A correlation of a framed image with taps: pixel j of the grid reads from `from + step · j` on and
+/// is written to `to + out_step · j`.
 #[derive(Clone, Debug)]
 pub(crate) struct Pass {
     pub(crate) taps: [usize; 2],
@@ -118,13 +138,13 @@ pub(crate) struct Pass {
     pub(crate) step: [usize; 2],
     pub(crate) to: [usize; 2],
     pub(crate) out_step: [usize; 2],
-    /// The kernel's tap that the first of these is, and how far the next one is from it.
+    /// The first tap as a tap of the kernel, and the distance from one to the next.
     pub(crate) first_tap: [usize; 2],
     pub(crate) tap_step: [isize; 2],
 }
 
 impl Pass {
-    /// The kernel's tap that tap (y, x) is, of so many columns.
+    /// The index of tap (y, x) in a kernel of `columns` columns.
     pub(crate) fn tap(&self, y: usize, x: usize, columns: usize) -> usize {
         let at = |i: usize, t: usize| {
             self.first_tap[i].wrapping_add_signed(self.tap_step[i] * t as isize)
@@ -132,8 +152,8 @@ impl Pass {
         at(0, y) * columns + at(1, x)
     }
 
-    /// For each pixel of `images` images where it reads, in numbers of `channels` a pixel, and
-    /// where it goes, in numbers of `filters` a pixel.
+    /// For each pixel of `images` images, the offset that it reads from, with `channels` numbers a
+    /// pixel, and the offset that it writes to, with `filters` numbers a pixel.
     pub(crate) fn places(
         &self,
         images: usize,

@@ -9,33 +9,33 @@
 //! k runs over a segment: the channels of the taps of one row of the kernel, which lie side by side.
 #![allow(unsafe_code, reason = "vectors and raw pointers; every reach is asserted by the callers")]
 
-use crate::ops::vector::Vector;
+use crate::ops::memory::vector::Vector;
 
-/// Vectors that a block of columns has at most.
+/// The most vectors of a block of columns.
 pub(crate) fn most_vectors(registers: usize) -> usize {
     if registers >= 32 { 4 } else { 2 }
 }
 
-/// The most pixels that a tile has.
+/// The most pixels of a tile.
 pub(crate) const MOST_HEIGHT: usize = 12;
 
 /// A tile of pixels by columns.
 pub(crate) struct Correlate {
     pub(crate) image: *const f32,
-    /// Runs of the inner index, and how far apart they lie in the image.
+    /// Runs of the inner index, and the distance between them in the image.
     pub(crate) segments: usize,
     pub(crate) segment: usize,
     pub(crate) depth: usize,
     /// `[segments · depth, width]`.
     pub(crate) weights: *const f32,
-    /// What the sums start from, `[width]`; null to add to `out`.
+    /// The first values of the sums, `[width]`; null to add to `out`.
     pub(crate) start: *const f32,
     pub(crate) out: *mut f32,
-    /// Columns that there are of the tile's.
+    /// Columns of the output, which may be fewer than the tile's.
     pub(crate) columns: usize,
 }
 
-/// `HEIGHT` pixels, which lie at `from` in the image and go `to` their places in the output.
+/// `HEIGHT` pixels: read at `from` in the image, and written at `to` in the output.
 ///
 /// # Safety
 /// The vector's instructions must be there, and the tile's pointers must reach as far as its fields
@@ -47,28 +47,9 @@ pub(crate) unsafe fn correlate<V: Vector, const HEIGHT: usize, const VECTORS: us
     to: &[usize; HEIGHT],
 ) {
     let width = VECTORS * V::LANES;
-    let whole = tile.columns == width;
-    // SAFETY: every address is one that the caller vouches for.
+    // SAFETY: the caller vouches for every address.
     unsafe {
-        let mut sums = [[V::splat(0.0); VECTORS]; HEIGHT];
-        if !tile.start.is_null() {
-            for v in 0..VECTORS {
-                let start = V::load(tile.start.add(v * V::LANES));
-                for row in 0..HEIGHT {
-                    sums[row][v] = start;
-                }
-            }
-        } else if whole {
-            for row in 0..HEIGHT {
-                for v in 0..VECTORS {
-                    sums[row][v] = V::load(tile.out.add(to[row] + v * V::LANES));
-                }
-            }
-        } else {
-            for row in 0..HEIGHT {
-                sums[row] = load_part::<V, VECTORS>(tile.out.add(to[row]), tile.columns);
-            }
-        }
+        let mut sums = begin(tile, to);
         let mut weights = tile.weights;
         for segment in 0..tile.segments {
             let image = tile.image.add(segment * tile.segment);
@@ -92,7 +73,7 @@ pub(crate) unsafe fn correlate<V: Vector, const HEIGHT: usize, const VECTORS: us
         }
         for row in 0..HEIGHT {
             let out = tile.out.add(to[row]);
-            if whole {
+            if tile.columns == width {
                 for v in 0..VECTORS {
                     sums[row][v].store(out.add(v * V::LANES));
                 }
@@ -103,8 +84,42 @@ pub(crate) unsafe fn correlate<V: Vector, const HEIGHT: usize, const VECTORS: us
     }
 }
 
+/// The first values of a tile's sums: the start of each column, or what the output has.
+///
+/// # Safety
+/// As [`correlate`].
+#[inline(always)]
+unsafe fn begin<V: Vector, const HEIGHT: usize, const VECTORS: usize>(
+    tile: &Correlate,
+    to: &[usize; HEIGHT],
+) -> [[V; VECTORS]; HEIGHT] {
+    // SAFETY: the caller vouches for every address.
+    unsafe {
+        let mut sums = [[V::splat(0.0); VECTORS]; HEIGHT];
+        if !tile.start.is_null() {
+            for v in 0..VECTORS {
+                let start = V::load(tile.start.add(v * V::LANES));
+                for row in 0..HEIGHT {
+                    sums[row][v] = start;
+                }
+            }
+        } else if tile.columns == VECTORS * V::LANES {
+            for row in 0..HEIGHT {
+                for v in 0..VECTORS {
+                    sums[row][v] = V::load(tile.out.add(to[row] + v * V::LANES));
+                }
+            }
+        } else {
+            for row in 0..HEIGHT {
+                sums[row] = load_part::<V, VECTORS>(tile.out.add(to[row]), tile.columns);
+            }
+        }
+        sums
+    }
+}
+
 /// A tile of taps by columns: `out[row, column] = Σ_pixel image[at[pixel] + row] · other[pixel, column]`,
-/// or that besides what is there.
+/// added to what is there if `add`.
 pub(crate) struct Reduce<'a> {
     pub(crate) image: *const f32,
     pub(crate) at: &'a [usize],
@@ -121,7 +136,7 @@ pub(crate) struct Reduce<'a> {
 /// say.
 #[inline(always)]
 pub(crate) unsafe fn reduce<V: Vector, const HEIGHT: usize, const VECTORS: usize>(tile: &Reduce) {
-    // SAFETY: every address is one that the caller vouches for.
+    // SAFETY: the caller vouches for every address.
     unsafe {
         let mut sums = [[V::splat(0.0); VECTORS]; HEIGHT];
         let mut other = tile.other;

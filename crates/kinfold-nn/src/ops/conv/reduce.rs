@@ -1,21 +1,22 @@
-//! The gradients of a convolution's weights and bias: sums over all pixels of all images. The
-//! images are divided into groups, the filters into blocks; each group and block is one thread's
-//! work, and groups are added up in their order. Both divisions depend on the sizes alone, so the
-//! sums have the same bits for every number of threads.
+//! The gradients of a convolution's weights and bias: sums over all pixels of all images. Images are
+//! divided into groups, filters into blocks. A task has a group and a block, and the sums of the groups
+//! are added in their order. Both divisions depend on the sizes alone, so the sums have the same bits for
+//! every number of threads.
 #![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
 
 use super::correlate::{Block, blocks};
 use super::geometry::Geometry;
 use super::kernel::{self, MOST_HEIGHT, Reduce};
 use super::winograd;
-use crate::ops::buffer::{Buffer, scratch};
-use crate::ops::images::{Frame, Images};
-use crate::ops::vector::{self, Kernel, Vector};
+use crate::ops::memory::buffer::{Buffer, scratch};
+use crate::ops::memory::images::{Frame, Images};
+use crate::ops::memory::vector::{self, Kernel, Vector};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Numbers of a block of the output's gradient that stay in the first cache while taps go by.
+/// Numbers of a block of the output's gradient that stay in the first-level cache while taps pass by.
 const CACHED: usize = 8192;
-/// Tasks that there are at least, if there are images for them.
+/// The least number of tasks, where there are images for them.
 const TASKS: usize = 16;
 
 /// The gradients of the weights `[filters, channels, rows, columns]` and of the bias `[filters]`.
@@ -28,61 +29,72 @@ pub(crate) fn reduce(
         return by_winograd(geometry, images, gradient);
     }
     let blocks = blocks(geometry.filters);
-    let frame = geometry.frame();
-    let (together, out) = (geometry.together(), geometry.out());
+    let (together, frame) = (geometry.together(), geometry.frame());
     let rows = Rows::new(geometry, &blocks);
     let parts = geometry.images.div_ceil(together);
     let groups = TASKS.div_ceil(blocks.len()).min(parts);
     let per_group = parts.div_ceil(groups.max(1)).max(1) * together;
     let groups = geometry.images.div_ceil(per_group);
-    let places = geometry.forward().places(together, &frame, geometry.channels, out, 0);
+    let pass = geometry.forward();
+    let places = pass.places(together, &frame, geometry.channels, geometry.out(), 0);
     let at: Vec<usize> = places.into_iter().map(|place| place.0).collect();
     let tasks: Vec<(usize, usize)> =
         (0..groups).flat_map(|g| (0..blocks.len()).map(move |b| (g, b))).collect();
-    let sums: Vec<Sums> = tasks
-        .into_par_iter()
-        .map(|(group, b)| {
-            let block = &blocks[b];
-            let first = group * per_group;
-            let last = geometry.images.min(first + per_group);
-            let mut sums = Sums {
-                weights: Buffer::zeros(geometry.kernel[0] * rows.padded[b] * block.width),
-                bias: vec![0.0; block.width],
-            };
-            for first in (first..last).step_by(together) {
-                let some = first..last.min(first + together);
-                let pixels = some.len() * out[0] * out[1];
-                let framed = some.len() * frame.size[0] * frame.size[1] * geometry.channels;
-                let framed = framed.next_multiple_of(16) + MOST_HEIGHT.next_multiple_of(16);
-                scratch(framed + pixels * block.width, |numbers| {
-                    let (image, other) = numbers.split_at_mut(framed);
-                    images.copy(
-                        some.clone(),
-                        0..geometry.channels,
-                        &frame,
-                        geometry.channels,
-                        image,
-                    );
-                    let channels = block.first..block.first + block.columns;
-                    let whole = Frame { before: [0, 0], size: out };
-                    gradient.copy(some.clone(), channels, &whole, block.width, other);
-                    vector::run(Part {
-                        image,
-                        row: frame.size[1] * geometry.channels,
-                        rows: geometry.kernel[0],
-                        taps: geometry.kernel[1] * geometry.channels,
-                        padded: rows.padded[b],
-                        at: &at[..pixels],
-                        other,
-                        block,
-                        sums: &mut sums,
-                    });
-                });
-            }
-            sums
-        })
-        .collect();
+    let run = |(group, b): (usize, usize)| {
+        let group = group * per_group..geometry.images.min((group + 1) * per_group);
+        let task = Task { geometry, images, gradient, block: &blocks[b], padded: rows.padded[b] };
+        task.run(group, &at)
+    };
+    let sums: Vec<Sums> = tasks.into_par_iter().map(run).collect();
     rows.gather(geometry, &blocks, &sums)
+}
+
+/// The sums of a block.
+struct Task<'a> {
+    geometry: &'a Geometry,
+    images: &'a Images<'a>,
+    gradient: &'a Images<'a>,
+    block: &'a Block,
+    /// Taps of a row of the kernel, in whole tiles.
+    padded: usize,
+}
+
+impl Task<'_> {
+    /// Over a group of images. Pixel i of images that are taken together begins `at[i]` in their frames.
+    fn run(&self, group: Range<usize>, at: &[usize]) -> Sums {
+        let Self { geometry, block, padded, .. } = *self;
+        let Geometry { channels, kernel, .. } = *geometry;
+        let (together, frame, out) = (geometry.together(), geometry.frame(), geometry.out());
+        let mut sums = Sums {
+            weights: Buffer::zeros(kernel[0] * padded * block.width),
+            bias: vec![0.0; block.width],
+        };
+        for first in group.clone().step_by(together) {
+            let some = first..group.end.min(first + together);
+            let pixels = some.len() * out[0] * out[1];
+            let framed = some.len() * frame.size[0] * frame.size[1] * channels;
+            let framed = framed.next_multiple_of(16) + MOST_HEIGHT.next_multiple_of(16);
+            scratch(framed + pixels * block.width, |numbers| {
+                let (image, other) = numbers.split_at_mut(framed);
+                self.images.copy(some.clone(), 0..channels, &frame, channels, image);
+                let columns = block.first..block.first + block.columns;
+                let whole = Frame { before: [0, 0], size: out };
+                self.gradient.copy(some.clone(), columns, &whole, block.width, other);
+                vector::run(Part {
+                    image,
+                    row: frame.size[1] * channels,
+                    rows: kernel[0],
+                    taps: kernel[1] * channels,
+                    padded,
+                    at: &at[..pixels],
+                    other,
+                    block,
+                    sums: &mut sums,
+                });
+            });
+        }
+        sums
+    }
 }
 
 /// The same, of 3×3 taps at stride 1, by Winograd's algorithm.
@@ -97,10 +109,10 @@ pub(super) fn by_winograd(
     Rows { padded }.gather(geometry, &blocks, &sums)
 }
 
-/// Channels whose gradients are moved together, so that they stay in the first cache.
+/// Channels whose gradients are moved together, so that they stay in the first-level cache.
 const CHANNELS: usize = 16;
 
-/// What a task adds up: `[kernel rows, taps of a row, width]` and `[width]`.
+/// The sums of a task: `[kernel rows, taps of a row, width]` and `[width]`.
 pub(super) struct Sums {
     pub(super) weights: Buffer,
     pub(super) bias: Vec<f64>,
@@ -174,7 +186,7 @@ impl Rows {
     }
 }
 
-/// The heights of tiles that there are, by the vectors of a block.
+/// The heights of tiles, by the vectors of a block.
 fn heights(registers: usize, vectors: usize) -> [usize; 3] {
     match (registers >= 32, vectors) {
         (true, 4) => [6, 3, 1],

@@ -1,29 +1,36 @@
 //! Convolution on every set of vectors that this machine has, against sums in f64. (Against Burn's
 //! own, and on the best vectors alone: `tests/ops.rs`.)
 
+use super::correlate::Correlation;
+use super::geometry::Pass;
 use super::reduce::by_winograd;
-use super::{Geometry, Task, Weights, forward, of_input, reduce, winograd};
-use crate::ops::flex;
-use crate::ops::vector::MOST_LANES;
+use super::{Geometry, Weights, forward, of_input, reduce, winograd};
+use crate::ops::memory::buffer::Buffer;
+use crate::ops::memory::images::Frame;
+use crate::ops::memory::tensor::{contiguous, images, images_tensor, numbers, shape};
+use crate::ops::memory::vector::MOST_LANES;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-fn numbers(len: usize, by: usize) -> Vec<f32> {
-    (0..len).map(|i| (i * by % 103) as f32 / 51.0 - 1.0).collect()
+/// A tensor of `number(i)` for each index.
+fn filled(shape: [usize; 4], mut number: impl FnMut(usize) -> f32) -> FlexTensor {
+    let mut all = Buffer::any(shape.iter().product());
+    all.iter_mut().enumerate().for_each(|(i, x)| *x = number(i));
+    contiguous(all, shape)
 }
 
 fn tensor(shape: [usize; 4], by: usize) -> FlexTensor {
-    flex::plain(numbers(shape.iter().product(), by), Shape::new(shape))
+    filled(shape, |i| (i * by % 103) as f32 / 51.0 - 1.0)
 }
 
 #[track_caller]
 fn close(what: &str, ours: &FlexTensor, expected: &[f64]) {
     let ours = ours.to_contiguous();
     let largest = expected.iter().fold(1.0f64, |largest, x| largest.max(x.abs()));
-    assert_eq!(flex::numbers(&ours).len(), expected.len(), "{what}");
-    for (i, (ours, expected)) in flex::numbers(&ours).iter().zip(expected).enumerate() {
+    assert_eq!(numbers(&ours).len(), expected.len(), "{what}");
+    for (i, (ours, expected)) in numbers(&ours).iter().zip(expected).enumerate() {
         let apart = (f64::from(*ours) - expected).abs();
         assert!(apart < 1e-5 * largest, "{what}: {ours} instead of {expected} at {i}");
     }
@@ -57,18 +64,26 @@ fn expected(g: &Geometry, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64>; 3] {
 
 /// Output, and gradients of input and weights, by Winograd's algorithm.
 fn by_tiles(g: &Geometry, x: &FlexTensor, w: &FlexTensor, dy: &FlexTensor) -> [FlexTensor; 3] {
-    let (images, gradients) = (flex::images(x), flex::images(dy));
-    let numbers = |shape: &Shape| crate::ops::buffer::Buffer::any(shape.num_elements());
-    let (of_y, of_x) = (dy.layout().shape().clone(), x.layout().shape().clone());
-    let (mut y, mut dx) = (numbers(&of_y), numbers(&of_x));
-    let weights = Weights::forward(flex::numbers(w), g);
-    winograd::correlate(&images, &g.frame(), &g.forward(), &weights, None, &mut y);
-    let weights = Weights::backward(flex::numbers(w), g);
-    let (frame, passes) = g.backward();
-    winograd::correlate(&gradients, &frame, &passes[0], &weights, None, &mut dx);
-    let (dw, _) = by_winograd(g, &images, &gradients);
-    let dw = flex::in_rows(dw, w.layout().shape().clone());
-    [flex::tensor(y, of_y), flex::tensor(dx, of_x), dw]
+    let correlate = |x: &FlexTensor, weights: &Weights, (frame, pass): (Frame, Pass), of: Shape| {
+        let mut out = Buffer::any(of.num_elements());
+        let correlation = Correlation {
+            images: &images(x),
+            frame: &frame,
+            weights,
+            bias: None,
+            together: g.together(),
+            out_size: pass.grid,
+        };
+        winograd::correlate(&correlation, &pass, &mut out);
+        images_tensor(out, of)
+    };
+    let weights = Weights::forward(numbers(w), g);
+    let y = correlate(x, &weights, (g.frame(), g.forward()), shape(dy));
+    let weights = Weights::backward(numbers(w), g);
+    let (frame, mut passes) = g.backward();
+    let dx = correlate(dy, &weights, (frame, passes.remove(0)), shape(x));
+    let (dw, _) = by_winograd(g, &images(x), &images(dy));
+    [y, dx, contiguous(dw, shape(w))]
 }
 
 /// One test at a time may say which vectors there are, or rely on it.
@@ -87,14 +102,12 @@ fn every_set_of_vectors_gives_the_sums() {
                 let x = tensor([3, channels, 6, 7], 37);
                 let w = tensor([filters, channels, kernel[0], kernel[1]], 29);
                 let dy = tensor([3, filters, rows, columns], 43);
-                let [y, dx, dw] =
-                    expected(&g, flex::numbers(&x), flex::numbers(&w), flex::numbers(&dy));
+                let [y, dx, dw] = expected(&g, numbers(&x), numbers(&w), numbers(&dy));
                 let what = format!("{lanes} lanes, {g:?}");
-                let task = Task { geometry: g, bias: false };
-                close(&what, &forward(&x, &w, &w, &task), &y);
+                close(&what, &forward(&x, &w, None, &g), &y);
                 close(&what, &of_input(&dy, &w, &g), &dx);
-                let (weights, _) = reduce(&g, &flex::images(&x), &flex::images(&dy));
-                close(&what, &flex::in_rows(weights, w.layout().shape().clone()), &dw);
+                let (weights, _) = reduce(&g, &images(&x), &images(&dy));
+                close(&what, &contiguous(weights, shape(&w)), &dw);
             }
             for (images, size) in [(3, [6, 7]), (40, [5, 8]), (1, [3, 1]), (2, [37, 36])] {
                 if images * channels * filters * size[0] > 200_000 {
@@ -110,8 +123,7 @@ fn every_set_of_vectors_gives_the_sums() {
                     if rows * columns == 0 {
                         continue;
                     }
-                    let sums =
-                        expected(&g, flex::numbers(&x), flex::numbers(&w), flex::numbers(&dy));
+                    let sums = expected(&g, numbers(&x), numbers(&w), numbers(&dy));
                     for (ours, sums) in by_tiles(&g, &x, &w, &dy).iter().zip(&sums) {
                         close(&format!("tiles, {lanes} lanes, {g:?}"), ours, sums);
                     }
@@ -132,7 +144,7 @@ fn drawn(shape: [usize; 4], mut seed: u64) -> FlexTensor {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    flex::plain((0..shape.iter().product()).map(|_| draw()).collect(), Shape::new(shape))
+    filled(shape, |_| draw())
 }
 
 /// Errors against those of sums over taps, which are chosen for a single image: as parts of the norm,
@@ -147,19 +159,18 @@ fn tiles_are_nearly_as_exact_as_sums_over_taps() {
         let x = drawn([1, channels, size[0], size[1]], 1);
         let w = drawn([filters, channels, 3, 3], 2);
         let dy = drawn([1, filters, size[0], size[1]], 3);
-        let [a, b, c] = [&x, &w, &dy].map(flex::numbers);
+        let [a, b, c] = [&x, &w, &dy].map(numbers);
         let exact = expected(&g, a, b, c);
         let magnitudes = [a, b, c].map(|x| x.iter().map(|x| x.abs()).collect::<Vec<_>>());
         let most = expected(&g, &magnitudes[0], &magnitudes[1], &magnitudes[2]);
-        let task = Task { geometry: g, bias: false };
-        let (dw, _) = reduce(&g, &flex::images(&x), &flex::images(&dy));
-        let dw = flex::in_rows(dw, w.layout().shape().clone());
-        let direct = [forward(&x, &w, &w, &task), of_input(&dy, &w, &g), dw];
+        let (dw, _) = reduce(&g, &images(&x), &images(&dy));
+        let dw = contiguous(dw, shape(&w));
+        let direct = [forward(&x, &w, None, &g), of_input(&dy, &w, &g), dw];
         for (ours, bounds) in [(direct, [1.5e-6, 3e-7]), (by_tiles(&g, &x, &w, &dy), [4e-6, 4e-6])]
         {
             for (i, ours) in ours.into_iter().enumerate() {
                 let ours = ours.to_contiguous();
-                let apart = flex::numbers(&ours).iter().zip(&exact[i]);
+                let apart = numbers(&ours).iter().zip(&exact[i]);
                 let apart: Vec<f64> = apart.map(|(x, y)| f64::from(*x) - y).collect();
                 let largest = apart.iter().zip(&most[i]).map(|(x, y)| x.abs() / y.max(1e-9));
                 let largest = largest.fold(0.0, f64::max);

@@ -1,61 +1,75 @@
-//! Outputs, and gradients of the input, by transformed tiles. Every thread takes some images at a
-//! time, copies them into a frame of zeros, and goes through their tiles so many at a time that what
-//! it writes in between stays in its own cache.
+//! Outputs, and gradients of the input, by transformed tiles. Every thread takes some images at a time,
+//! copies them into a frame of zeros, and goes through their tiles, so many at a time that the
+//! intermediate results stay in its own cache.
 #![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
 
 use super::weights::{Transform, transform};
 use super::{GAP, PATCH, PRODUCTS, TASKS, TILE, TILES, Tile, Tiles, ToTile, both_ways, load};
-use crate::ops::buffer::{Buffer, scratch};
-use crate::ops::conv::correlate::{Block, CACHED, Weights, blocks};
+use crate::ops::conv::correlate::{Block, CACHED, Correlation, Weights, blocks};
 use crate::ops::conv::geometry::Pass;
 use crate::ops::conv::kernel::{self, Correlate, store_part};
-use crate::ops::images::{Frame, Images};
-use crate::ops::vector::{self, Kernel, Vector};
+use crate::ops::memory::buffer::{Buffer, Shared, scratch};
+use crate::ops::memory::vector::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Numbers of the widest block.
 const WIDEST: usize = 64;
-/// Channels whose weights are transformed at a time, where a task does that for itself: those of one
-/// product that stay in the first cache.
+/// Channels whose weights are transformed at a time, where a task does that for itself: the weights of one
+/// product stay in the first-level cache.
 const DEPTH: usize = CACHED / WIDEST;
 
-/// As [`correlate`](crate::ops::conv::correlate::correlate), for one pass of 3×3 taps at stride 1
-/// that writes every pixel.
-pub(crate) fn correlate(
-    images: &Images,
-    frame: &Frame,
-    pass: &Pass,
-    weights: &Weights,
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-) {
+/// As [`correlate`](crate::ops::conv::correlate::correlate), for one pass of 3×3 taps at stride 1 that
+/// writes every pixel.
+pub(crate) fn correlate(correlation: &Correlation<'_>, pass: &Pass, out: &mut [f32]) {
+    let Correlation { images, frame, weights, .. } = *correlation;
     let [count, channels, ..] = images.shape;
-    let (columns, size) = (weights.columns, pass.grid);
-    assert!(out.len() == count * size[0] * size[1] * columns);
+    assert!(out.len() == count * pass.grid[0] * pass.grid[1] * weights.columns);
     let tiles = Tiles::new(count, channels, frame.before, pass);
-    let blocks = blocks(columns);
-    let mut start = Buffer::zeros(blocks.iter().map(|block| block.width).sum());
-    if let Some(bias) = bias {
-        start[..columns].copy_from_slice(bias);
-    }
+    let blocks = blocks(weights.columns);
     let groups = count.div_ceil(tiles.together);
-    // Weights that one group alone reads need not go through memory: they would be four times as
-    // many numbers as before.
-    let transformed = (groups > 1).then(|| transform(weights, pass, &blocks));
     let per_task = blocks.len().div_ceil(TASKS.div_ceil(groups));
     let tasks: Vec<(usize, usize)> = (0..groups)
         .flat_map(|group| (0..blocks.len()).step_by(per_task).map(move |block| (group, block)))
         .collect();
-    let most = TILES.min(tiles.places.len());
-    let each = [most * tiles.width, most * WIDEST, DEPTH * WIDEST];
-    let [patches, products, few] = each.map(|numbers| PRODUCTS * (numbers + GAP));
-    let shared = Shared(out.as_mut_ptr());
-    let shared = &shared;
+    let job = Job {
+        correlation,
+        pass,
+        tiles: &tiles,
+        blocks: &blocks,
+        // Weights that one group alone reads need not go through memory: they would be four times as
+        // many numbers as before.
+        transformed: (groups > 1).then(|| transform(weights, pass, &blocks)),
+        start: correlation.start(&blocks),
+        out: Shared(out.as_mut_ptr()),
+    };
     tasks.into_par_iter().for_each(|(group, block)| {
+        job.run(group, block..blocks.len().min(block + per_task));
+    });
+}
+
+/// What all tasks share.
+struct Job<'a> {
+    correlation: &'a Correlation<'a>,
+    pass: &'a Pass,
+    tiles: &'a Tiles,
+    blocks: &'a [Block],
+    transformed: Option<Vec<Buffer>>,
+    start: Buffer,
+    out: Shared,
+}
+
+impl Job<'_> {
+    /// A task: the outputs of a group of images, in the columns of some blocks.
+    fn run(&self, group: usize, blocks: Range<usize>) {
+        let (tiles, size) = (self.tiles, self.pass.grid);
+        let Correlation { images, weights: Weights { columns, .. }, .. } = *self.correlation;
+        let [count, channels, ..] = images.shape;
         let first = group * tiles.together;
         let some = first..count.min(first + tiles.together);
-        let of_task = block..blocks.len().min(block + per_task);
+        let most = TILES.min(tiles.places.len());
+        let each = [most * tiles.width, most * WIDEST, DEPTH * WIDEST];
+        let [patches, products, few] = each.map(|numbers| PRODUCTS * (numbers + GAP));
         scratch(tiles.framed() + patches + products + few, |numbers| {
             let (image, numbers) = numbers.split_at_mut(tiles.framed());
             let (patches, numbers) = numbers.split_at_mut(patches);
@@ -63,55 +77,54 @@ pub(crate) fn correlate(
             images.copy(some.clone(), 0..channels, &tiles.frame, tiles.width, image);
             for some in tiles.of(some.len()) {
                 vector::run(tiles.patches(image, some, patches));
-                for at in of_task.clone() {
-                    let block = &blocks[at];
-                    let mut multiply = |channels: Range<usize>, weights: &[f32]| {
-                        let width = tiles.width;
-                        let (tiles, out) = (some.len(), &mut *products);
-                        vector::run(Products {
-                            patches,
-                            width,
-                            tiles,
-                            channels,
-                            block,
-                            weights,
-                            out,
-                        });
-                    };
-                    if let Some(transformed) = &transformed {
-                        multiply(0..channels, &transformed[at]);
-                    } else {
-                        for first in (0..channels).step_by(DEPTH) {
-                            let channels = first..channels.min(first + DEPTH);
-                            let some = channels.clone();
-                            let to = &mut *few;
-                            vector::run(Transform { weights, pass, block, channels: some, to });
-                            multiply(channels, few);
-                        }
-                    }
+                for at in blocks.clone() {
+                    self.multiply(at, some.len(), patches, products, few);
                     vector::run(Finish {
                         products,
                         tiles: some,
-                        block,
-                        start: &start,
+                        block: &self.blocks[at],
+                        start: &self.start,
                         // SAFETY: the first image is one of those that `out` has numbers of.
-                        out: unsafe { shared.0.add(first * size[0] * size[1] * columns) },
+                        out: unsafe { self.out.0.add(first * size[0] * size[1] * columns) },
                         size,
-                        columns,
+                        columns: *columns,
                     });
                 }
             }
         });
-    });
+    }
+
+    /// The products of the patches of some tiles with the weights of block `at`. Where these are not
+    /// transformed yet, `few` has room for those of some channels.
+    fn multiply(
+        &self,
+        at: usize,
+        tiles: usize,
+        patches: &[f32],
+        products: &mut [f32],
+        few: &mut [f32],
+    ) {
+        let (block, width) = (&self.blocks[at], self.tiles.width);
+        let Correlation { images, weights, .. } = *self.correlation;
+        let channels = images.shape[1];
+        let mut multiply = |channels: Range<usize>, weights: &[f32]| {
+            let out = &mut *products;
+            vector::run(Products { patches, width, tiles, channels, block, weights, out });
+        };
+        if let Some(transformed) = &self.transformed {
+            return multiply(0..channels, &transformed[at]);
+        }
+        for first in (0..channels).step_by(DEPTH) {
+            let channels = first..channels.min(first + DEPTH);
+            let (pass, some, to) = (self.pass, channels.clone(), &mut *few);
+            vector::run(Transform { weights, pass, block, channels: some, to });
+            multiply(channels, few);
+        }
+    }
 }
 
-/// A pointer that threads may have: a task's images, or its columns, are its own.
-struct Shared(*mut f32);
-// SAFETY: no two tasks write the same number.
-unsafe impl Sync for Shared {}
-
-/// The products of all tiles with some channels' weights of a block. The first channels' begin the
-/// sums, the others' are added.
+/// The products of all tiles with the weights of some channels in a block. The first channels begin the
+/// sums, the others are added.
 struct Products<'a> {
     /// `[PRODUCTS, tiles, width]`, and a gap after each product, as in what follows.
     patches: &'a [f32],

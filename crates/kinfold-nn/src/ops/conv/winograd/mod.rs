@@ -25,8 +25,8 @@ pub(crate) use correlate::correlate;
 pub(crate) use reduce::reduce;
 
 use super::geometry::{Geometry, Pass};
-use crate::ops::images::Frame;
-use crate::ops::vector::{self, Kernel, Vector};
+use crate::ops::memory::images::Frame;
+use crate::ops::memory::vector::{self, Kernel, Vector};
 
 /// Rows and columns of a kernel, of a tile, and of the patch that a tile reads.
 pub(crate) const TAPS: usize = 3;

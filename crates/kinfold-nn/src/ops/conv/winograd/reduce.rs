@@ -1,127 +1,144 @@
-//! Gradients of weights by transformed tiles. A task has a group of images and some blocks of
-//! filters; it takes so many tiles at a time, multiplies what they are transformed to, and adds what
-//! the products come to, as taps, to the sums of its group.
+//! Gradients of weights by transformed tiles. A task has a group of images and some blocks of filters. It
+//! takes some tiles at a time, multiplies their transforms, and adds the products, transformed back to
+//! taps, to the sums of its group.
 #![allow(unsafe_code, reason = "calls of the kernels; every reach is asserted before")]
 
 use super::{GAP, OfTile, PATCH, PRODUCTS, TAPS, TASKS, TILE, TILES, Tile, Tiles, ToTaps};
 use super::{both_ways, load, store};
-use crate::ops::buffer::{Buffer, scratch};
 use crate::ops::conv::correlate::Block;
 use crate::ops::conv::geometry::Geometry;
 use crate::ops::conv::kernel::{self, MOST_HEIGHT, Reduce};
 use crate::ops::conv::reduce::{Sums, add_bias, tile};
-use crate::ops::images::{Frame, Images};
-use crate::ops::vector::{self, Kernel, Loops, Vector};
+use crate::ops::memory::buffer::{Buffer, scratch};
+use crate::ops::memory::images::{Frame, Images};
+use crate::ops::memory::vector::{self, Kernel, Vector, vectorized};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Sums that there are, of each group and block, at most; but groups enough for as many tasks as
-/// there should be.
+/// The most sums, one of each group and block; but there are groups enough for [`TASKS`].
 const SUMS: usize = 16;
-/// Channels whose products are kept at a time: a multiple of every tile's height but the last.
+/// Channels whose products are kept at a time: a multiple of the height of every tile but the last.
 const CHANNELS: usize = 48;
 
-/// The sums of each group and, within it, of each block: weights are `[rows of taps, taps,
-/// channels, width]`.
+/// The sums of each group and, within it, of each block: weights are `[rows of taps, taps, channels,
+/// width]`.
 pub(crate) fn reduce(
     geometry: &Geometry,
     images: &Images,
     gradient: &Images,
     blocks: &[Block],
 ) -> Vec<Sums> {
-    let Geometry { images: count, channels, .. } = *geometry;
     let pass = geometry.forward();
-    let tiles = Tiles::new(count, channels, geometry.padding[0], &pass);
-    let parts = count.div_ceil(tiles.together);
+    let tiles = Tiles::new(geometry.images, geometry.channels, geometry.padding[0], &pass);
+    let parts = geometry.images.div_ceil(tiles.together);
     let per_group = parts.div_ceil((SUMS / blocks.len()).max(TASKS)) * tiles.together;
-    let groups = count.div_ceil(per_group);
+    let groups = geometry.images.div_ceil(per_group);
     let per_task = blocks.len().div_ceil(TASKS.div_ceil(groups));
     let tasks: Vec<(usize, &[Block])> = (0..groups)
         .flat_map(|group| blocks.chunks(per_task).map(move |blocks| (group, blocks)))
         .collect();
     let size = pass.grid.map(|size| size.next_multiple_of(TILE));
-    let whole = Frame { before: [0, 0], size };
-    let most = TILES.min(tiles.places.len());
-    let of_task = |(group, blocks): (usize, &[Block])| {
-        let (first, last) = (group * per_group, count.min((group + 1) * per_group));
-        let mut sums: Vec<Sums> = blocks
-            .iter()
-            .map(|block| Sums {
-                weights: Buffer::zeros(TAPS * TAPS * channels * block.width),
-                bias: vec![0.0; block.width],
-            })
-            .collect();
+    let job = Job { geometry, images, gradient, tiles: &tiles, size };
+    let run = |(group, blocks): (usize, _)| {
+        job.run(group * per_group..geometry.images.min((group + 1) * per_group), blocks)
+    };
+    tasks.into_par_iter().flat_map_iter(run).collect()
+}
+
+/// What all tasks share.
+struct Job<'a> {
+    geometry: &'a Geometry,
+    images: &'a Images<'a>,
+    gradient: &'a Images<'a>,
+    tiles: &'a Tiles,
+    /// Rows and columns of the output in whole tiles.
+    size: [usize; 2],
+}
+
+/// The memory of a task.
+struct Scratch<'a> {
+    image: &'a mut [f32],
+    gradients: &'a mut [f32],
+    patches: &'a mut [f32],
+    others: &'a mut [f32],
+    products: &'a mut [f32],
+}
+
+impl Job<'_> {
+    /// A task: the sums of a range of images for some blocks.
+    fn run(&self, group: Range<usize>, blocks: &[Block]) -> Vec<Sums> {
+        let (tiles, channels) = (self.tiles, self.geometry.channels);
+        let zeros = |block: &Block| Sums {
+            weights: Buffer::zeros(TAPS * TAPS * channels * block.width),
+            bias: vec![0.0; block.width],
+        };
+        let mut sums: Vec<Sums> = blocks.iter().map(zeros).collect();
         let width: usize = blocks.iter().map(|block| block.width).sum();
-        let of_block = blocks.iter().map(|block| block.width).max().unwrap_or(0);
-        let gradients = tiles.together * size[0] * size[1] * width;
+        let widest = blocks.iter().map(|block| block.width).max().unwrap_or(0);
+        let most = TILES.min(tiles.places.len());
+        let gradients = tiles.together * self.size[0] * self.size[1] * width;
         let each = [most * tiles.width, most * width].map(|numbers| numbers + GAP);
         let [patches, others] = each.map(|numbers| PRODUCTS * numbers);
-        let products = PRODUCTS * apart(of_block);
+        let products = PRODUCTS * apart(widest);
         scratch(tiles.framed() + gradients + patches + others + products, |numbers| {
             let (image, numbers) = numbers.split_at_mut(tiles.framed());
             let (gradients, numbers) = numbers.split_at_mut(gradients);
             let (patches, numbers) = numbers.split_at_mut(patches);
             let (others, products) = numbers.split_at_mut(others);
-            for first in (first..last).step_by(tiles.together) {
-                let some = first..last.min(first + tiles.together);
-                images.copy(some.clone(), 0..channels, &tiles.frame, tiles.width, image);
-                let filters = blocks[0].first
-                    ..blocks[0].first + width.min(geometry.filters - blocks[0].first);
-                gradient.copy(some.clone(), filters, &whole, width, gradients);
-                for tiles_of in tiles.of(some.len()) {
-                    vector::run(tiles.patches(image, tiles_of, patches));
-                    vector::run(Gradients {
-                        from: gradients,
-                        size,
-                        width,
-                        tiles: tiles_of,
-                        to: others,
-                    });
-                    for (block, sums) in blocks.iter().zip(&mut sums) {
-                        let from = block.first - blocks[0].first;
-                        for first in (0..channels).step_by(CHANNELS) {
-                            let some = first..channels.min(first + CHANNELS);
-                            vector::run(Products {
-                                patches,
-                                of_patch: tiles.width,
-                                others,
-                                of_other: width,
-                                from,
-                                tiles: tiles_of.len(),
-                                channels: some.clone(),
-                                block,
-                                out: products,
-                            });
-                            let (width, sums) = (block.width, &mut sums.weights[..]);
-                            vector::run(Finish { products, width, channels, some, sums });
-                        }
-                    }
-                }
-                let pixels = some.len() * size[0] * size[1];
-                for (block, sums) in blocks.iter().zip(&mut sums) {
-                    let from = block.first - blocks[0].first;
-                    let gradients = &gradients[..pixels * width];
-                    vector::run_loops(Bias { gradients, width, from, sums: &mut sums.bias });
-                }
+            let mut scratch = Scratch { image, gradients, patches, others, products };
+            for first in group.clone().step_by(tiles.together) {
+                let some = first..group.end.min(first + tiles.together);
+                self.add(some, blocks, width, &mut scratch, &mut sums);
             }
         });
         sums
-    };
-    tasks.into_par_iter().flat_map_iter(of_task).collect()
-}
+    }
 
-/// See [`add_bias`].
-struct Bias<'a> {
-    gradients: &'a [f32],
-    width: usize,
-    from: usize,
-    sums: &'a mut [f64],
-}
-
-impl Loops for Bias<'_> {
-    #[inline(always)]
-    fn run(self) {
-        add_bias(self.gradients, self.width, self.from, self.sums);
+    /// Adds some images to the sums of the blocks, which are `width` columns together.
+    fn add(
+        &self,
+        some: Range<usize>,
+        blocks: &[Block],
+        width: usize,
+        scratch: &mut Scratch<'_>,
+        sums: &mut [Sums],
+    ) {
+        let (tiles, channels, size) = (self.tiles, self.geometry.channels, self.size);
+        let first = blocks[0].first;
+        let Scratch { image, gradients, patches, others, products } = scratch;
+        self.images.copy(some.clone(), 0..channels, &tiles.frame, tiles.width, image);
+        let filters = first..first + width.min(self.geometry.filters - first);
+        let whole = Frame { before: [0, 0], size };
+        self.gradient.copy(some.clone(), filters, &whole, width, gradients);
+        for tiles_of in tiles.of(some.len()) {
+            vector::run(tiles.patches(image, tiles_of, patches));
+            vector::run(Gradients { from: gradients, size, width, tiles: tiles_of, to: others });
+            for (block, sums) in blocks.iter().zip(&mut *sums) {
+                for channel in (0..channels).step_by(CHANNELS) {
+                    let some = channel..channels.min(channel + CHANNELS);
+                    vector::run(Products {
+                        patches,
+                        of_patch: tiles.width,
+                        others,
+                        of_other: width,
+                        from: block.first - first,
+                        tiles: tiles_of.len(),
+                        channels: some.clone(),
+                        block,
+                        out: products,
+                    });
+                    let (width, sums) = (block.width, &mut sums.weights[..]);
+                    vector::run(Finish { products, width, channels, some, sums });
+                }
+            }
+        }
+        let gradients = &gradients[..some.len() * size[0] * size[1] * width];
+        for (block, sums) in blocks.iter().zip(sums) {
+            vectorized(
+                #[inline(always)]
+                || add_bias(gradients, width, block.first - first, &mut sums.bias),
+            );
+        }
     }
 }
 
@@ -238,7 +255,8 @@ impl Products<'_> {
     }
 }
 
-/// Numbers from one product to the next, with what the last tile of registers writes too much.
+/// Numbers from one product to the next, with room for the rows that the last tile of registers has too
+/// many.
 fn apart(width: usize) -> usize {
     (CHANNELS + MOST_HEIGHT) * width + GAP
 }

@@ -2,10 +2,10 @@
 #![allow(unsafe_code, reason = "vectors and raw pointers; every reach is asserted before")]
 
 use super::{GAP, OfTaps, PATCH, PRODUCTS, TAPS, both_ways, load, store};
-use crate::ops::buffer::Buffer;
 use crate::ops::conv::correlate::{Block, SQUARE, Weights};
 use crate::ops::conv::geometry::Pass;
-use crate::ops::vector::{self, Kernel, Vector};
+use crate::ops::memory::buffer::Buffer;
+use crate::ops::memory::vector::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -1,54 +1,26 @@
-//! What the operations share: tensors as slices, and passes over rows.
+//! Passes over rows of numbers: element by element, and sums.
 //!
-//! Work is cut into blocks whose size follows from the shape alone, so that sums do not depend on
-//! how many threads there are.
+//! Work is cut into blocks whose size follows from the shape alone, so that sums do not depend on the
+//! number of threads.
 
-use super::flex::is_ours;
-use burn::backend::flex::{FlexTensor, Layout};
-use burn::tensor::{Bytes, DType, Shape, Tensor};
-use pulp::Arch;
+use super::buffer::Buffer;
+use super::vector::vectorized;
 use rayon::prelude::*;
 
-/// Numbers in a block of an element-wise pass, about: two blocks lie in a core's cache together.
+/// Numbers of a block of an element-wise pass, about: two blocks lie in a core's cache together.
 const BLOCK: usize = 1 << 15;
 
 /// Numbers that are added up side by side; the width of the widest vectors.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
 
-/// Whether a tensor is one that the fast operations take: on Flex, in `f32`, and not empty.
-pub(super) fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
-    is_ours(x) && x.shape().num_elements() > 0
-}
-
-/// The numbers of a tensor that [`FlexTensor::to_contiguous`] has given.
-pub(super) fn numbers(x: &FlexTensor) -> &[f32] {
-    x.as_slice::<f32>().unwrap_or(&[])
-}
-
-pub(super) fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(data), Layout::contiguous(shape.into()), DType::F32)
-}
-
-/// The shape of a tensor, and the length of its last axis.
-pub(super) fn shape(x: &FlexTensor) -> (Shape, usize) {
-    let shape = x.layout().shape().clone();
-    let width = shape[shape.num_dims() - 1];
-    (shape, width)
-}
-
-/// Rows of a block, when a row has `width` numbers.
-pub(super) fn block_rows(width: usize) -> usize {
+/// Rows of a block, for rows of `width` numbers.
+pub(crate) fn block_rows(width: usize) -> usize {
     (BLOCK / width).max(1)
 }
 
-/// Runs `work` compiled for the best vectors of this machine, as far as it is inlined.
-pub(super) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
-}
-
 /// `out[i] = f(x[i])`.
-pub(super) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Buffer {
+    let mut out = Buffer::any(x.len());
     out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| {
         vectorized(
             #[inline(always)]
@@ -59,8 +31,8 @@ pub(super) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
 }
 
 /// `out[i] = f(x[i], y[i])`.
-pub(super) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Buffer {
+    let mut out = Buffer::any(x.len());
     let inputs = x.par_chunks(BLOCK).zip(y.par_chunks(BLOCK));
     out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, (x, y))| {
         vectorized(
@@ -73,7 +45,7 @@ pub(super) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> V
 
 /// `Σ f(x[i], y[i])`, [`LANES`] sums side by side.
 #[inline(always)]
-pub(super) fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
     let (x_chunks, y_chunks) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     let rest = x_chunks.remainder().iter().zip(y_chunks.remainder());
@@ -90,7 +62,7 @@ pub(super) fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// The largest number.
 #[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
+pub(crate) fn largest(x: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
     for (lane, &x) in chunks.remainder().iter().enumerate() {
@@ -117,7 +89,7 @@ fn folded(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// The sum of the rows of `x`, `[rows, width]`.
-pub(super) fn sum_of_rows(x: &[f32], width: usize) -> Vec<f32> {
+pub(crate) fn sum_of_rows(x: &[f32], width: usize) -> Vec<f32> {
     let blocks: Vec<Vec<f32>> = x
         .par_chunks(block_rows(width) * width)
         .map(|block| {
@@ -133,22 +105,23 @@ pub(super) fn sum_of_rows(x: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Sums of blocks, added in order.
-pub(super) fn total(blocks: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
+pub(crate) fn total(blocks: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
     let mut total = vec![0.0; width];
     blocks.iter().for_each(|block| add(&mut total, block));
     total
 }
 
 #[inline(always)]
-pub(super) fn add(sums: &mut [f32], row: &[f32]) {
+pub(crate) fn add(sums: &mut [f32], row: &[f32]) {
     sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
 }
 
 /// `exp(x)`, within 2 ulp; 0 where that is below the least normal number, and infinite above about
 /// 88.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    // exp(x) = 2^k · exp(r), k = round(x / ln 2), |r| ≤ ln 2 / 2, as in the engine of kinfold.
+pub(crate) fn exp(x: f32) -> f32 {
+    // exp(x) = 2^k · exp(r), k = round(x / ln 2), |r| ≤ ln 2 / 2. The engine of kinfold has the same over
+    // its own vectors; this one is of plain numbers, for loops that the compiler vectorizes.
     const ROUND: f32 = 12_582_912.0;
     const Q: [f32; 5] = [1.392_618_4e-3, 8.363_179e-3, 4.166_655_6e-2, 1.666_657_6e-1, 0.5];
     let inside = x.clamp(-88.0, 88.75);

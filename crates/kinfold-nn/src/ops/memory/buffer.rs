@@ -1,8 +1,9 @@
-//! Memory for numbers that begins where a cache line does, so that no vector lies across two.
+//! Memory for numbers: aligned to cache lines, so that no vector lies across two; scratch memory of a
+//! thread; and a pointer that threads share.
 //!
-//! A step of training asks for the same memory as the one before, and getting fresh pages from the
-//! system each time costs up to a third of it. So memory that is done with, of tensors too, is kept
-//! for the next operation, up to [`SPARE_BYTES`] in a process.
+//! A step of training asks for the same memory as the one before, and fresh pages from the system cost up
+//! to a third of its time. So memory that is dropped, of tensors too, is kept for the next operation, up
+//! to [`SPARE_BYTES`] in a process.
 #![allow(unsafe_code, reason = "a slice of lines is a slice of their numbers, and of bytes")]
 
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
@@ -31,7 +32,7 @@ unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: see above.
 unsafe impl bytemuck::Pod for Line {}
 
-/// What nobody uses, the oldest first.
+/// Memory that is not in use, the oldest first.
 static SPARE: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
 
 fn spare() -> std::sync::MutexGuard<'static, Vec<Vec<Line>>> {
@@ -43,7 +44,7 @@ pub fn release_memory() {
     spare().clear();
 }
 
-/// So many numbers.
+/// Owned numbers.
 #[derive(Default)]
 pub(crate) struct Buffer {
     lines: Vec<Line>,
@@ -57,7 +58,7 @@ impl Buffer {
         buffer
     }
 
-    /// Numbers that are yet to be written: whatever was there before.
+    /// Numbers that are yet to be written: they have any values.
     pub(crate) fn any(len: usize) -> Self {
         let lines = len.div_ceil(Line::LEN);
         let fits = |x: &Vec<Line>| (lines..=lines + lines / 4).contains(&x.len());
@@ -71,7 +72,7 @@ impl Buffer {
         Self { lines: bytemuck::zeroed_vec(lines), len }
     }
 
-    /// The same memory for `len` numbers, which are whatever was there before.
+    /// Makes the buffer `len` numbers long, which have any values.
     fn reach(&mut self, len: usize) {
         let lines = len.div_ceil(Line::LEN);
         if self.lines.len() < lines {
@@ -80,7 +81,7 @@ impl Buffer {
         self.len = len;
     }
 
-    /// As the memory of a tensor, which comes back here when the tensor is done with.
+    /// The memory of a tensor, which comes back here when the tensor is dropped.
     pub(crate) fn into_bytes(self) -> Bytes {
         let len = self.len * size_of::<f32>();
         // SAFETY: every number is one, and there are `len` bytes of them.
@@ -142,7 +143,7 @@ thread_local! {
     static SCRATCH: RefCell<Buffer> = RefCell::default();
 }
 
-/// Lends `work` numbers of this thread's own, which are whatever was there before.
+/// Lends `work` `len` numbers of this thread's own, which have any values.
 pub(crate) fn scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SCRATCH.take();
     buffer.reach(len);
@@ -150,3 +151,8 @@ pub(crate) fn scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.set(buffer);
     result
 }
+
+/// A pointer that threads share to write one buffer.
+pub(crate) struct Shared(pub(crate) *mut f32);
+// SAFETY: whoever writes through the pointer says why no two threads have the same number.
+unsafe impl Sync for Shared {}

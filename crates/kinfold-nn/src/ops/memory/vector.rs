@@ -1,8 +1,12 @@
-//! The one file of the operations that knows about hardware: vectors of `f32`, and which of them
-//! this machine has.
+//! SIMD: registers of `f32`, and code compiled for the best instructions of this machine. The only file
+//! of the operations that knows about hardware.
 //!
-//! Comes in: a [`Kernel`], written once over any [`Vector`]. It is compiled for every instruction
-//! set, and [`run`] takes the best that is there, so a plain `cargo build` reaches full speed.
+//! Input: a [`Kernel`], written once over any [`Vector`], or plain loops for [`vectorized`]. Both are
+//! compiled for every instruction set, and the best that the machine has is chosen at run time, so a
+//! plain `cargo build` reaches full speed.
+//!
+//! The engine of kinfold has a trait of its own, over `f32` and `f64` and with what exponentials in
+//! registers need: one for both would have to be public there.
 #![allow(unsafe_code, reason = "vector instructions, and pointers to what they load and store")]
 
 /// A register of numbers.
@@ -11,9 +15,9 @@
 /// Every method needs the instructions that the vector belongs to; `load` and `store` take
 /// pointers to `LANES` numbers.
 pub(crate) trait Vector: Copy {
-    /// Numbers in a register.
+    /// Numbers of a register.
     const LANES: usize;
-    /// Registers that there are.
+    /// Registers of the machine.
     const REGISTERS: usize;
     /// # Safety
     /// See the trait.
@@ -34,29 +38,24 @@ pub(crate) trait Vector: Copy {
 /// Work over vectors. What it calls must be `#[inline(always)]`, to be compiled for them.
 pub(crate) trait Kernel {
     /// # Safety
-    /// The instructions of `V` must be there.
+    /// The machine must have the instructions of `V`.
     unsafe fn run<V: Vector>(self);
 }
 
-/// Work in plain loops, which the compiler turns into whatever vectors there are. What it calls must
-/// be `#[inline(always)]`, as it must be itself.
-pub(crate) trait Loops {
-    fn run(self);
-}
-
-/// Runs `loops` compiled for the best vectors of this machine.
-pub(crate) fn run_loops(loops: impl Loops) {
-    struct Plain<L>(L);
-    impl<L: Loops> Kernel for Plain<L> {
+/// Runs plain loops, which the compiler turns into vectors, compiled for the best of this machine. The
+/// closure, and what it calls, must be `#[inline(always)]`.
+pub(crate) fn vectorized(loops: impl FnOnce()) {
+    struct Loops<L>(L);
+    impl<L: FnOnce()> Kernel for Loops<L> {
         #[inline(always)]
         unsafe fn run<V: Vector>(self) {
-            self.0.run();
+            (self.0)();
         }
     }
-    run(Plain(loops));
+    run(Loops(loops));
 }
 
-/// Tests hold vectors down to so many lanes, to see the others work.
+/// Tests set it, to run the narrower vectors too.
 #[cfg(test)]
 pub(crate) static MOST_LANES: std::sync::atomic::AtomicUsize =
     std::sync::atomic::AtomicUsize::new(usize::MAX);
@@ -90,14 +89,14 @@ pub(crate) fn run(kernel: impl Kernel) {
     portable(kernel);
 }
 
-/// What the vectors are that [`run`] takes.
+/// The shape of the vectors that [`run`] chooses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) lanes: usize,
     pub(crate) registers: usize,
 }
 
-/// See [`Shape`].
+/// The shape of the vectors that [`run`] chooses on this machine.
 pub(crate) fn shape() -> Shape {
     struct Look<'a>(&'a mut Shape);
     impl Kernel for Look<'_> {
@@ -112,7 +111,7 @@ pub(crate) fn shape() -> Shape {
 }
 
 /// Runs `kernel` over vectors that every machine has.
-pub(crate) fn portable(kernel: impl Kernel) {
+fn portable(kernel: impl Kernel) {
     // SAFETY: arrays need no instructions.
     unsafe { kernel.run::<[f32; 4]>() }
 }
