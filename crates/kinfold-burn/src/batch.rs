@@ -246,7 +246,7 @@ impl PairBatch {
             let negatives = guide.negatives.as_ref().map(|_| rows(N)).transpose()?;
             batch = batch.with_guide(rows(N)?, rows(keys)?, negatives);
         }
-        loss.value_of(&batch).map(drop)
+        loss.value(&batch).map(drop)
     }
 }
 

@@ -328,7 +328,7 @@ fn typed<T: Shared>(
         );
     }
     if !gradients {
-        let value = task.reduced::<T>(&loss, &loss.value_of(&batch)?);
+        let value = task.reduced::<T>(&loss, &loss.value(&batch)?);
         return Ok(Computed { value, gradients: [(); 5].map(|()| tensor::<T>(vec![], vec![0])) });
     }
     let zeros = |x: Option<Embeddings<'_, T>>| {
@@ -339,19 +339,19 @@ fn typed<T: Shared>(
     let mut of_negatives = zeros(negatives.filter(|_| task.of_negatives));
     let gradient =
         GradientMut::new(&mut of_queries, &mut of_keys).with_negatives(&mut of_negatives);
-    let out = loss.value_and_gradient_of_into(&batch, gradient)?;
+    let (value, parameters) = loss.value_and_gradient_into(&batch, gradient)?;
     let narrow = |x: Vec<T::Real>| {
         let rows = x.len() / queries.dim();
         tensor(x.into_iter().map(|x| T::narrow(x.f64())).collect(), vec![rows, queries.dim()])
     };
     Ok(Computed {
-        value: task.reduced::<T>(&loss, &out),
+        value: task.reduced::<T>(&loss, &value),
         gradients: [
             narrow(of_queries),
             narrow(of_keys),
             narrow(of_negatives),
-            tensor(vec![out.log_scale as f32], vec![1]),
-            tensor(vec![out.bias as f32], vec![1]),
+            tensor(vec![parameters.log_scale as f32], vec![1]),
+            tensor(vec![parameters.bias as f32], vec![1]),
         ],
     })
 }

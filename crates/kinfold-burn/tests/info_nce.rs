@@ -128,7 +128,7 @@ fn without_autodiff_it_is_the_value() {
     let loss = ContrastiveLoss::nt_xent(Temperature::new(0.2).unwrap());
     let (a, b) = (numbers(q.clone()), numbers(k.clone()));
     let view = |x| kinfold::Embeddings::new(x, 4).unwrap();
-    let expected = loss.value(view(&a), view(&b)).unwrap().mean as f32;
+    let expected = loss.value((view(&a), view(&b))).unwrap().mean as f32;
     for (path, forward) in PATHS {
         let value = numbers(forward(&InfoNceLoss::new(loss), q.clone(), k.clone()).unwrap());
         assert_close(path, &value, &[expected]);

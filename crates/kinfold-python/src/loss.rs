@@ -2,9 +2,10 @@
 
 use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
 use crate::threads::OpenMp;
+use kinfold::runtime::Execution;
 use kinfold::{
-    Batch, ContrastiveLoss, Element, GradientMut, Objective, Reduction, Similarity, Temperature,
-    Value,
+    Batch, ContrastiveLoss, Element, GradientMut, Objective, ParameterGradient, Reduction,
+    Similarity, Temperature, Value,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -113,7 +114,7 @@ impl Loss {
         rows: Option<Numbers>,
         gradients: Option<(Numbers, Numbers, Numbers)>,
     ) -> PyResult<Derivatives> {
-        let mut loss = self.0.with_threads(threads);
+        let mut loss = self.0.with_execution(Execution::new().with_threads(threads));
         if let Some(scale) = scale {
             loss = loss.with_temperature(Temperature::new(scale.recip()).map_err(refused)?);
         }
@@ -159,14 +160,14 @@ impl Task {
     {
         let batch = self.batch::<T>()?;
         let value = match gradients {
-            None => self.loss.value_of(&batch),
+            None => self.loss.value(&batch).map(|value| (value, ParameterGradient::default())),
             Some((mut queries, mut keys, mut negatives)) => {
                 let gradient = GradientMut::new(queries.write()?, keys.write()?)
                     .with_negatives(negatives.write()?);
-                self.loss.value_and_gradient_of_into(&batch, gradient)
+                self.loss.value_and_gradient_into(&batch, gradient)
             }
         };
-        let Value { mean, sum, rows: each, log_scale, bias, .. } = value.map_err(refused)?;
+        let (Value { mean, sum, rows: each, .. }, parameters) = value.map_err(refused)?;
         if let Some(mut rows) = rows {
             let rows = rows.write::<f64>()?;
             if rows.len() != each.len() {
@@ -177,7 +178,7 @@ impl Task {
             }
             rows.copy_from_slice(&each);
         }
-        Ok((self.loss.reduced(mean, sum), log_scale, bias))
+        Ok((self.loss.reduced(mean, sum), parameters.log_scale, parameters.bias))
     }
 
     fn batch<T: Element + Plain>(&self) -> PyResult<Batch<'_, T>> {

@@ -49,7 +49,7 @@ impl Rows {
     /// Whether there is more to do with so many rows than threads take to wake up.
     pub(crate) fn are_worth_threads(&self) -> bool {
         let Self(_, rows, dim, _) = *self;
-        rows.saturating_mul(rows).saturating_mul(dim) >= kinfold::WORTH_THREADS
+        rows.saturating_mul(rows).saturating_mul(dim) >= kinfold::runtime::WORTH_THREADS
     }
 
     /// The rows as embeddings.

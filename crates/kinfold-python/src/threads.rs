@@ -29,7 +29,7 @@ impl OpenMp {
             // there as long as they need it; no panic of the work's comes out of it.
             unsafe { parallel(each, (&raw mut work).cast(), threads, 0) };
         };
-        kinfold::on_threads_of(fork, call)
+        kinfold::runtime::on_threads_of(fork, call)
     }
 }
 

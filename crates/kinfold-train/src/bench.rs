@@ -8,7 +8,8 @@ use crate::Error;
 use crate::run::peak_memory_bytes;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kinfold::{ContrastiveLoss, Embeddings, Form, Gemm, GradientMut, Temperature};
+use kinfold::runtime::Gemm;
+use kinfold::{ContrastiveLoss, Embeddings, Form, GradientMut, Temperature};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -128,7 +129,8 @@ fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     let mut ours = || -> Result<f64, Error> {
         let gradient = GradientMut::new(&mut of_queries, &mut of_keys);
         let (q, k) = (Embeddings::new(&queries, dim)?, Embeddings::new(&keys, dim)?);
-        Ok(loss.value_and_gradient_into(q, k, gradient)?.mean)
+        let (value, _) = loss.value_and_gradient_into((q, k), gradient)?;
+        Ok(value.mean)
     };
     let value = ours()?;
     let peak_memory = peak_memory_bytes();

@@ -10,8 +10,10 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "its answers are its output")]
 
+use kinfold::runtime::{Execution, Gemm};
 use kinfold::{
-    Batch, ContrastiveLoss, Embeddings, Gemm, GradientMut, Objective, Preset, Temperature, Value,
+    Batch, ContrastiveLoss, Embeddings, GradientMut, Objective, ParameterGradient, Preset,
+    Temperature, Value,
 };
 use std::error::Error;
 use std::fs::File;
@@ -43,7 +45,9 @@ impl Case {
             preset => preset.parse::<Preset>()?.at(tau),
         };
         let threads = threads.parse()?;
-        let loss = loss.with_threads(threads).with_memory_budget(budget.parse()?);
+        let loss = loss.with_execution(
+            Execution::new().with_threads(threads).with_memory_budget(budget.parse()?),
+        );
         let (n, dim) = (n.parse::<usize>()?, dim.parse::<usize>()?);
         let mut file = BufReader::new(File::open(file)?);
         let mut numbers = || -> std::io::Result<Vec<f32>> {
@@ -67,7 +71,7 @@ impl Case {
         })
     }
 
-    fn run(&mut self) -> Result<Value, kinfold::Error> {
+    fn run(&mut self) -> Result<(Value, ParameterGradient), kinfold::Error> {
         let queries = Embeddings::new(&self.queries, self.dim)?;
         let keys = Embeddings::new(&self.keys, self.dim)?;
         let mut batch = Batch::new(queries, keys);
@@ -75,17 +79,17 @@ impl Case {
             batch = batch.with_labels(&self.labels);
         }
         let gradient = GradientMut::new(&mut self.of_queries, &mut self.of_keys);
-        self.loss.value_and_gradient_of_into(&batch, gradient)
+        self.loss.value_and_gradient_into(&batch, gradient)
     }
 
     fn answer(&mut self, words: &[&str]) -> Result<String, Box<dyn Error>> {
         match words {
             ["value"] => {
-                let value = self.run()?;
+                let (value, parameters) = self.run()?;
                 Ok(format!(
                     "{{\"value\": {:e}, \"log_scale\": {:e}, \"kept\": {}, \"scratch_bytes\": {}}}",
                     value.mean,
-                    value.log_scale,
+                    parameters.log_scale,
                     value.statistics.kept_exponentials,
                     value.statistics.scratch_bytes,
                 ))

@@ -1,5 +1,7 @@
 //! The one error type of this crate. Every message says what was given and what was needed.
 
+use crate::loss::Conflict;
+
 /// What can be wrong with the input of a loss or a measure.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -141,9 +143,9 @@ pub enum Error {
         queries: usize,
     },
 
-    /// A setting that has no meaning for this loss.
-    #[error("{0}")]
-    Meaningless(&'static str),
+    /// Settings, or a batch and a loss, that do not go together.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
 
     /// A NaN or an infinity.
     #[error("{matrix} hold {value} at row {row}, column {column}; every number must be finite")]

@@ -323,13 +323,13 @@ fn the_numbers_are_the_definitions() {
         let diagnosis = pairs.diagnosed(t);
         let [q, k] = [&pairs.queries, &pairs.keys].map(|x| Embeddings::new(x, d).unwrap());
         let loss = ContrastiveLoss::info_nce(tau(t));
-        assert_eq!(diagnosis.loss.value, loss.value(q, k).unwrap().mean);
-        assert_eq!(diagnosis.loss.keys_to_queries, loss.value(k, q).unwrap().mean);
+        assert_eq!(diagnosis.loss.value, loss.value((q, k)).unwrap().mean);
+        assert_eq!(diagnosis.loss.keys_to_queries, loss.value((k, q)).unwrap().mean);
         assert_eq!(diagnosis.loss.floor, loss.floor(n).unwrap());
         for under in &diagnosis.presets {
             let preset: Preset = under.name.parse().unwrap();
             let same = preset.loss().with_similarity(kinfold::Similarity::Cosine);
-            assert_eq!(under.loss, same.value(q, k).unwrap().mean, "{}", under.name);
+            assert_eq!(under.loss, same.value((q, k)).unwrap().mean, "{}", under.name);
         }
         assert_eq!(diagnosis.presets.len(), 12);
 

@@ -1,13 +1,12 @@
 //! The fast path against the oracle, over shapes, temperatures, threads, types and bad input.
 
 use kinfold::loss::reference::info_nce;
-use kinfold::{
-    ContrastiveLoss, Element, Embeddings, Error, Instructions, Real, Similarity, bf16, f16,
-};
+use kinfold::runtime::Instructions;
+use kinfold::{ContrastiveLoss, Element, Embeddings, Error, Real, Similarity, bf16, f16};
 use proptest::prelude::*;
 
 mod common;
-use common::{normal, relative_error, tau};
+use common::{Executed, normal, relative_error, tau};
 
 fn forms(t: f64) -> [ContrastiveLoss; 3] {
     [
@@ -26,8 +25,8 @@ fn equals_oracle<T: Element>(
     unit: f64,
 ) {
     let expected = info_nce(loss, q, k);
-    let out = loss.value_and_gradient(q, k).unwrap();
-    let value = loss.value(q, k).unwrap().mean;
+    let out = loss.value_and_gradient((q, k)).unwrap();
+    let value = loss.value((q, k)).unwrap().mean;
     assert_eq!(value.to_bits(), out.mean.to_bits(), "forward alone gives the same value");
     let small = |what: &str, error: f64| {
         assert!(error <= unit, "{what}: {error:e} > {unit:e} with {loss:?}");
@@ -170,12 +169,12 @@ fn several_strips_equal_the_oracle() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         for budget in [0, 60 << 20, 500 << 20] {
             let loss = loss.with_memory_budget(budget);
-            let out = loss.with_threads(1).value_and_gradient(q, k).unwrap();
+            let out = loss.with_threads(1).value_and_gradient((q, k)).unwrap();
             assert!((out.mean / expected.mean - 1.0).abs() < 1e-13);
             assert!((out.log_scale / expected.log_scale - 1.0).abs() < 1e-10);
             assert!(relative_error(&out.queries, &expected.queries) < 1e-11);
             assert!(relative_error(&out.keys, &expected.keys) < 1e-11);
-            let again = pool.install(|| loss.with_threads(3).value_and_gradient(q, k).unwrap());
+            let again = pool.install(|| loss.with_threads(3).value_and_gradient((q, k)).unwrap());
             assert_eq!(out, again, "{budget}");
         }
     }
@@ -226,10 +225,10 @@ fn every_number_of_threads_gives_the_same_bits() {
     let (q, k) = (Embeddings::new(q, d).unwrap(), Embeddings::new(k, d).unwrap());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(8).build().unwrap();
     for loss in forms(0.1) {
-        let one = loss.with_threads(1).value_and_gradient(q, k).unwrap();
+        let one = loss.with_threads(1).value_and_gradient((q, k)).unwrap();
         for threads in 2..=8 {
             let many =
-                pool.install(|| loss.with_threads(threads).value_and_gradient(q, k).unwrap());
+                pool.install(|| loss.with_threads(threads).value_and_gradient((q, k)).unwrap());
             assert_eq!(one, many, "{threads} threads");
         }
     }
@@ -269,7 +268,7 @@ fn a_tiny_loss_keeps_its_digits() {
         for loss in forms(t) {
             let expected = info_nce(&loss, x, x);
             assert!(expected.mean < 3.0 * about && expected.mean > 0.0, "{}", expected.mean);
-            let out = loss.value_and_gradient(x, x).unwrap();
+            let out = loss.value_and_gradient((x, x)).unwrap();
             assert!((out.mean / expected.mean - 1.0).abs() < 1e-5);
             assert!((out.log_scale / expected.log_scale - 1.0).abs() < 1e-5);
             let wide: Vec<f64> = out.queries.iter().map(|x| x.f64()).collect();
@@ -300,7 +299,8 @@ fn rows_may_be_strided_duplicate_or_zero() {
     let strided = Embeddings::strided(&wide, n, d, stride).unwrap();
     for loss in forms(0.3) {
         let same = Embeddings::new(&tight, d).unwrap();
-        let (a, b) = (loss.value_and_gradient(strided, same), loss.value_and_gradient(same, same));
+        let (a, b) =
+            (loss.value_and_gradient((strided, same)), loss.value_and_gradient((same, same)));
         assert_eq!(a.unwrap(), b.unwrap());
     }
     tight.copy_within(0..3 * d, 3 * d);
@@ -322,22 +322,27 @@ fn bad_input_is_an_error_that_names_it() {
     let loss = ContrastiveLoss::info_nce(tau(0.1));
     let message = |result: Result<kinfold::Value, Error>| result.unwrap_err().to_string();
 
-    let text = message(loss.symmetric().value(four, three));
+    let text = message(loss.symmetric().value((four, three)));
     assert_eq!(text, "keys have 3 rows but queries have 4");
-    let text = message(ContrastiveLoss::nt_xent(tau(0.1)).value(three, four));
+    let text = message(ContrastiveLoss::nt_xent(tau(0.1)).value((three, four)));
     assert_eq!(text, "keys have 4 rows but queries have 3");
-    let text = message(loss.value(four, three));
+    let text = message(loss.value((four, three)));
     assert_eq!(text, "query 3 has its positive at key 3 + 0, but there are only 3 keys");
-    assert!(message(loss.with_offset(usize::MAX).value(four, four)).contains("only 4 keys"));
-    assert!(message(loss.symmetric().with_offset(1).value(three, three)).contains("one way only"));
-    let text = message(loss.value(four, wide));
+    assert!(message(loss.with_offset(usize::MAX).value((four, four))).contains("only 4 keys"));
+    assert!(
+        message(loss.symmetric().with_offset(1).value((three, three))).contains("one way only")
+    );
+    let text = message(loss.value((four, wide)));
     assert_eq!(text, "queries have dimension 3 but keys have dimension 4");
-    assert_eq!(message(loss.value(none, four)), "queries have no rows, but at least 1 are needed");
+    assert_eq!(
+        message(loss.value((none, four))),
+        "queries have no rows, but at least 1 are needed"
+    );
 
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut y = x.clone();
         y[7] = bad;
-        let text = message(loss.value(four, Embeddings::new(&y, 3).unwrap()));
+        let text = message(loss.value((four, Embeddings::new(&y, 3).unwrap())));
         assert!(text.starts_with("keys hold") && text.contains("row 2, column 1"), "{text}");
     }
     assert!(matches!(Embeddings::new(&x, 5), Err(Error::Ragged { given: 12, dim: 5 })));
@@ -349,6 +354,6 @@ fn bad_input_is_an_error_that_names_it() {
     assert!(text.starts_with("there is no preset `no-such`; there are: cross-entropy, "), "{text}");
     let (mut small, mut right) = (vec![0.0; 11], vec![0.0; 12]);
     let buffers = kinfold::GradientMut::new(&mut small, &mut right);
-    let error = loss.value_and_gradient_into(four, four, buffers).unwrap_err();
+    let error = loss.value_and_gradient_into((four, four), buffers).unwrap_err();
     assert!(error.to_string().contains("queries holds 11 numbers, but 12 are needed"));
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod common;
 #[path = "common/sample.rs"]
 mod sample;
-use common::{normal, tau};
+use common::{Executed, normal, tau};
 use sample::{every_loss, has_labels};
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -62,14 +62,14 @@ fn peak(loss: &ContrastiveLoss, n: usize, d: usize, gradient: bool) -> usize {
     let (q, k) = (Embeddings::new(q, d).unwrap(), Embeddings::new(k, d).unwrap());
     let mut out = [vec![0.0; n * d], vec![0.0; n * d]];
     // What earlier calls left would be taken and not be counted.
-    kinfold::release_memory();
+    kinfold::runtime::release_memory();
     let before = NOW.load(Ordering::SeqCst);
     PEAK.store(before, Ordering::SeqCst);
     if gradient {
         let [queries, keys] = &mut out;
-        loss.value_and_gradient_into(q, k, GradientMut::new(queries, keys)).unwrap();
+        loss.value_and_gradient_into((q, k), GradientMut::new(queries, keys)).unwrap();
     } else {
-        loss.value(q, k).unwrap();
+        loss.value((q, k)).unwrap();
     }
     PEAK.load(Ordering::SeqCst) - before
 }
@@ -164,16 +164,16 @@ fn peaks(loss: &ContrastiveLoss, beside: &str, n: usize, d: usize) -> Option<[us
     let said = loss.scratch_bytes::<f32>(n, n + shared, d);
     let mut out = [vec![0.0; n * d], vec![0.0; n * d]];
     let counted = |call: &mut dyn FnMut() -> bool| {
-        kinfold::release_memory();
+        kinfold::runtime::release_memory();
         let before = NOW.load(Ordering::SeqCst);
         PEAK.store(before, Ordering::SeqCst);
         call().then(|| PEAK.load(Ordering::SeqCst) - before)
     };
-    let forward = counted(&mut || loss.value_of(&batch).is_ok())?;
+    let forward = counted(&mut || loss.value(&batch).is_ok())?;
     let both = counted(&mut || {
         let [queries, keys] = &mut out;
         let gradient = GradientMut::new(queries, keys);
-        loss.value_and_gradient_of_into(&batch, gradient).is_ok()
+        loss.value_and_gradient_into(&batch, gradient).is_ok()
     })?;
     Some([said, both, forward])
 }
@@ -222,7 +222,7 @@ fn a_diagnosis_needs_no_matrix() {
             let x: Vec<f32> = normal(n as u64, 2 * n * d).iter().map(|&x| x as f32).collect();
             let (q, k) = x.split_at(n * d);
             let (q, k) = (Embeddings::new(q, d).unwrap(), Embeddings::new(k, d).unwrap());
-            kinfold::release_memory();
+            kinfold::runtime::release_memory();
             let before = NOW.load(Ordering::SeqCst);
             PEAK.store(before, Ordering::SeqCst);
             diagnose(q, k, &Options::new(tau(0.1)).with_sample(sample)).unwrap();

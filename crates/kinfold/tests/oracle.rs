@@ -409,7 +409,7 @@ fn cross_entropy_is_the_published_table() {
         let x = Embeddings::new(&x, n).unwrap();
         let value = if n <= 256 { info_nce(&loss, x, x).mean } else { continue };
         same(value, identity);
-        same(loss.value(x, x).unwrap().mean, identity);
+        same(loss.value((x, x)).unwrap().mean, identity);
     }
 }
 
@@ -438,7 +438,7 @@ fn cross_entropy_is_the_eight_lines() {
     let loss = Preset::CrossEntropy.loss();
     let (q, k) = (Embeddings::new(&q, d).unwrap(), Embeddings::new(&k, d).unwrap());
     assert!((info_nce(&loss, q, k).mean - expected).abs() < 1e-14);
-    assert!((loss.value(q, k).unwrap().mean - expected).abs() < 1e-14);
+    assert!((loss.value((q, k)).unwrap().mean - expected).abs() < 1e-14);
 }
 
 #[test]

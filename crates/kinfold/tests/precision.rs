@@ -3,11 +3,12 @@
 
 use kinfold::loss::Form;
 use kinfold::loss::reference::info_nce;
-use kinfold::{ContrastiveLoss, Embeddings, Instructions, Similarity};
+use kinfold::runtime::Instructions;
+use kinfold::{ContrastiveLoss, Embeddings, Similarity};
 use proptest::prelude::*;
 
 mod common;
-use common::{normal, tau};
+use common::{Executed, normal, tau};
 
 /// What a program with a matrix of logits computes, all of it in f32.
 struct Dense {
@@ -121,7 +122,7 @@ fn within_budget(loss: &ContrastiveLoss, inputs: &[(Vec<f32>, Vec<f32>)], d: usi
             let right = info_nce(loss, of(q), of(k));
             let dense = dense(loss, q, k, d);
             let ours = loss.with_instructions(instructions);
-            let ours = ours.value_and_gradient(of(q), of(k)).unwrap();
+            let ours = ours.value_and_gradient((of(q), of(k))).unwrap();
             let apart = |a: f64| (a - right.mean).abs();
             let [queries, keys] = &dense.gradient;
             let errors = [

@@ -4,7 +4,8 @@
 //! `cargo +nightly fuzz run losses` from `crates/kinfold`.
 #![no_main]
 
-use kinfold::{Batch, Embeddings, ContrastiveLoss, Instructions, Objective, Reduction, Temperature};
+use kinfold::runtime::{Execution, Instructions};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Reduction, Temperature};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: ([u8; 20], u16, Vec<u8>)| {
@@ -21,7 +22,8 @@ fuzz_target!(|input: ([u8; 20], u16, Vec<u8>)| {
     let loss = loss.with_label_smoothing(smoothing).unwrap_or(loss);
     let loss = loss.with_in_batch_negatives(!on(2)).unwrap_or(loss);
     let loss = loss.with_within_views(on(3)).unwrap_or(loss);
-    let loss = loss.with_memory_budget(if on(4) { 0 } else { usize::MAX });
+    let budget = if on(4) { 0 } else { usize::MAX };
+    let loss = loss.with_execution(Execution::new().with_memory_budget(budget));
     let loss = loss.with_reduction(if on(5) { Reduction::Sum } else { Reduction::Mean });
     let loss = loss.with_offset(usize::from(shape[1] % 8));
 
@@ -91,10 +93,11 @@ fn loss(tau: Temperature, form: u8, objective: u8, number: u8) -> Option<Contras
 
 fn check(loss: &ContrastiveLoss, batch: &Batch<'_, f32>) {
     for instructions in Instructions::available() {
-        let loss = loss.with_instructions(instructions);
-        let one = loss.with_threads(1).value_and_gradient_of(batch);
-        let two = loss.with_threads(2).value_and_gradient_of(batch);
-        match (one, two, loss.value_of(batch)) {
+        let execution = loss.execution().with_instructions(instructions);
+        let on = |threads| loss.with_execution(execution.with_threads(threads));
+        let one = on(1).value_and_gradient(batch);
+        let two = on(2).value_and_gradient(batch);
+        match (one, two, loss.value(batch)) {
             (Ok(one), Ok(two), Ok(value)) => {
                 assert!(one.mean.is_finite() && one.log_scale.is_finite() && one.bias.is_finite());
                 assert!(one.mean.to_bits() == two.mean.to_bits());

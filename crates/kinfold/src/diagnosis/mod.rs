@@ -22,7 +22,6 @@
 mod findings;
 mod numbers;
 mod parts;
-mod ruler;
 mod sampling;
 mod walk;
 mod words;
@@ -32,7 +31,6 @@ pub use parts::{
     AtTemperature, BothWays, Cap, Choice, Distribution, Duplicates, FalseNegatives, Found,
     Geometry, Information, Sample, Side, Similarities, Standing, Suggestion, UnderPreset,
 };
-pub(crate) use ruler::floor;
 pub use words::{Line, Section};
 
 use crate::embeddings::{Element, Embeddings};

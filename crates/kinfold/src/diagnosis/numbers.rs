@@ -12,10 +12,11 @@ use super::parts::{
 };
 use super::sampling::{Random, gather, order};
 use super::walk::{Seen, Walk};
-use super::{Diagnosis, Options, ruler};
+use super::{Diagnosis, Options};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, Real, norm};
 use crate::engine::Cosines;
+use crate::loss::bounds;
 use crate::loss::{ContrastiveLoss, Preset, Similarity, Temperature};
 use crate::measures::{
     Centred, Hubness, Rank, Retrieval, alignment, dimension_spread, duplicates, mean_cosine,
@@ -53,7 +54,7 @@ impl<T: Element> Pairs<'_, T> {
     /// The loss of each sampled query among all keys.
     fn losses(&self, temperature: f64) -> Result<Vec<f64>, Error> {
         let loss = ContrastiveLoss::info_nce(Temperature::new(temperature)?);
-        Ok(loss.value(self.queries.first(self.rows), self.keys)?.rows)
+        Ok(loss.value((self.queries.first(self.rows), self.keys))?.rows)
     }
 }
 
@@ -227,7 +228,7 @@ impl Ladder {
     }
 
     fn suggestion(&self, n: usize) -> Suggestion {
-        let for_floor = ruler::temperature_for_floor(n, FLOOR);
+        let for_floor = bounds::temperature_for_floor(n, FLOOR);
         let needed = ((n - 1) as f64 * NEGATIVES).max(1.0);
         let sweep = self.sweep(n);
         let enough = |at: &AtTemperature| at.effective_negatives >= needed;
@@ -264,8 +265,8 @@ fn standing<T: Element>(
     let n = pairs.n();
     let loss = ContrastiveLoss::info_nce(temperature);
     let queries = pairs.queries.first(pairs.rows);
-    let back = loss.value(pairs.keys.first(pairs.rows), pairs.queries)?.mean;
-    let gradient = loss.value_and_gradient(queries, pairs.keys)?.queries;
+    let back = loss.value((pairs.keys.first(pairs.rows), pairs.queries))?.mean;
+    let gradient = loss.value_and_gradient((queries, pairs.keys))?.queries;
     let lengths = gradient.chunks(pairs.queries.dim()).enumerate();
     // Of a query's own loss, not of the mean; of its direction, not of its length.
     let lengths = lengths.map(|(i, gradient)| norm(gradient) * norm(queries.row(i)));
@@ -277,7 +278,7 @@ fn standing<T: Element>(
         keys_to_queries: back,
         both_ways: (value + back) / 2.0,
         floor,
-        even: ruler::even(n, pairs.keys.dim(), temperature.get()),
+        even: bounds::even(n, pairs.keys.dim(), temperature.get()),
         ceiling,
         reached: (ceiling - value) / (ceiling - floor),
         gradient,
@@ -443,7 +444,7 @@ fn presets<T: Element>(pairs: &Pairs<'_, T>, count: usize) -> Result<Vec<UnderPr
         under.push(UnderPreset {
             name: preset.name(),
             temperature: loss.temperature().get(),
-            loss: loss.value(queries, keys)?.mean,
+            loss: loss.value((queries, keys))?.mean,
             floor: loss.floor(count),
             ceiling: loss.ceiling(count),
         });

@@ -17,7 +17,7 @@ use crate::engine::terms::outcome::Outcome;
 use crate::engine::terms::per_query::{PerQuery, PerQueryGradients};
 use crate::engine::terms::rule::{Formula, LabelPositives, RowRule};
 use crate::engine::threads::Team;
-use crate::loss::{Batch, ContrastiveLoss, Form, Objective, Statistics, Value};
+use crate::loss::{Batch, ContrastiveLoss, Form, Objective, ParameterGradient, Statistics, Value};
 
 /// Rows that a thread takes at a time.
 const ROWS_A_TIME: usize = 32;
@@ -227,21 +227,24 @@ impl Computation<'_> {
         }
     }
 
-    /// The value of an outcome; without its derivatives, which are 0, where there are no gradients.
-    pub(crate) fn value(&self, outcome: Outcome, gradient: bool, statistics: Statistics) -> Value {
+    /// The value of an outcome, and its derivatives with respect to the loss's own parameters.
+    pub(crate) fn value(
+        &self,
+        outcome: Outcome,
+        statistics: Statistics,
+    ) -> (Value, ParameterGradient) {
         let Outcome { losses, log_scale, direct_log_scale, bias } = outcome;
         let weight = self.weight(&losses);
         let weighted =
             |(i, loss): (usize, &f64)| loss * self.row_weights.get(i).copied().unwrap_or(1.0);
         let sum = self.loss.factor * losses.iter().enumerate().map(weighted).sum::<f64>();
-        Value {
+        let value = Value {
             mean: sum / weight,
             sum,
             rows: losses.into_iter().map(|loss| self.loss.factor * loss).collect(),
-            log_scale: if gradient { log_scale + direct_log_scale } else { 0.0 },
-            bias: if gradient { bias } else { 0.0 },
             statistics,
-        }
+        };
+        (value, ParameterGradient { log_scale: log_scale + direct_log_scale, bias })
     }
 }
 

@@ -6,10 +6,11 @@
 
 use crate::embeddings::{Element, Embeddings};
 use crate::engine::aligned::Aligned;
-use crate::engine::kernels::{Arithmetic, Instructions, Kernels};
+use crate::engine::kernels::{Arithmetic, Kernels};
 use crate::engine::packed::{PackedPair, pack};
 use crate::engine::rows::{Comparison, Rows};
 use crate::engine::threads::Team;
+use crate::execution::Instructions;
 use rayon::prelude::*;
 
 /// About so many rows are in a thread's hands at a time, and so many columns go by in the cache.

@@ -2,9 +2,10 @@
 //! against.
 
 use crate::engine::aligned::Aligned;
-use crate::engine::kernels::{Arithmetic, Instructions, Layout, Operand, Product};
+use crate::engine::kernels::{Arithmetic, Layout, Operand, Product};
 use crate::engine::packed::DEPTH;
 use crate::engine::threads::Team;
+use crate::execution::Instructions;
 
 /// Rows that a thread takes at a time. Every tile's height divides it.
 const BLOCK_ROWS: usize = 96;
@@ -12,7 +13,7 @@ const BLOCK_ROWS: usize = 96;
 /// The product of two n × n matrices of f32, already packed. The clock is the caller's.
 ///
 /// ```
-/// let mut gemm = kinfold::Gemm::new(192);
+/// let mut gemm = kinfold::runtime::Gemm::new(192);
 /// let start = std::time::Instant::now();
 /// gemm.run(2); // two threads
 /// let speed = gemm.flops() / start.elapsed().as_secs_f64();

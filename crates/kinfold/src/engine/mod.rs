@@ -105,22 +105,20 @@ mod terms;
 mod threads;
 
 use crate::embeddings::Element;
-use crate::loss::{Batch, ContrastiveLoss, Form, GradientMut, Objective, Statistics, Value};
+use crate::loss::{
+    Batch, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient, Statistics, Value,
+};
 pub use aligned::release_memory;
 use candidates::sides::NegativeCounts;
 use compute::Computation;
 pub(crate) use cosines::Cosines;
 pub use gemm::Gemm;
 pub(crate) use kernels::Arithmetic;
-pub use kernels::Instructions;
-use problem::{BatchShape, Shape, computed_form};
+use problem::{BatchCounts, Shape, computed_form};
 use strips::plan::Plan;
 use terms::rule::{Formula, RowRule, RowSums, softplus};
 use threads::Team;
 pub use threads::on_threads_of;
-
-/// Bytes within which exponentials are kept between passes, unless a loss says otherwise.
-pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
 
 /// Waking a thread takes as long as so many terms of the dot products, n · m · d: with fewer, a loss is
 /// computed on the caller's thread.
@@ -131,28 +129,27 @@ pub(crate) fn run<T: Element>(
     loss: &ContrastiveLoss,
     batch: &Batch<'_, T>,
     gradient: Option<GradientMut<'_, T::Real>>,
-) -> Value {
-    let batch_shape = BatchShape::of(batch);
-    let threads = match loss.threads {
-        _ if batch_shape.dot_product_terms() < WORTH_THREADS => 1,
+) -> (Value, ParameterGradient) {
+    let counts = BatchCounts::of(batch);
+    let threads = match loss.execution.threads {
+        _ if counts.dot_product_terms() < WORTH_THREADS => 1,
         0 => rayon::current_num_threads(),
         threads => threads,
     };
-    let team = Team::new(threads, loss.instructions);
+    let team = Team::new(threads, loss.execution.instructions);
     let asked = gradient.is_some();
     let mut gradients = gradient.map_or_else(Vec::new, |gradient| {
         let GradientMut { queries, keys, negatives } = gradient;
         let matrices = [queries, keys, negatives];
-        matrices.into_iter().flat_map(|x| x.chunks_mut(batch_shape.dim)).collect()
+        matrices.into_iter().flat_map(|x| x.chunks_mut(counts.dim)).collect()
     });
-    let shape = Shape::new(loss, &batch_shape, asked);
-    let negatives_are_constant = asked && gradients.len() == batch_shape.queries + batch_shape.keys;
-    let shape =
-        if negatives_are_constant { shape.with_constant_negatives(&batch_shape) } else { shape };
+    let shape = Shape::new(loss, &counts, asked);
+    let negatives_are_constant = asked && gradients.len() == counts.queries + counts.keys;
+    let shape = if negatives_are_constant { shape.with_constant_negatives(&counts) } else { shape };
     let row_weights = batch.row_weights.unwrap_or(&[]);
     let computation = Computation { loss, team: &team, row_weights };
     let outcome = computation.run(batch, shape, &mut gradients);
-    computation.value(outcome, asked, statistics::<T>(loss, &shape, asked))
+    computation.value(outcome, statistics::<T>(loss, &shape, asked))
 }
 
 /// Bytes that [`run`] needs beyond inputs and outputs.
@@ -162,7 +159,7 @@ pub(crate) fn scratch_bytes<T: Element>(
     keys: usize,
     dim: usize,
 ) -> usize {
-    let shape = Shape::new(loss, &BatchShape::new(loss, queries, keys, dim), true);
+    let shape = Shape::new(loss, &BatchCounts::new(loss, queries, keys, dim), true);
     statistics::<T>(loss, &shape, true).scratch_bytes
 }
 
@@ -173,7 +170,7 @@ pub(crate) fn products<T: Element>(
     keys: usize,
     dim: usize,
 ) -> f64 {
-    let shape = Shape::new(loss, &BatchShape::new(loss, queries, keys, dim), true);
+    let shape = Shape::new(loss, &BatchCounts::new(loss, queries, keys, dim), true);
     let (plan, kept) = planned::<T>(loss, &shape);
     let stored = |strips| (0..strips).map(|s| plan.strip_len(s) as f64).sum::<f64>();
     let again = 1.0 - stored(kept) / stored(plan.strips());
@@ -225,11 +222,11 @@ fn statistics<T: Element>(loss: &ContrastiveLoss, shape: &Shape, gradient: bool)
 
 /// How a loss will be cut up, and how many strips of exponentials will be kept.
 fn planned<T: Element>(loss: &ContrastiveLoss, shape: &Shape) -> (Plan, usize) {
-    let kernels = <T::Real as Arithmetic>::kernels(loss.instructions);
+    let kernels = <T::Real as Arithmetic>::kernels(loss.execution.instructions);
     let plan = Plan::new(kernels, *shape, Formula::new(loss.objective()).terms(loss.margin));
     let kept = match computed_form(loss) {
         Form::OneWay => 0,
-        Form::BothWays | Form::NtXent => plan.kept::<T::Real>(loss.memory_budget),
+        Form::BothWays | Form::NtXent => plan.kept::<T::Real>(loss.execution.memory_budget),
     };
     (plan, kept)
 }

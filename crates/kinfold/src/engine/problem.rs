@@ -1,6 +1,6 @@
 //! The shape of a problem: what a loss makes of a batch's numbers of rows.
 //!
-//! Input: a loss, and a [`BatchShape`]. Output: a [`Shape`], the matrix of logits that the strips will
+//! Input: a loss, and a [`BatchCounts`]. Output: a [`Shape`], the matrix of logits that the strips will
 //! go through. Every figure that does not depend on the data is read from it: the plan of a computation,
 //! its scratch bytes, the count of its products.
 
@@ -9,7 +9,7 @@ use crate::loss::{Batch, ContrastiveLoss, Form, Negatives};
 
 /// A batch's numbers of rows, without the rows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct BatchShape {
+pub(crate) struct BatchCounts {
     pub(crate) queries: usize,
     pub(crate) keys: usize,
     /// Negatives of every query.
@@ -23,7 +23,7 @@ pub(crate) struct BatchShape {
     pub(crate) labelled: bool,
 }
 
-impl BatchShape {
+impl BatchCounts {
     pub(crate) fn of<T: Element>(batch: &Batch<'_, T>) -> Self {
         let queries = batch.queries.rows();
         let (shared, per_query) = match batch.negatives {
@@ -105,8 +105,8 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// The matrix of a loss and, if asked for, its gradients.
-    pub(crate) fn new(loss: &ContrastiveLoss, batch: &BatchShape, gradient: bool) -> Self {
-        let BatchShape { queries, keys, shared, dim, guide_dim, labelled, .. } = *batch;
+    pub(crate) fn new(loss: &ContrastiveLoss, batch: &BatchCounts, gradient: bool) -> Self {
+        let BatchCounts { queries, keys, shared, dim, guide_dim, labelled, .. } = *batch;
         let (rows, columns, dim, region) = match loss.form() {
             Form::OneWay if loss.within_views => {
                 // Both sides of a pair side by side; see within_views.rs.
@@ -132,7 +132,7 @@ impl Shape {
     }
 
     /// The same where nobody asks for the gradient of shared negatives, which are the last columns.
-    pub(crate) fn with_constant_negatives(self, batch: &BatchShape) -> Self {
+    pub(crate) fn with_constant_negatives(self, batch: &BatchCounts) -> Self {
         Self { gradient_columns: self.columns - batch.shared, ..self }
     }
 }

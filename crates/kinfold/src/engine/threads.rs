@@ -10,7 +10,8 @@
 //! for as long as it lends them ([`on_threads_of`]).
 #![allow(unsafe_code, reason = "helpers run what the leader's stack holds")]
 
-use crate::engine::kernels::{Instructions, Work};
+use crate::engine::kernels::Work;
+use crate::execution::Instructions;
 use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -111,18 +112,20 @@ impl Drop for Team {
 /// # Examples
 ///
 /// ```
-/// use kinfold::{Embeddings, ContrastiveLoss, Temperature, on_threads_of};
+/// use kinfold::runtime::{Execution, on_threads_of};
+/// use kinfold::{ContrastiveLoss, Embeddings, Temperature};
 ///
 /// let x: Vec<f32> = (0..64 * 8).map(|i| (i as f32).sin()).collect();
 /// let x = Embeddings::new(&x, 8)?;
-/// let loss = ContrastiveLoss::info_nce(Temperature::new(0.1)?).with_threads(2);
+/// let two = Execution::new().with_threads(2);
+/// let loss = ContrastiveLoss::info_nce(Temperature::new(0.1)?).with_execution(two);
 /// let fork = |work: &(dyn Fn() + Sync)| {
 ///     std::thread::scope(|scope| {
 ///         scope.spawn(work);
 ///         work();
 ///     });
 /// };
-/// assert_eq!(on_threads_of(fork, || loss.value(x, x))?, loss.value(x, x)?);
+/// assert_eq!(on_threads_of(fork, || loss.value((x, x)))?, loss.value((x, x))?);
 /// # Ok::<(), kinfold::Error>(())
 /// ```
 pub fn on_threads_of<R>(fork: impl FnOnce(&(dyn Fn() + Sync)), call: impl FnOnce() -> R) -> R {

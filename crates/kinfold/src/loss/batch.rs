@@ -3,7 +3,8 @@
 //! Comes in: borrowed embeddings, identities, labels, weights. Goes out: a [`Batch`] whose shapes are
 //! known to agree with each other and with the loss. It never copies.
 
-use super::{ContrastiveLoss, Form, Objective};
+use super::shape::{BatchShape, GuideShape, NegativesShape, check_row_weights};
+use super::{ContrastiveLoss, Form};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings};
 
@@ -16,7 +17,7 @@ use crate::embeddings::{Element, Embeddings};
 /// let keys = Embeddings::new(&[1.0f32, 0.0, 0.2, 1.0], 2)?;
 /// let hard = Embeddings::new(&[0.8f32, 0.6], 2)?; // a negative of every query
 /// let batch = Batch::new(queries, keys).with_negatives(hard);
-/// let out = ContrastiveLoss::info_nce(Temperature::new(0.1)?).value_and_gradient_of(&batch)?;
+/// let out = ContrastiveLoss::info_nce(Temperature::new(0.1)?).value_and_gradient(batch)?;
 /// assert_eq!(out.negatives.len(), 2);
 /// # Ok::<(), kinfold::Error>(())
 /// ```
@@ -68,7 +69,8 @@ impl<'a, T: Element> Batch<'a, T> {
     }
 
     /// Embeddings `[n, d]` and their labels `[n]`, for the losses over labels
-    /// ([`Objective::SupConOutside`], [`Objective::SupConInside`]).
+    /// ([`Objective::SupConOutside`](super::Objective::SupConOutside) and
+    /// [`SupConInside`](super::Objective::SupConInside)).
     pub fn labelled(embeddings: Embeddings<'a, T>, labels: &'a [u64]) -> Self {
         Self { labels: Some(labels), ..Self::rows_alone(embeddings) }
     }
@@ -140,210 +142,68 @@ impl<'a, T: Element> Batch<'a, T> {
         }
     }
 
-    /// Every shape agrees with every other and with `loss`, and every number is finite.
-    pub(crate) fn check(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        loss.meaningful()?;
-        let queries = &self.queries;
-        if queries.rows() == 0 {
-            return Err(Error::Empty { matrix: "queries", needed: 1 });
-        }
-        let labels = loss.objective().has_labels();
-        match (labels, self.labels) {
-            (true, None) => return Err(Error::Meaningless("a loss over labels needs labels")),
-            (false, Some(_)) => {
-                return Err(Error::Meaningless(
-                    "labels have a meaning for the losses over labels alone; to leave known \
-                     duplicates out, give ids",
-                ));
+    /// The shapes of everything in it.
+    ///
+    /// # Errors
+    /// [`Error::PerQuery`] when the rows of negatives per query do not divide among the queries.
+    pub fn shape(&self) -> Result<BatchShape, Error> {
+        let of = |x: &Embeddings<'a, T>| [x.rows(), x.dim()];
+        let [n, _] = of(&self.queries);
+        let negatives = match &self.negatives {
+            Negatives::None => None,
+            Negatives::Shared(shared) => Some(NegativesShape::Shared(of(shared))),
+            Negatives::PerQuery(own) if n == 0 || own.rows().is_multiple_of(n) => {
+                let each = own.rows().checked_div(n).unwrap_or(0);
+                Some(NegativesShape::PerQuery([n, each, own.dim()]))
             }
-            (true, Some(labels)) if labels.len() != queries.rows() => {
-                return Err(Error::Count {
-                    what: "the number of labels",
-                    given: labels.len(),
-                    least: queries.rows(),
-                    most: queries.rows(),
-                });
+            Negatives::PerQuery(own) => {
+                return Err(Error::PerQuery { negatives: own.rows(), queries: n });
             }
-            _ => {}
-        }
-        if labels && (self.ids.is_some() || self.guide.is_some()) {
-            return Err(Error::Meaningless(
-                "with labels, rows that belong together are positives; there is nothing for ids or \
-                 a guide to leave out",
-            ));
-        }
-        match &self.keys {
-            Some(keys) => self.check_keys(loss, keys)?,
-            None if labels => {}
-            None => return Err(Error::Empty { matrix: "keys", needed: 1 }),
-        }
-        self.check_negatives(loss)?;
-        self.check_ids()?;
-        self.check_weights(loss)?;
-        self.check_guide(loss)?;
-        queries.check_finite("queries")?;
-        self.keys.map_or(Ok(()), |keys| keys.check_finite("keys"))?;
-        self.negatives.given().map_or(Ok(()), |x| x.check_finite("negatives"))
-    }
-
-    fn check_keys(&self, loss: &ContrastiveLoss, keys: &Embeddings<'a, T>) -> Result<(), Error> {
-        let queries = &self.queries;
-        same_dimension(("queries", queries), ("keys", keys))?;
-        if keys.rows() == 0 {
-            return Err(Error::Empty { matrix: "keys", needed: 1 });
-        }
-        match loss.form() {
-            Form::OneWay if !loss.within_views => {
-                let last = queries.rows() - 1;
-                let positive = loss.offset.checked_add(last);
-                if positive.is_none_or(|positive| positive >= keys.rows()) {
-                    let (offset, keys) = (loss.offset, keys.rows());
-                    return Err(Error::Offset { last, offset, keys });
-                }
-            }
-            _ if queries.rows() != keys.rows() => {
-                return Err(Error::Rows {
-                    left: "keys",
-                    left_rows: keys.rows(),
-                    right: "queries",
-                    right_rows: queries.rows(),
-                });
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn check_negatives(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        let given = self.negatives.given().is_some();
-        if given && (loss.form() != Form::OneWay || loss.objective().is_sigmoid()) {
-            return Err(Error::Meaningless(
-                "explicit negatives are negatives of queries, so they have a meaning where queries \
-                 choose among keys, one way, alone",
-            ));
-        }
-        if loss.within_views && matches!(self.negatives, Negatives::PerQuery(_)) {
-            return Err(Error::Meaningless(
-                "pushing within views has no meaning with negatives per query; give them as shared \
-                 negatives",
-            ));
-        }
-        match &self.negatives {
-            Negatives::None if !loss.in_batch => Err(Error::Meaningless(
-                "without the in-batch negatives there are only those that are given, and none were",
-            )),
-            Negatives::None => Ok(()),
-            Negatives::Shared(negatives) => {
-                same_dimension(("queries", &self.queries), ("negatives", negatives))
-            }
-            Negatives::PerQuery(negatives) => {
-                if !negatives.rows().is_multiple_of(self.queries.rows()) {
-                    return Err(Error::PerQuery {
-                        negatives: negatives.rows(),
-                        queries: self.queries.rows(),
-                    });
-                }
-                same_dimension(("queries", &self.queries), ("negatives", negatives))
-            }
-        }
-    }
-
-    fn check_ids(&self) -> Result<(), Error> {
-        let Some(ids) = self.ids else { return Ok(()) };
-        let keys = self.keys.map_or(0, |keys| keys.rows());
-        let shared = match &self.negatives {
-            Negatives::Shared(negatives) => negatives.rows(),
-            Negatives::None | Negatives::PerQuery(_) => 0,
         };
-        if ids.len() == keys || ids.len() == keys + shared {
-            return Ok(());
-        }
-        Err(Error::Count {
-            what: "the number of ids",
-            given: ids.len(),
-            least: keys,
-            most: keys + shared,
+        let guide = self.guide.as_ref().map(|guide| GuideShape {
+            queries: of(&guide.queries),
+            keys: of(&guide.keys),
+            negatives: guide.negatives.as_ref().map(of),
+        });
+        Ok(BatchShape {
+            queries: of(&self.queries),
+            keys: self.keys.as_ref().map(of),
+            negatives,
+            ids: self.ids.map(<[_]>::len),
+            labels: self.labels.map(<[_]>::len),
+            row_weights: self.row_weights.map(<[_]>::len),
+            guide,
         })
     }
 
-    fn check_weights(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        let Some(weights) = self.row_weights else { return Ok(()) };
-        let rows = self.rows(loss.form());
-        if weights.len() != rows {
-            return Err(Error::Count {
-                what: "the number of row weights",
-                given: weights.len(),
-                least: rows,
-                most: rows,
-            });
-        }
-        if let Some(row) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
-            return Err(Error::RowWeight { row, given: weights[row] });
-        }
-        if weights.iter().all(|&w| w == 0.0) {
-            return Err(Error::Meaningless(
-                "all row weights are 0, so there is nothing to average",
-            ));
+    /// Every shape agrees with every other and with `loss`, and every number is finite.
+    pub(crate) fn check(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
+        loss.check(&self.shape()?)?;
+        self.row_weights.map_or(Ok(()), check_row_weights)?;
+        let guide = self.guide.as_ref();
+        for (matrix, given) in [
+            ("queries", Some(self.queries)),
+            ("keys", self.keys),
+            ("negatives", self.negatives.given()),
+            ("the guide's queries", guide.map(|guide| guide.queries)),
+            ("the guide's keys", guide.map(|guide| guide.keys)),
+            ("the guide's negatives", guide.and_then(|guide| guide.negatives)),
+        ] {
+            given.map_or(Ok(()), |given| given.check_finite(matrix))?;
         }
         Ok(())
     }
+}
 
-    fn check_guide(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        let Some(guide) = &self.guide else { return Ok(()) };
-        if loss.form() != Form::OneWay || loss.objective() != Objective::Softmax || !loss.in_batch {
-            return Err(Error::Meaningless(
-                "a guide has a meaning for the plain loss one way with in-batch negatives alone",
-            ));
-        }
-        if loss.offset != 0 || matches!(self.negatives, Negatives::PerQuery(_)) {
-            return Err(Error::Meaningless(
-                "a guide knows queries, keys and shared negatives; it has no meaning with an offset \
-                 or with negatives per query",
-            ));
-        }
-        let same_rows = |left, given: &Embeddings<'a, T>, right, needed: usize| {
-            if given.rows() == needed {
-                return Ok(());
-            }
-            Err(Error::Rows { left, left_rows: given.rows(), right, right_rows: needed })
-        };
-        if loss.label_smoothing != 0.0 {
-            return Err(Error::Meaningless(
-                "label smoothing spreads the target over all candidates, and a guide says which of \
-                 them are not to be trusted",
-            ));
-        }
-        same_rows("the guide's queries", &guide.queries, "queries", self.queries.rows())?;
-        let keys = self.keys.map_or(0, |keys| keys.rows());
-        same_rows("the guide's keys", &guide.keys, "keys", keys)?;
-        same_dimension(("the guide's queries", &guide.queries), ("the guide's keys", &guide.keys))?;
-        guide.queries.check_finite("the guide's queries")?;
-        guide.keys.check_finite("the guide's keys")?;
-        match (&self.negatives, &guide.negatives) {
-            (Negatives::Shared(negatives), Some(theirs)) => {
-                let (ours, rows) = ("negatives", negatives.rows());
-                same_rows("the guide's negatives", theirs, ours, rows)?;
-                let queries = ("the guide's queries", &guide.queries);
-                same_dimension(queries, ("the guide's negatives", theirs))?;
-                theirs.check_finite("the guide's negatives")
-            }
-            (Negatives::Shared(_), None) => Err(Error::Meaningless(
-                "with a guide and shared negatives, the guide's negatives are needed, too",
-            )),
-            (_, Some(_)) => Err(Error::Meaningless(
-                "the guide has negatives, but there are no shared negatives for it to judge",
-            )),
-            (_, None) => Ok(()),
-        }
+impl<'a, T: Element> From<(Embeddings<'a, T>, Embeddings<'a, T>)> for Batch<'a, T> {
+    /// Queries and keys.
+    fn from((queries, keys): (Embeddings<'a, T>, Embeddings<'a, T>)) -> Self {
+        Self::new(queries, keys)
     }
 }
 
-fn same_dimension<T: Element>(
-    (left, a): (&'static str, &Embeddings<'_, T>),
-    (right, b): (&'static str, &Embeddings<'_, T>),
-) -> Result<(), Error> {
-    if a.dim() == b.dim() {
-        return Ok(());
+impl<'a, T: Element> From<&Self> for Batch<'a, T> {
+    fn from(batch: &Self) -> Self {
+        *batch
     }
-    Err(Error::Dimension { left, left_dim: a.dim(), right, right_dim: b.dim() })
 }

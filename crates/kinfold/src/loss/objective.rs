@@ -1,4 +1,7 @@
-//! How the logits of a row become its loss.
+//! How the logits of a row become its loss: what an objective is, what its numbers may be, and what
+//! it goes together with. The formulas are in [`reference`](super::reference).
+
+use crate::Error;
 
 /// How the logits of a row become its loss. Notation: `s_p` the positive's logit, `P` the positives,
 /// `neg = Σ exp(s_j)` over the row's N negatives, `pos = exp(s_p)`.
@@ -47,6 +50,22 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// Every number is in its range.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        match self {
+            Self::DecoupledWeighted { sigma } => above_0("sigma", sigma),
+            Self::Debiased { positive_share } => share(positive_share),
+            Self::HardNegatives { positive_share, concentration } => {
+                share(positive_share)?;
+                let right = concentration >= 0.0 && concentration.is_finite();
+                let needed = "a finite number of at least 0";
+                in_range("the concentration", concentration, right, needed)
+            }
+            Self::Sigmoid { bias } => finite("the bias", bias),
+            Self::Softmax | Self::Decoupled | Self::SupConOutside | Self::SupConInside => Ok(()),
+        }
+    }
+
     /// Whether labels say which rows are positives.
     pub(crate) fn has_labels(self) -> bool {
         matches!(self, Self::SupConOutside | Self::SupConInside)
@@ -64,6 +83,35 @@ impl Objective {
     pub(crate) fn is_corrected(self) -> bool {
         matches!(self, Self::Debiased { .. } | Self::HardNegatives { .. })
     }
+
+    /// Whether it is the cross-entropy of one softmax over all candidates, whose target can be
+    /// smoothed.
+    pub(crate) fn is_cross_entropy(self) -> bool {
+        matches!(self, Self::Softmax | Self::SupConOutside)
+    }
+}
+
+/// An error that names the setting unless it is `right`.
+pub(super) fn in_range(
+    name: &'static str,
+    given: f64,
+    right: bool,
+    needed: &'static str,
+) -> Result<(), Error> {
+    if right { Ok(()) } else { Err(Error::Setting { name, given, needed }) }
+}
+
+pub(super) fn above_0(name: &'static str, given: f64) -> Result<(), Error> {
+    in_range(name, given, given > 0.0 && given.is_finite(), "a finite number above 0")
+}
+
+pub(super) fn finite(name: &'static str, given: f64) -> Result<(), Error> {
+    in_range(name, given, given.is_finite(), "a finite number")
+}
+
+fn share(given: f64) -> Result<(), Error> {
+    let right = (0.0..1.0).contains(&given);
+    in_range("the share of positives", given, right, "at least 0 and below 1")
 }
 
 /// What becomes of the rows' losses.

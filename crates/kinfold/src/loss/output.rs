@@ -1,6 +1,6 @@
-//! What a loss comes to: numbers, gradients, and how they were computed.
+//! What a loss returns: its value, its gradients, and how they were computed.
 
-/// What a loss came to.
+/// The value of a loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {
     /// The mean over rows (by their weights, where they have some), in nats.
@@ -11,16 +11,11 @@ pub struct Value {
     /// views choose, queries first. For a reduction of one's own: the gradient of `Σ g_i L_i` is that
     /// of the [sum](super::Reduction::Sum) with [row weights](super::Batch::with_row_weights) g.
     pub rows: Vec<f64>,
-    /// The derivative with respect to log(1/τ); computed with the gradients, else 0.
-    pub log_scale: f64,
-    /// The derivative with respect to the bias of [`Objective::Sigmoid`](super::Objective::Sigmoid);
-    /// computed with the gradients, else 0.
-    pub bias: f64,
     /// How it was computed.
     pub statistics: Statistics,
 }
 
-/// What a loss came to, and its gradients: of the mean, or of the sum where that is the
+/// The value of a loss and its gradients: of the mean, or of the sum where that is the
 /// [reduction](super::ContrastiveLoss::with_reduction).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValueAndGradient<R> {
@@ -42,6 +37,16 @@ pub struct ValueAndGradient<R> {
     pub negatives: Vec<R>,
     /// How it was computed.
     pub statistics: Statistics,
+}
+
+/// The gradient with respect to what can be learned of the loss itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ParameterGradient {
+    /// The derivative with respect to log(1/τ).
+    pub log_scale: f64,
+    /// The derivative with respect to the bias of [`Objective::Sigmoid`](super::Objective::Sigmoid);
+    /// 0 for every other objective.
+    pub bias: f64,
 }
 
 /// The caller's memory for gradients.

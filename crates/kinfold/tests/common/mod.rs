@@ -1,7 +1,8 @@
 //! Inputs for tests: small, seeded, the same everywhere.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-use kinfold::Temperature;
+use kinfold::runtime::Instructions;
+use kinfold::{ContrastiveLoss, Temperature};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -28,4 +29,25 @@ pub(crate) fn relative_error(a: &[f64], b: &[f64]) -> f64 {
     let difference = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
     let size = b.iter().map(|b| b * b).sum::<f64>().sqrt();
     if size == 0.0 { difference } else { difference / size }
+}
+
+/// One part of how a loss is computed at a time.
+pub(crate) trait Executed {
+    fn with_threads(self, threads: usize) -> Self;
+    fn with_memory_budget(self, bytes: usize) -> Self;
+    fn with_instructions(self, instructions: Instructions) -> Self;
+}
+
+impl Executed for ContrastiveLoss {
+    fn with_threads(self, threads: usize) -> Self {
+        self.with_execution(self.execution().with_threads(threads))
+    }
+
+    fn with_memory_budget(self, bytes: usize) -> Self {
+        self.with_execution(self.execution().with_memory_budget(bytes))
+    }
+
+    fn with_instructions(self, instructions: Instructions) -> Self {
+        self.with_execution(self.execution().with_instructions(instructions))
+    }
 }

@@ -1,7 +1,7 @@
 //! Every loss of the family with something to compute it of, for tests that hold for all of them.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-use super::common::{normal, tau};
+use super::common::{Executed, normal, tau};
 use kinfold::loss::reference::{Dense, dense};
 use kinfold::{Batch, ContrastiveLoss, Embeddings, Form, Objective, Reduction, Similarity};
 use rand_chacha::ChaCha8Rng;
@@ -381,7 +381,7 @@ pub(crate) fn together(seed: u64, most: usize) -> Option<Setup> {
     loss.with_offset(offset).with_factor(factor).ok()?;
     let name = "together";
     let setup = Setup { name, loss, sample, offset, margin, factor, norm_floor };
-    setup.loss().value_of(&setup.sample.batch()).is_ok().then_some(setup)
+    setup.loss().value(&setup.sample.batch()).is_ok().then_some(setup)
 }
 
 pub(crate) fn close(what: &str, a: f64, b: f64, most: f64) {

@@ -34,36 +34,10 @@ mod avx512;
 mod neon;
 
 use crate::engine::aligned::Pooled;
+use crate::execution::Instructions;
 pub(crate) use table::{Kernels, Layout, Operand, Product, WIDEST_TILE, Work};
 
-/// Instruction sets that the engine is written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Instructions {
-    /// None in particular: runs everywhere.
-    Portable,
-    /// AVX2 and FMA, on x86-64.
-    Avx2,
-    /// AVX-512 F, on x86-64.
-    Avx512,
-    /// Neon, on 64-bit ARM.
-    Neon,
-}
-
 impl Instructions {
-    /// Every instruction set, the best last.
-    const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
-
-    /// Those that this machine can run, the best last.
-    pub fn available() -> impl DoubleEndedIterator<Item = Self> {
-        Self::ALL.into_iter().filter(|set| set.is_available())
-    }
-
-    /// The best that this machine can run.
-    pub fn best() -> Self {
-        Self::available().next_back().unwrap_or(Self::Portable)
-    }
-
     /// Does `work` on an item, compiled for these instructions.
     #[inline(always)]
     pub(super) fn run<I>(self, work: &impl Work<I>, item: I) {
@@ -74,20 +48,6 @@ impl Instructions {
                 avx2::run(work, item);
             },
             _ => work.run(item),
-        }
-    }
-
-    fn is_available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
-            #[allow(unreachable_patterns, reason = "those of other architectures")]
-            _ => false,
         }
     }
 }

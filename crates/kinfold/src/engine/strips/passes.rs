@@ -29,7 +29,7 @@ impl<T: Element> Passes<'_, T> {
         let outcomes = match computed_form(self.loss) {
             Form::OneWay => packed.one_way(common, gradients),
             Form::BothWays | Form::NtXent => {
-                packed.both_ways(common, self.loss.memory_budget, gradients)
+                packed.both_ways(common, self.loss.execution.memory_budget, gradients)
             }
         };
         drop(packed);
@@ -64,7 +64,7 @@ impl<T: Element> Passes<'_, T> {
         columns: Side<'q, T>,
         gradient: bool,
     ) -> PackedProblem<'q, T> {
-        let kernels = T::Real::kernels(self.loss.instructions);
+        let kernels = T::Real::kernels(self.loss.execution.instructions);
         PackedProblem::new(problem, columns, self.rule, kernels, gradient, self.team)
     }
 
