@@ -1,22 +1,22 @@
 //! What a loss is given, as tensors; [`kinfold::Batch`] says what each part means.
 //!
-//! Comes in: queries, keys and what else stands beside them. Goes out: a [`PairBatch`], not looked at
-//! yet; shapes are checked when a loss is computed.
+//! Input: queries, keys and what else stands beside them. Output: a [`PairBatch`], unchecked. When a
+//! loss is computed it describes its shapes, and `kinfold::ContrastiveLoss::check` decides.
 
 use burn::tensor::{Int, Tensor};
-use kinfold::{Batch, ContrastiveLoss, Embeddings, Error, Form, Temperature};
+use kinfold::loss::{BatchShape, GuideShape, NegativesShape};
 
 /// Queries, their keys, and what else there is: negatives, identities, labels, weights, a guide.
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, Tensor};
-/// use kinfold_burn::{InfoNceLossConfig, PairBatch};
+/// use kinfold_burn::{ContrastiveLossConfig, PairBatch};
 ///
 /// let device = Device::flex().autodiff();
 /// let random = |rows| Tensor::<2>::random([rows, 4], Distribution::Default, &device);
 /// let hard = random(3).require_grad(); // negatives of every query
 /// let batch = PairBatch::new(random(8), random(8)).with_negatives(hard.clone());
-/// let loss = InfoNceLossConfig::new().init(&device).forward_batch(batch);
+/// let loss = ContrastiveLossConfig::new().init(&device).forward_batch(batch);
 /// assert_eq!(hard.grad(&loss.backward()).unwrap().dims(), [3, 4]);
 /// ```
 #[derive(Debug, Clone)]
@@ -37,6 +37,13 @@ pub(crate) enum Negatives {
 }
 
 impl Negatives {
+    pub(crate) fn is_tracked(&self) -> bool {
+        match self {
+            Self::Shared(x) => x.is_tracked(),
+            Self::PerQuery(x) => x.is_tracked(),
+        }
+    }
+
     /// All of them as rows of one matrix, query by query; and how many each query has, where each has
     /// its own.
     pub(crate) fn rows(self) -> (Tensor<2>, Option<usize>) {
@@ -60,6 +67,12 @@ pub(crate) struct Guide {
     pub(crate) queries: Tensor<2>,
     pub(crate) keys: Tensor<2>,
     pub(crate) negatives: Option<Tensor<2>>,
+}
+
+impl From<(Tensor<2>, Tensor<2>)> for PairBatch {
+    fn from((queries, keys): (Tensor<2>, Tensor<2>)) -> Self {
+        Self::new(queries, keys)
+    }
 }
 
 impl PairBatch {
@@ -130,142 +143,27 @@ impl PairBatch {
         Self { guide: Some(Guide { queries, keys, negatives }), ..self }
     }
 
-    /// Rows that choose: n, or 2n where all views do.
-    pub(crate) fn rows(&self, form: Form) -> usize {
-        let count = |x: &Tensor<2>| x.dims()[0];
-        match form {
-            Form::NtXent => count(&self.queries) + self.keys.as_ref().map_or(0, count),
-            Form::OneWay | Form::BothWays => count(&self.queries),
+    /// The shapes of everything in it, by which kinfold says whether it can be computed.
+    pub(crate) fn shape(&self) -> BatchShape {
+        BatchShape {
+            queries: self.queries.dims(),
+            keys: self.keys.as_ref().map(Tensor::dims),
+            negatives: self.negatives.as_ref().map(|negatives| match negatives {
+                Negatives::Shared(x) => NegativesShape::Shared(x.dims()),
+                Negatives::PerQuery(x) => NegativesShape::PerQuery(x.dims()),
+            }),
+            ids: self.ids.as_ref().map(length),
+            labels: self.labels.as_ref().map(length),
+            row_weights: self.row_weights.as_ref().map(|x| x.dims()[0]),
+            guide: self.guide.as_ref().map(|guide| GuideShape {
+                queries: guide.queries.dims(),
+                keys: guide.keys.dims(),
+                negatives: guide.negatives.as_ref().map(Tensor::dims),
+            }),
         }
-    }
-
-    /// Everything that can be said without looking at numbers, as [`kinfold::ContrastiveLoss::value_of`] says
-    /// it.
-    pub(crate) fn check(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        if self.queries.dims()[0] == 0 {
-            return Err(Error::Empty { matrix: "queries", needed: 1 });
-        }
-        self.meaningful(loss)?;
-        let [n, dim] = self.queries.dims();
-        let mut keys = 0;
-        if let Some(x) = &self.keys {
-            keys = x.dims()[0];
-            same_dimension(("queries", dim), ("keys", x.dims()[1]))?;
-            let (last, offset) = (n - 1, loss.offset());
-            match loss.form() {
-                _ if keys == 0 => return Err(Error::Empty { matrix: "keys", needed: 1 }),
-                Form::OneWay if offset.checked_add(last).is_none_or(|at| at >= keys) => {
-                    return Err(Error::Offset { last, offset, keys });
-                }
-                Form::OneWay => {}
-                Form::BothWays | Form::NtXent => same_rows(("keys", keys), ("queries", n))?,
-            }
-        }
-        self.check_per_query()?;
-        let mut shared = 0;
-        if let Some(Negatives::Shared(x)) = &self.negatives {
-            shared = x.dims()[0];
-            same_dimension(("queries", dim), ("negatives", x.dims()[1]))?;
-        }
-        let count = |what, given: usize, least: usize, most: usize| {
-            let right = given == least || given == most;
-            if right { Ok(()) } else { Err(Error::Count { what, given, least, most }) }
-        };
-        if let Some(labels) = &self.labels {
-            count("the number of labels", labels.dims()[0], n, n)?;
-        }
-        if let Some(ids) = &self.ids {
-            count("the number of ids", ids.dims()[0], keys, keys + shared)?;
-        }
-        if let Some(weights) = &self.row_weights {
-            let rows = self.rows(loss.form());
-            count("the number of row weights", weights.dims()[0], rows, rows)?;
-        }
-        self.check_guide()
-    }
-
-    /// Negatives per query have a row of the first dimension for each query. Only here can that be
-    /// told: the engine sees them flat.
-    pub(crate) fn check_per_query(&self) -> Result<(), Error> {
-        let Some(Negatives::PerQuery(x)) = &self.negatives else { return Ok(()) };
-        let [rows, _, dim] = x.dims();
-        let [n, queries_dim] = self.queries.dims();
-        same_rows(("negatives per query", rows), ("queries", n))?;
-        same_dimension(("queries", queries_dim), ("negatives", dim))
-    }
-
-    fn check_guide(&self) -> Result<(), Error> {
-        let Some(guide) = &self.guide else { return Ok(()) };
-        let [rows, dim] = guide.queries.dims();
-        same_rows(("the guide's queries", rows), ("queries", self.queries.dims()[0]))?;
-        let [rows, keys_dim] = guide.keys.dims();
-        let keys = self.keys.as_ref().map_or(0, |keys| keys.dims()[0]);
-        same_rows(("the guide's keys", rows), ("keys", keys))?;
-        same_dimension(("the guide's queries", dim), ("the guide's keys", keys_dim))?;
-        if let (Some(theirs), Some(Negatives::Shared(ours))) = (&guide.negatives, &self.negatives) {
-            let [rows, negatives_dim] = theirs.dims();
-            same_rows(("the guide's negatives", rows), ("negatives", ours.dims()[0]))?;
-            let negatives = ("the guide's negatives", negatives_dim);
-            same_dimension(("the guide's queries", dim), negatives)?;
-        }
-        Ok(())
-    }
-
-    /// Whether what is given has a meaning together and with the loss. That is the engine's to say:
-    /// it is asked with two rows of one number in place of each matrix.
-    fn meaningful(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        const N: usize = 2;
-        let offset = loss.offset().min(1);
-        let loss = loss.with_offset(offset).with_temperature(Temperature::new(1.0)?);
-        let ones = [1.0f32; 2 * N];
-        let (counts, weights) = ([0; 2 * N], [1.0; 2 * N]);
-        let rows = |rows: usize| Embeddings::new(&ones[..rows], 1);
-        let mut batch = match (&self.keys, &self.labels) {
-            (Some(_), _) => Batch::new(rows(N)?, rows(N + offset)?),
-            (None, _) => Batch::labelled(rows(N)?, &counts[..N]),
-        };
-        let keys = if self.keys.is_some() { N + offset } else { 0 };
-        if self.keys.is_none() && self.labels.is_none() {
-            return Err(Error::Empty { matrix: "keys", needed: 1 });
-        }
-        if self.labels.is_some() {
-            batch = batch.with_labels(&counts[..N]);
-        }
-        batch = match &self.negatives {
-            None => batch,
-            Some(Negatives::Shared(_)) => batch.with_negatives(rows(N)?),
-            Some(Negatives::PerQuery(_)) => batch.with_negatives_per_query(rows(N)?),
-        };
-        if self.ids.is_some() {
-            batch = batch.with_ids(&counts[..keys]);
-        }
-        if self.row_weights.is_some() {
-            batch = batch.with_row_weights(&weights[..batch.rows(loss.form())]);
-        }
-        if let Some(guide) = &self.guide {
-            let negatives = guide.negatives.as_ref().map(|_| rows(N)).transpose()?;
-            batch = batch.with_guide(rows(N)?, rows(keys)?, negatives);
-        }
-        loss.value(&batch).map(drop)
     }
 }
 
-fn same_dimension(
-    (left, left_dim): (&'static str, usize),
-    (right, right_dim): (&'static str, usize),
-) -> Result<(), Error> {
-    if left_dim == right_dim {
-        return Ok(());
-    }
-    Err(Error::Dimension { left, left_dim, right, right_dim })
-}
-
-fn same_rows(
-    (left, left_rows): (&'static str, usize),
-    (right, right_rows): (&'static str, usize),
-) -> Result<(), Error> {
-    if left_rows == right_rows {
-        return Ok(());
-    }
-    Err(Error::Rows { left, left_rows, right, right_rows })
+fn length(x: &Tensor<1, Int>) -> usize {
+    x.dims()[0]
 }

@@ -1,11 +1,12 @@
-//! The loss as one Burn operation on the CPU: kinfold's engine reads the tensors where they lie, and
-//! computes value and gradients at once; the backward pass scales the gradients it kept. Without a
-//! reduction what gradients are of is known in the backward pass alone, and they are computed there.
+//! The loss as one Burn operation on the CPU: kinfold's engine reads the tensors where they lie.
+//!
+//! Input: a batch of tensors. Output: the loss, whose gradients are computed with the value; the
+//! backward pass scales them by the upstream gradient. Without a reduction the upstream gradient has a
+//! number for each row, so gradients are computed in the backward pass.
 
 use crate::PairBatch;
 use crate::batch::Negatives;
-use crate::config::Reduction;
-use crate::info_nce::Learned;
+use crate::contrastive_loss::Learned;
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -18,12 +19,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape, Tensor, bf16, f16};
 use kinfold::{
-    Batch, ContrastiveLoss, Element, Embeddings, Error, GradientMut, Objective, Real, Temperature,
-    Value,
+    Batch, ContrastiveLoss, Element, Embeddings, Error, GradientMut, Objective, Real, Reduction,
+    Temperature, Value,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where the operation leaves what went wrong: a Burn operation can return tensors only.
+/// Where the operation leaves an error: a Burn operation can return tensors only.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failure(Arc<Mutex<Option<Error>>>);
 
@@ -36,74 +37,77 @@ impl Failure {
     }
 }
 
-/// The loss, and what the batch has beside tensors with gradients.
+/// The settings, and the parts of the batch that have no gradient.
 #[derive(Clone, Debug)]
-pub(crate) struct Task {
+pub(crate) struct Constants {
     loss: ContrastiveLoss,
-    /// A row each.
+    /// The loss is a number for each row.
     unreduced: bool,
-    /// What is fixed is used as given, not as rounded to f32 on its way through a tensor.
+    /// Fixed numbers are used as given, not as rounded to f32 on their way through a tensor.
     learned_scale: bool,
     learned_bias: bool,
-    keys: bool,
-    /// None, shared, or per query.
-    negatives: Option<bool>,
-    /// Whether these want a gradient; a queue does not.
-    of_negatives: bool,
+    has_keys: bool,
+    negatives: NegativesGiven,
+    /// Whether the negatives have a gradient; those of a queue have none.
+    negatives_tracked: bool,
     ids: Option<Arc<[u64]>>,
     labels: Option<Arc<[u64]>>,
     row_weights: Option<Arc<[f64]>>,
-    guide: Option<Arc<Guide>>,
+    /// The guide's queries, keys and negatives, in the type of the queries.
+    guide: Option<[Option<FlexTensor>; 3]>,
 }
 
-/// A guide's embeddings and their dimensions.
-#[derive(Debug)]
-struct Guide {
-    queries: (Vec<f64>, usize),
-    keys: (Vec<f64>, usize),
-    negatives: Option<(Vec<f64>, usize)>,
+#[derive(Clone, Copy, Debug)]
+enum NegativesGiven {
+    None,
+    Shared,
+    PerQuery,
 }
 
+/// The loss of a batch; of each row without a reduction.
 pub(crate) fn forward(
     loss: &ContrastiveLoss,
-    reduction: Reduction,
+    reduction: Option<Reduction>,
     batch: PairBatch,
     learned: Learned,
 ) -> Result<Tensor<1>, Error> {
-    batch.check_per_query()?;
-    let task = Task {
-        loss: *loss,
-        unreduced: reduction == Reduction::None,
+    let (device, dtype) = (batch.queries.device(), batch.queries.dtype());
+    let constants = Constants {
+        loss: loss.with_reduction(reduction.unwrap_or(Reduction::Sum)),
+        unreduced: reduction.is_none(),
         learned_scale: learned.log_scale.is_some(),
         learned_bias: learned.bias.is_some(),
-        keys: batch.keys.is_some(),
-        negatives: batch.negatives.as_ref().map(|x| matches!(x, Negatives::PerQuery(_))),
-        of_negatives: batch.negatives.as_ref().is_some_and(|x| match x {
-            Negatives::Shared(x) => x.is_tracked(),
-            Negatives::PerQuery(x) => x.is_tracked(),
-        }),
+        has_keys: batch.keys.is_some(),
+        negatives: match &batch.negatives {
+            None => NegativesGiven::None,
+            Some(Negatives::Shared(_)) => NegativesGiven::Shared,
+            Some(Negatives::PerQuery(_)) => NegativesGiven::PerQuery,
+        },
+        negatives_tracked: batch.negatives.as_ref().is_some_and(Negatives::is_tracked),
         ids: batch.ids.map(integers),
         labels: batch.labels.map(integers),
         row_weights: batch.row_weights.map(|x| floats(x).into()),
         guide: batch.guide.map(|guide| {
-            let matrix = |x: Tensor<2>| (floats(x.clone()), x.dims()[1]);
-            let (queries, keys) = (matrix(guide.queries), matrix(guide.keys));
-            Arc::new(Guide { queries, keys, negatives: guide.negatives.map(matrix) })
+            let primitive = |x: Tensor<2>| {
+                let data = x.into_data().convert_dtype(dtype);
+                Flex::float_from_data(data, &Default::default())
+            };
+            let guide = [Some(guide.queries), Some(guide.keys), guide.negatives];
+            guide.map(|x| x.map(primitive))
         }),
     };
-    let device = batch.queries.device();
-    // An operation has tensors for all its inputs; those that there are none of are not looked at.
+    // The operation has a tensor for each input; one that stands for nothing is not read.
     let nothing = || Tensor::<2>::zeros([1, 1], &device);
-    let negatives = batch.negatives.map_or_else(nothing, |negatives| negatives.rows().0);
     let number = |x: Option<Tensor<1>>| x.unwrap_or_else(|| Tensor::zeros([1], &device));
+    let negatives = batch.negatives.map_or_else(nothing, |negatives| negatives.rows().0);
     let failure = Failure::default();
-    let value = Tensor::from_dispatch(<Dispatch as Fused>::info_nce(
+    let value = Tensor::from_dispatch(<Dispatch as Fused>::contrastive_loss(
         batch.queries.into_dispatch(),
         batch.keys.unwrap_or_else(nothing).into_dispatch(),
         negatives.into_dispatch(),
         number(learned.log_scale).into_dispatch(),
         number(learned.bias).into_dispatch(),
-        task,
+        constants,
         failure.clone(),
     ));
     match failure.take() {
@@ -124,45 +128,45 @@ fn floats<const D: usize>(x: Tensor<D>) -> Vec<f64> {
 /// What the operation needs of a backend.
 #[backend_extension(Autodiff, Flex)]
 pub(crate) trait Fused: Backend {
-    fn info_nce(
+    fn contrastive_loss(
         queries: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         negatives: FloatTensor<Self>,
         log_scale: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        task: Task,
+        constants: Constants,
         failure: Failure,
     ) -> FloatTensor<Self>;
 }
 
 impl Fused for Flex {
-    fn info_nce(
+    fn contrastive_loss(
         queries: FlexTensor,
         keys: FlexTensor,
         negatives: FlexTensor,
         log_scale: FlexTensor,
         bias: FlexTensor,
-        task: Task,
+        constants: Constants,
         failure: Failure,
     ) -> FlexTensor {
-        compute(&[queries, keys, negatives, log_scale, bias], &task, false, &failure).value
+        compute(&[queries, keys, negatives, log_scale, bias], &constants, false, &failure).value
     }
 }
 
-/// What the backward pass of a loss works from.
+/// What the backward pass needs.
 #[derive(Clone, Debug)]
-enum Kept {
+enum Saved {
     /// With respect to queries, keys, negatives, log(1/τ) and the bias.
     Gradients([FlexTensor; 5]),
-    /// The inputs.
-    Inputs([FlexTensor; 5], Box<Task>),
+    /// Without a reduction: the inputs.
+    Inputs([FlexTensor; 5], Box<Constants>),
 }
 
 #[derive(Debug)]
-struct InfoNceBackward;
+struct ContrastiveLossBackward;
 
-impl Backward<Flex, 5> for InfoNceBackward {
-    type State = Kept;
+impl Backward<Flex, 5> for ContrastiveLossBackward {
+    type State = Saved;
 
     fn backward(
         self,
@@ -172,10 +176,10 @@ impl Backward<Flex, 5> for InfoNceBackward {
     ) {
         let upstream = grads.consume::<Flex>(&ops.node);
         let (gradients, upstream) = match ops.state {
-            Kept::Gradients(kept) => (kept, Some(upstream)),
-            Kept::Inputs(inputs, task) => {
-                let upstream = Tensor::<1>::from_primitive::<Flex>(upstream);
-                (of_rows(&inputs, &task, &floats(upstream)), None)
+            Saved::Gradients(gradients) => (gradients, Some(upstream)),
+            Saved::Inputs(inputs, constants) => {
+                let upstream = floats(Tensor::<1>::from_primitive::<Flex>(upstream));
+                (unreduced_gradients(&inputs, &constants, &upstream), None)
             }
         };
         for (node, gradient) in ops.parents.into_iter().zip(gradients) {
@@ -198,18 +202,23 @@ fn scaled(gradient: FlexTensor, upstream: &FlexTensor) -> FlexTensor {
     Flex::float_mul(gradient, upstream)
 }
 
-/// The gradients of `Σ upstream_i · w_i · L_i`. Row weights are not negative, so the rows whose
-/// upstream gradient is are a sum of their own, which is taken off.
-fn of_rows(inputs: &[FlexTensor; 5], task: &Task, upstream: &[f64]) -> [FlexTensor; 5] {
-    let own = |row: usize| task.row_weights.as_ref().map_or(1.0, |weights| weights[row]);
-    let weights: Vec<f64> = upstream.iter().enumerate().map(|(row, g)| g * own(row)).collect();
+/// The gradients of `Σ upstream_i · w_i · L_i`. The engine's row weights are at least 0, so the rows
+/// with a negative upstream gradient are a sum of their own, which is subtracted.
+fn unreduced_gradients(
+    inputs: &[FlexTensor; 5],
+    constants: &Constants,
+    upstream: &[f64],
+) -> [FlexTensor; 5] {
+    let weight = |row: usize| constants.row_weights.as_ref().map_or(1.0, |weights| weights[row]);
+    let weights: Vec<f64> = upstream.iter().enumerate().map(|(i, g)| g * weight(i)).collect();
     let part = |sign: f64| {
-        // A NaN from above stays one: the engine refuses it, and the gradients become NaN, too.
+        // An upstream NaN stays one: the engine refuses it, and the gradients become NaN.
         let of_sign = |w: &f64| if w * sign <= 0.0 { 0.0 } else { w * sign };
         let weights: Arc<[f64]> = weights.iter().map(of_sign).collect();
-        let task = Task { row_weights: Some(weights.clone()), unreduced: false, ..task.clone() };
         let some = weights.iter().any(|&w| w != 0.0);
-        some.then(|| compute(inputs, &task, true, &Failure::default()).gradients)
+        let constants =
+            Constants { row_weights: Some(weights), unreduced: false, ..constants.clone() };
+        some.then(|| compute(inputs, &constants, true, &Failure::default()).gradients)
     };
     let times = |x: FlexTensor, by: f64| Flex::float_mul_scalar(x, by.into());
     match (part(1.0), part(-1.0)) {
@@ -227,28 +236,29 @@ fn of_rows(inputs: &[FlexTensor; 5], task: &Task, upstream: &[f64]) -> [FlexTens
 }
 
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
-    fn info_nce(
+    fn contrastive_loss(
         queries: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         negatives: FloatTensor<Self>,
         log_scale: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        task: Task,
+        constants: Constants,
         failure: Failure,
     ) -> FloatTensor<Self> {
         let nodes = [queries.node(), keys.node(), negatives.node(), log_scale.node(), bias.node()];
-        let tracked = InfoNceBackward.prepare::<C>(nodes).compute_bound().stateful();
+        let operation = ContrastiveLossBackward.prepare::<C>(nodes).compute_bound().stateful();
         let inputs = [queries, keys, negatives, log_scale, bias].map(|x| x.into_primitive());
-        match tracked {
-            OpsKind::Tracked(prep) if task.unreduced => {
-                let value = compute(&inputs, &task, false, &failure).value;
-                prep.finish(Kept::Inputs(inputs, Box::new(task)), value)
+        let computed = |gradients| compute(&inputs, &constants, gradients, &failure);
+        match operation {
+            OpsKind::Tracked(prep) if constants.unreduced => {
+                let value = computed(false).value;
+                prep.finish(Saved::Inputs(inputs, Box::new(constants)), value)
             }
             OpsKind::Tracked(prep) => {
-                let out = compute(&inputs, &task, true, &failure);
-                prep.finish(Kept::Gradients(out.gradients), out.value)
+                let Computed { value, gradients } = computed(true);
+                prep.finish(Saved::Gradients(gradients), value)
             }
-            OpsKind::UnTracked(prep) => prep.finish(compute(&inputs, &task, false, &failure).value),
+            OpsKind::UnTracked(prep) => prep.finish(computed(false).value),
         }
     }
 }
@@ -259,16 +269,21 @@ struct Computed {
     gradients: [FlexTensor; 5],
 }
 
-fn compute(inputs: &[FlexTensor; 5], task: &Task, gradients: bool, failure: &Failure) -> Computed {
+fn compute(
+    inputs: &[FlexTensor; 5],
+    constants: &Constants,
+    gradients: bool,
+    failure: &Failure,
+) -> Computed {
     let by_type = match inputs[0].dtype() {
         DType::F64 => typed::<f64>,
         DType::F16 => typed::<f16>,
         DType::BF16 => typed::<bf16>,
         _ => typed::<f32>,
     };
-    by_type(inputs, task, gradients).unwrap_or_else(|error| {
+    by_type(inputs, constants, gradients).unwrap_or_else(|error| {
         failure.set(error);
-        // In the backward pass nobody asks what failed: NaN says that something did.
+        // The backward pass cannot return an error: its gradients are NaN.
         let nan = |x: &FlexTensor| Flex::float_mul_scalar(x.clone(), f32::NAN.into());
         let value = tensor(vec![f32::NAN], vec![1]);
         Computed { value, gradients: inputs.each_ref().map(nan) }
@@ -302,50 +317,36 @@ impl Shared for bf16 {
 
 fn typed<T: Shared>(
     inputs: &[FlexTensor; 5],
-    task: &Task,
+    constants: &Constants,
     gradients: bool,
 ) -> Result<Computed, Error> {
     let [queries, keys, negatives, log_scale, bias] =
         inputs.each_ref().map(FlexTensor::to_contiguous);
-    let mut loss = task.loss;
-    if task.learned_scale {
+    let mut loss = constants.loss;
+    if constants.learned_scale {
         loss = loss.with_temperature(Temperature::new((-number(&log_scale)).exp())?);
     }
-    if task.learned_bias {
+    if constants.learned_bias {
         loss = loss.with_objective(Objective::Sigmoid { bias: number(&bias) })?;
     }
-    let queries = matrix::<T>(&queries)?;
-    let keys = task.keys.then(|| matrix::<T>(&keys)).transpose()?;
-    let negatives = task.negatives.map(|_| matrix::<T>(&negatives)).transpose()?;
-    let guide = task.guide.as_ref().map(|guide| guide.narrowed::<T>());
-    let mut batch = task.batch(queries, keys, negatives)?;
-    if let Some((queries, keys, negatives)) = &guide {
-        let negatives = negatives.as_ref().map(|x| Embeddings::new(&x.0, x.1)).transpose()?;
-        batch = batch.with_guide(
-            Embeddings::new(&queries.0, queries.1)?,
-            Embeddings::new(&keys.0, keys.1)?,
-            negatives,
-        );
-    }
+    let batch = constants.batch::<T>(&queries, &keys, &negatives)?;
     if !gradients {
-        let value = task.reduced::<T>(&loss, &loss.value(&batch)?);
+        let value = constants.value::<T>(&loss, &loss.value(&batch)?);
         return Ok(Computed { value, gradients: [(); 5].map(|()| tensor::<T>(vec![], vec![0])) });
     }
-    let zeros = |x: Option<Embeddings<'_, T>>| {
-        vec![T::Real::default(); x.map_or(0, |x| x.rows() * x.dim())]
-    };
-    let mut of_queries = zeros(Some(queries));
-    let mut of_keys = zeros(keys);
-    let mut of_negatives = zeros(negatives.filter(|_| task.of_negatives));
-    let gradient =
-        GradientMut::new(&mut of_queries, &mut of_keys).with_negatives(&mut of_negatives);
-    let (value, parameters) = loss.value_and_gradient_into(&batch, gradient)?;
+    let (rows, dim) = (|x: &FlexTensor| x.layout().shape()[0], queries.layout().shape()[1]);
+    let zeros = |wanted: bool, x| vec![T::Real::default(); if wanted { rows(x) * dim } else { 0 }];
+    let mut of_queries = zeros(true, &queries);
+    let mut of_keys = zeros(constants.has_keys, &keys);
+    let mut of_negatives = zeros(constants.negatives_tracked, &negatives);
+    let into = GradientMut::new(&mut of_queries, &mut of_keys).with_negatives(&mut of_negatives);
+    let (value, parameters) = loss.value_and_gradient_into(&batch, into)?;
     let narrow = |x: Vec<T::Real>| {
-        let rows = x.len() / queries.dim();
-        tensor(x.into_iter().map(|x| T::narrow(x.f64())).collect(), vec![rows, queries.dim()])
+        let rows = x.len() / dim;
+        tensor(x.into_iter().map(|x| T::narrow(x.f64())).collect(), vec![rows, dim])
     };
     Ok(Computed {
-        value: task.reduced::<T>(&loss, &value),
+        value: constants.value::<T>(&loss, &value),
         gradients: [
             narrow(of_queries),
             narrow(of_keys),
@@ -356,25 +357,27 @@ fn typed<T: Shared>(
     })
 }
 
-impl Task {
-    fn batch<'a, T: Element>(
+impl Constants {
+    /// The batch of kinfold's that tensors without gaps and these constants are.
+    fn batch<'a, T: Shared>(
         &'a self,
-        queries: Embeddings<'a, T>,
-        keys: Option<Embeddings<'a, T>>,
-        negatives: Option<Embeddings<'a, T>>,
+        queries: &'a FlexTensor,
+        keys: &'a FlexTensor,
+        negatives: &'a FlexTensor,
     ) -> Result<Batch<'a, T>, Error> {
-        let mut batch = match (keys, &self.labels) {
-            (Some(keys), _) => Batch::new(queries, keys),
-            (None, Some(labels)) => Batch::labelled(queries, labels),
-            (None, None) => return Err(Error::Empty { matrix: "keys", needed: 1 }),
+        let queries = matrix::<T>(queries)?;
+        let mut batch = match (self.has_keys, &self.labels) {
+            (true, _) => Batch::new(queries, matrix(keys)?),
+            (false, Some(labels)) => Batch::labelled(queries, labels),
+            (false, None) => return Err(Error::Empty { matrix: "keys", needed: 1 }),
         };
         if let Some(labels) = &self.labels {
             batch = batch.with_labels(labels);
         }
-        batch = match (negatives, self.negatives) {
-            (None, _) => batch,
-            (Some(own), Some(true)) => batch.with_negatives_per_query(own),
-            (Some(shared), _) => batch.with_negatives(shared),
+        batch = match self.negatives {
+            NegativesGiven::None => batch,
+            NegativesGiven::Shared => batch.with_negatives(matrix(negatives)?),
+            NegativesGiven::PerQuery => batch.with_negatives_per_query(matrix(negatives)?),
         };
         if let Some(ids) = &self.ids {
             batch = batch.with_ids(ids);
@@ -382,10 +385,15 @@ impl Task {
         if let Some(weights) = &self.row_weights {
             batch = batch.with_row_weights(weights);
         }
+        if let Some([Some(queries), Some(keys), negatives]) = &self.guide {
+            let negatives = negatives.as_ref().map(matrix).transpose()?;
+            batch = batch.with_guide(matrix(queries)?, matrix(keys)?, negatives);
+        }
         Ok(batch)
     }
 
-    fn reduced<T: Shared>(&self, loss: &ContrastiveLoss, value: &Value) -> FlexTensor {
+    /// The loss as a tensor.
+    fn value<T: Shared>(&self, loss: &ContrastiveLoss, value: &Value) -> FlexTensor {
         if !self.unreduced {
             return tensor(vec![T::narrow(loss.reduced(value.mean, value.sum))], vec![1]);
         }
@@ -396,16 +404,6 @@ impl Task {
         let rows: Vec<T> = value.rows.iter().enumerate().map(weighted).collect();
         let count = rows.len();
         tensor(rows, vec![count])
-    }
-}
-
-/// Numbers row by row, and the dimension.
-type Numbers<T> = (Vec<T>, usize);
-
-impl Guide {
-    fn narrowed<T: Shared>(&self) -> (Numbers<T>, Numbers<T>, Option<Numbers<T>>) {
-        let narrow = |(x, dim): &Numbers<f64>| (x.iter().map(|&x| T::narrow(x)).collect(), *dim);
-        (narrow(&self.queries), narrow(&self.keys), self.negatives.as_ref().map(narrow))
     }
 }
 

@@ -8,13 +8,13 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use kinfold_burn::InfoNceLossConfig;
+//! use kinfold_burn::ContrastiveLossConfig;
 //!
 //! let device = Device::flex().autodiff();
 //! let queries = Tensor::<2>::random([8, 4], Distribution::Default, &device).require_grad();
 //! let keys = Tensor::<2>::random([8, 4], Distribution::Default, &device);
 //!
-//! let criterion = InfoNceLossConfig::new().with_temperature(0.1).init(&device);
+//! let criterion = ContrastiveLossConfig::new().with_temperature(0.1).init(&device);
 //! let loss: Tensor<1> = criterion.forward(queries.clone(), keys);
 //! let gradients = loss.backward();
 //! assert_eq!(queries.grad(&gradients).unwrap().dims(), [8, 4]);
@@ -23,12 +23,10 @@
 #![warn(clippy::unwrap_used)]
 
 mod batch;
-mod config;
+mod contrastive_loss;
 mod fused;
-mod info_nce;
 mod strips;
 
 pub use batch::PairBatch;
-pub use config::{InfoNceLossConfig, Reduction};
-pub use info_nce::InfoNceLoss;
-pub use kinfold::{ContrastiveLoss, Error, Form, Objective, Preset, Similarity, Temperature};
+pub use contrastive_loss::{ContrastiveLoss, ContrastiveLossConfig};
+pub use kinfold::{Error, Form, Objective, Preset, Reduction, Similarity, Temperature};

@@ -9,17 +9,25 @@ mod sample;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use kinfold::loss::reference::{Dense, dense};
-use kinfold::{ContrastiveLoss, Form, Objective, Preset, Temperature};
-use kinfold_burn::{Error, InfoNceLoss, InfoNceLossConfig, PairBatch, Reduction};
+use kinfold::{Form, Objective, Preset, Temperature};
+use kinfold_burn::{ContrastiveLoss, ContrastiveLossConfig, Error, PairBatch, Reduction};
 use sample::{Sample, every_loss, is_sigmoid, variations};
 
 /// Rows of a strip; none for the operation over the engine.
 type Path = Option<usize>;
 
-fn forward(loss: &InfoNceLoss, batch: PairBatch, path: Path) -> Result<Tensor<1>, Error> {
+fn forward(loss: &ContrastiveLoss, batch: PairBatch, path: Path) -> Result<Tensor<1>, Error> {
     match path {
         None => loss.try_forward_batch(batch),
-        Some(rows) => loss.forward_in_strips(batch, rows),
+        Some(rows) => loss.forward_in_strips(batch, Some(loss.settings().reduction()), rows),
+    }
+}
+
+/// [`forward`] without a reduction.
+fn forward_rows(loss: &ContrastiveLoss, batch: PairBatch, path: Path) -> Result<Tensor<1>, Error> {
+    match path {
+        None => loss.try_forward_no_reduction(batch),
+        Some(rows) => loss.forward_in_strips(batch, None, rows),
     }
 }
 
@@ -104,7 +112,7 @@ fn assert_close(what: &str, ours: &[f64], theirs: &[f64], most: f64) {
 /// upstream gradient is a number of either sign for each row, else it is 3.
 fn assert_is_oracle(
     what: &str,
-    loss: ContrastiveLoss,
+    loss: kinfold::ContrastiveLoss,
     sample: &Sample,
     path: Path,
     dtype: DType,
@@ -116,7 +124,7 @@ fn assert_is_oracle(
     let log_scale = f64::from(loss.temperature().scale().ln() as f32);
     let loss = loss.with_temperature(Temperature::new((-log_scale).exp()).unwrap());
     let tensors = Tensors::new(sample, dtype, &device);
-    let mut module = InfoNceLoss::new(loss).learned(&device);
+    let module = ContrastiveLoss::new(loss).learned(&device);
     let rows = sample.batch().rows(loss.form());
     let upstream = match unreduced {
         true => (0..rows).map(|row| [0.7, -1.3, 0.0, 2.0][row % 4]).collect(),
@@ -125,16 +133,16 @@ fn assert_is_oracle(
     let expected: Dense;
     let right: Vec<f64>;
     if unreduced {
-        module = module.with_reduction(Reduction::None);
         let own = sample.weights.clone().unwrap_or_else(|| vec![1.0; rows]);
         let weights = own.iter().zip(&upstream).map(|(w, g)| w * g).collect();
         let sample = Sample { weights: Some(weights), ..sample.clone() };
-        expected = dense(&loss.with_reduction(kinfold::Reduction::Sum), &sample.batch());
+        expected = dense(&loss.with_reduction(Reduction::Sum), &sample.batch());
         right = expected.rows.iter().zip(&own).map(|(row, w)| row * w).collect();
     } else {
         expected = dense(&loss, &sample.batch());
         right = vec![loss.reduced(expected.mean, expected.sum)];
     }
+    let forward = if unreduced { forward_rows } else { forward };
     let value = forward(&module, tensors.batch, path).unwrap();
     assert_eq!(value.dtype(), dtype, "{what}");
     assert_close(&format!("value, {what}"), &numbers(value.clone()), &right, most);
@@ -225,12 +233,11 @@ fn any_settings_together_are_the_oracle_s() {
             let tensors = Tensors::new(sample, DType::F64, &device);
             let gradient =
                 |value: Tensor<1>| numbers(tensors.queries.grad(&value.sum().backward()).unwrap());
-            let module = InfoNceLoss::new(loss);
+            let module = ContrastiveLoss::new(loss);
             let value = forward(&module, tensors.batch.clone(), path).unwrap();
             assert_close(&what, &numbers(value.clone()), &right, 1e-7);
             assert_close(&what, &gradient(value), &expected.queries, 1e-6);
-            let module = module.with_reduction(Reduction::None);
-            let rows = forward(&module, tensors.batch.clone(), path).unwrap();
+            let rows = forward_rows(&module, tensors.batch.clone(), path).unwrap();
             assert!(gradient(rows).iter().all(|x| x.is_finite()), "{what}");
         }
         count += 1;
@@ -253,7 +260,7 @@ fn a_small_loss_keeps_its_digits() {
         for path in [None, Some(4)] {
             let device = Device::flex().autodiff();
             let tensors = Tensors::new(&sample, DType::F32, &device);
-            let module = InfoNceLoss::new(loss).learned(&device);
+            let module = ContrastiveLoss::new(loss).learned(&device);
             let value = forward(&module, tensors.batch, path).unwrap();
             let gradients = value.backward();
             let learned = module.log_scale.as_ref().unwrap().val();
@@ -289,11 +296,12 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 #[test]
 fn a_module_without_autodiff_keeps_what_it_learned() {
     let device = Device::flex().autodiff();
-    let right = ContrastiveLoss::sig_lip(tau(0.3), -2.5).unwrap();
+    let right = kinfold::ContrastiveLoss::sig_lip(tau(0.3), -2.5).unwrap();
     let sample = Sample::random(&right, 1, 6, 4);
     let expected = dense(&right, &sample.batch()).mean;
     let mut module =
-        InfoNceLoss::new(ContrastiveLoss::sig_lip(tau(0.9), 1.0).unwrap()).learned(&device);
+        ContrastiveLoss::new(kinfold::ContrastiveLoss::sig_lip(tau(0.9), 1.0).unwrap())
+            .learned(&device);
     let set = |parameter: Option<Param<Tensor<1>>>, to: f64| {
         let to = Tensor::<1>::from_floats([to as f32], &device).require_grad();
         parameter.map(|parameter| parameter.map(|_| to))
@@ -312,19 +320,16 @@ fn a_module_without_autodiff_keeps_what_it_learned() {
 #[test]
 fn an_upstream_gradient_of_one_sign_comes_through() {
     let device = Device::flex().autodiff();
-    let module = InfoNceLoss::new(ContrastiveLoss::nt_xent(tau(0.4)));
+    let loss = kinfold::ContrastiveLoss::nt_xent(tau(0.4));
+    let module = ContrastiveLoss::new(loss.with_reduction(Reduction::Sum));
     let (q, k) = (random([5, 3], &device).require_grad(), random([5, 3], &device));
-    let gradient = |reduction, path, by: f64| {
-        let module = module.clone().with_reduction(reduction);
-        let batch = PairBatch::new(q.clone(), k.clone());
-        let value = forward(&module, batch, path).unwrap().sum() * by;
-        numbers(q.grad(&value.backward()).unwrap())
-    };
+    let gradient = |value: Tensor<1>| numbers(q.grad(&value.backward()).unwrap());
+    let batch = || PairBatch::new(q.clone(), k.clone());
     for path in [None, Some(4)] {
         for by in [1.5, -1.5, 0.0] {
-            let rows = gradient(Reduction::None, path, by);
-            let what = format!("path {path:?} by {by}");
-            assert_close(&what, &rows, &gradient(Reduction::Sum, path, by), 1e-6);
+            let rows = gradient(forward_rows(&module, batch(), path).unwrap().sum() * by);
+            let sum = gradient(forward(&module, batch(), path).unwrap() * by);
+            assert_close(&format!("path {path:?} by {by}"), &rows, &sum, 1e-6);
         }
     }
 }
@@ -347,10 +352,10 @@ fn what_the_guide_finds_as_close_as_the_key_stays_a_negative() {
 #[test]
 fn half_numbers_are_computed_in_single_ones() {
     let device = Device::flex().autodiff();
-    let loss = ContrastiveLoss::nt_xent(tau(0.2));
+    let loss = kinfold::ContrastiveLoss::nt_xent(tau(0.2));
     let sample = Sample::random(&loss, 6, 19, 8);
     for (dtype, eps) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
-        let module = InfoNceLoss::new(loss).learned(&device);
+        let module = ContrastiveLoss::new(loss).learned(&device);
         for path in [None, Some(8)] {
             let tensors = Tensors::new(&sample, dtype, &device);
             let read = |x: &Tensor<2>| numbers(x.clone());
@@ -374,7 +379,7 @@ fn half_numbers_are_computed_in_single_ones() {
 fn a_queue_of_constants_has_no_gradient_and_leaves_the_others_alone() {
     let device = Device::flex().autodiff();
     let (q, queue) = (random([6, 4], &device).require_grad(), random([9, 4], &device));
-    let loss = InfoNceLoss::preset(Preset::MoCo);
+    let loss = ContrastiveLoss::preset(Preset::MoCo);
     for path in [None, Some(4)] {
         let gradient = |queue: Tensor<2>| {
             let batch = PairBatch::new(q.clone(), random([6, 4], &device).ones_like());
@@ -392,8 +397,8 @@ fn a_queue_of_constants_has_no_gradient_and_leaves_the_others_alone() {
 #[test]
 fn a_learned_temperature_is_clamped_and_goes_on_learning() {
     let device = Device::flex().autodiff();
-    let module = InfoNceLoss::preset(Preset::OpenClip).learned(&device);
-    let value = |module: &InfoNceLoss| numbers(module.log_scale.as_ref().unwrap().val())[0];
+    let module = ContrastiveLoss::preset(Preset::OpenClip).learned(&device);
+    let value = |module: &ContrastiveLoss| numbers(module.log_scale.as_ref().unwrap().val())[0];
     assert!((value(&module) - (1.0f64 / 0.07).ln()).abs() < 1e-6);
     for (given, expected) in [(9.0, 100f64.ln()), (-1.0, 0.0), (2.5, 2.5)] {
         let mut module = module.clone();
@@ -405,13 +410,13 @@ fn a_learned_temperature_is_clamped_and_goes_on_learning() {
         let gradients = loss.backward();
         assert!(module.log_scale.as_ref().unwrap().val().grad(&gradients).is_some());
     }
-    assert!(InfoNceLoss::preset(Preset::SigLip).with_log_scale_bounds(1.0, 0.0).is_err());
+    assert!(ContrastiveLoss::preset(Preset::SigLip).with_log_scale_bounds(1.0, 0.0).is_err());
 }
 
 #[test]
 fn settings_without_a_meaning_are_refused() {
     let device = Device::flex();
-    let config = InfoNceLossConfig::new().with_form(Form::BothWays);
+    let config = ContrastiveLossConfig::new().with_form(Form::BothWays);
     for (config, reason) in [
         (config.clone().with_temperature(0.0), "temperature is 0"),
         (config.clone().with_objective(Objective::SupConInside), "SupCon compares every row"),
@@ -425,24 +430,27 @@ fn settings_without_a_meaning_are_refused() {
     }
     // Settings are text, too.
     let config = config.with_objective(Objective::Debiased { positive_share: 0.1 });
-    let config = config.with_reduction(Reduction::None).with_margin(0.25);
-    let again: InfoNceLossConfig = serde_json::from_str(&config.to_string()).unwrap();
+    let config = config.with_reduction(Reduction::Sum).with_margin(0.25);
+    let again: ContrastiveLossConfig = serde_json::from_str(&config.to_string()).unwrap();
     assert_eq!(format!("{config:?}"), format!("{again:?}"));
 }
 
 #[test]
 fn a_batch_that_disagrees_is_refused_on_both_paths() {
     let device = Device::flex();
-    let one_way = InfoNceLoss::new(ContrastiveLoss::info_nce(tau(0.5)));
-    let views = InfoNceLoss::new(ContrastiveLoss::nt_xent(tau(0.5)));
-    let labelled = InfoNceLoss::new(ContrastiveLoss::sup_con(tau(0.5)));
-    let alone = InfoNceLoss::preset(Preset::MoCo);
+    let one_way = ContrastiveLoss::new(kinfold::ContrastiveLoss::info_nce(tau(0.5)));
+    let views = ContrastiveLoss::new(kinfold::ContrastiveLoss::nt_xent(tau(0.5)));
+    let labelled = ContrastiveLoss::new(kinfold::ContrastiveLoss::sup_con(tau(0.5)));
+    let alone = ContrastiveLoss::preset(Preset::MoCo);
+    let within = kinfold::ContrastiveLoss::info_nce(tau(0.5)).with_within_views(true).unwrap();
+    let within = ContrastiveLoss::new(within);
     let x = |rows| random([rows, 3], &device);
     let ints = |n: usize| Tensor::<1, Int>::zeros([n], &device);
     let pairs = || PairBatch::new(x(4), x(4));
-    let cases: Vec<(&InfoNceLoss, PairBatch, &str)> = vec![
+    let cases: Vec<(&ContrastiveLoss, PairBatch, &str)> = vec![
         (&one_way, PairBatch::new(x(4), x(3)), "query 3 has its positive at key 3 + 0"),
         (&views, PairBatch::new(x(4), x(3)), "keys have 3 rows but queries have 4"),
+        (&within, PairBatch::new(x(4), x(5)), "keys have 5 rows but queries have 4"),
         (&one_way, PairBatch::new(x(4), random([4, 2], &device)), "queries have dimension 3 but"),
         (&one_way, PairBatch::new(x(0), x(0)), "queries have no rows"),
         (&one_way, pairs().with_negatives(random([2, 5], &device)), "negatives have dimension 5"),

@@ -10,7 +10,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, LayerNorm, LayerNormConfig, Linear, L
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::{gelu, relu, softmax};
 use burn::tensor::{Device, Distribution, Tensor};
-use kinfold_burn::{Form, InfoNceLossConfig};
+use kinfold_burn::{ContrastiveLossConfig, Form};
 use kinfold_nn::ops;
 use std::time::Instant;
 
@@ -124,8 +124,10 @@ fn step<M: Module>(
     let start = Instant::now();
     let z = forward(&model);
     let n = z.dims()[0] / 2;
-    let criterion =
-        InfoNceLossConfig::new().with_form(Form::NtXent).with_temperature(0.5).init(&z.device());
+    let criterion = ContrastiveLossConfig::new()
+        .with_form(Form::NtXent)
+        .with_temperature(0.5)
+        .init(&z.device());
     let loss = criterion.forward(z.clone().narrow(0, 0, n), z.narrow(0, n, n));
     let forward = start.elapsed().as_secs_f64();
     let gradients = GradientsParams::from_grads(loss.backward(), &model);

@@ -14,14 +14,14 @@ use crate::tensors::numbers;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
-use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Temperature};
-use kinfold_burn::{InfoNceLoss, PairBatch};
+use kinfold::{Batch, Embeddings, Objective, Temperature};
+use kinfold_burn::{ContrastiveLoss, PairBatch};
 use kinfold_nn::encoders::{ImageShape, Model};
 use std::collections::VecDeque;
 
 pub(crate) struct Criterion {
     named: Named,
-    module: InfoNceLoss,
+    module: ContrastiveLoss,
     optimizer: Optimizer,
     /// What the model's learning rate is multiplied by for what the loss learns.
     share: f64,
@@ -76,7 +76,7 @@ impl Criterion {
                 distinct.len()
             )));
         }
-        let module = InfoNceLoss::new(named.loss);
+        let module = ContrastiveLoss::new(named.loss);
         let (least, most) = named.bounds;
         let module = module.with_log_scale_bounds(least, most)?;
         let queue = || {
@@ -169,7 +169,8 @@ impl Criterion {
         // As long as the queue is empty, keys choose among those of the batch.
         let module = match &self.queue {
             Some(_) if earlier.is_none() => {
-                let mut first = InfoNceLoss::new(self.named.loss.with_in_batch_negatives(true)?);
+                let mut first =
+                    ContrastiveLoss::new(self.named.loss.with_in_batch_negatives(true)?);
                 first.log_scale.clone_from(&self.module.log_scale);
                 first
             }
@@ -256,7 +257,7 @@ impl Criterion {
     }
 
     /// The loss with what was learned so far.
-    fn current(&self) -> Result<ContrastiveLoss, Error> {
+    fn current(&self) -> Result<kinfold::ContrastiveLoss, Error> {
         let mut loss = self.named.loss;
         if let Some(log_scale) = &self.module.log_scale {
             let log_scale = f64::from(numbers(log_scale.val())?[0]);

@@ -19,11 +19,10 @@ mod rule;
 mod terms;
 
 use crate::PairBatch;
-use crate::config::Reduction;
-use crate::info_nce::Learned;
+use crate::contrastive_loss::Learned;
 use burn::tensor::Tensor;
 use candidates::{Pass, Strip};
-use kinfold::ContrastiveLoss;
+use kinfold::{ContrastiveLoss, Reduction};
 use problem::Problem;
 use rule::Numbers;
 use terms::Terms;
@@ -31,10 +30,10 @@ use terms::Terms;
 /// Rows of logits held at a time.
 pub(crate) const ROWS: usize = 1024;
 
-/// The loss of a batch that has been checked, `rows` rows at a time.
+/// The loss of a batch that has been checked, `rows` rows at a time; of each row without a reduction.
 pub(crate) fn forward(
     loss: &ContrastiveLoss,
-    reduction: Reduction,
+    reduction: Option<Reduction>,
     batch: PairBatch,
     learned: Learned,
     rows: usize,
@@ -42,9 +41,9 @@ pub(crate) fn forward(
     let given = batch.queries.dtype();
     let problem = Problem::new(loss, batch, &learned);
     let value = match reduction {
-        Reduction::None => problem.unreduced(rows),
-        Reduction::Mean => problem.reduced(true, rows),
-        Reduction::Sum => problem.reduced(false, rows),
+        None => problem.unreduced(rows),
+        Some(Reduction::Mean) => problem.reduced(true, rows),
+        Some(Reduction::Sum) => problem.reduced(false, rows),
     };
     value.cast(given)
 }

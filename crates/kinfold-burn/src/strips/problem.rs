@@ -4,7 +4,7 @@
 
 use crate::PairBatch;
 use crate::batch::Negatives;
-use crate::info_nce::Learned;
+use crate::contrastive_loss::Learned;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor};
 use kinfold::{ContrastiveLoss, Form, NORM_FLOOR, Objective, Similarity};

@@ -7,8 +7,7 @@ use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, TensorData};
-use kinfold::ContrastiveLoss;
-use kinfold_burn::{InfoNceLoss, PairBatch};
+use kinfold_burn::ContrastiveLoss;
 use kinfold_nn::encoders::ImageShape;
 
 /// An encoder that looks at each row alone.
@@ -55,9 +54,10 @@ fn chunks_add_up_to_the_gradient_of_the_batch() -> Result<(), Error> {
     };
     let (a, b) = (side(0), side(5));
     let loss_of = |queries: Vec<Tensor<2>>, keys: Vec<Tensor<2>>| -> Result<Loss, Error> {
-        let loss = InfoNceLoss::new(ContrastiveLoss::nt_xent(kinfold::Temperature::new(0.1)?));
+        let temperature = kinfold::Temperature::new(0.1)?;
+        let loss = ContrastiveLoss::new(kinfold::ContrastiveLoss::nt_xent(temperature));
         let (queries, keys) = (Tensor::cat(queries, 0), Tensor::cat(keys, 0));
-        let tensor = loss.try_forward_batch(PairBatch::new(queries, keys))?;
+        let tensor = loss.try_forward_batch((queries, keys))?;
         let value = f64::from(numbers(tensor.clone())?[0]);
         Ok(Loss { tensor, value, floor: None, ceiling: 0.0 })
     };

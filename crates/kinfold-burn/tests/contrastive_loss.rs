@@ -3,12 +3,17 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use kinfold_burn::{
-    ContrastiveLoss, Error, Form, InfoNceLoss, InfoNceLossConfig, PairBatch, Similarity,
+    ContrastiveLoss, ContrastiveLossConfig, Error, Form, PairBatch, Reduction, Similarity,
     Temperature,
 };
 
 /// The dense formula, in plain tensor operations that Burn differentiates itself.
-fn dense(config: &InfoNceLossConfig, q: Tensor<2>, k: Tensor<2>, scale: Tensor<1>) -> Tensor<1> {
+fn dense(
+    config: &ContrastiveLossConfig,
+    q: Tensor<2>,
+    k: Tensor<2>,
+    scale: Tensor<1>,
+) -> Tensor<1> {
     let unit = |x: Tensor<2>| match config.similarity {
         Similarity::Cosine => x.clone() / x.powi_scalar(2).sum_dim(1).sqrt(),
         Similarity::Dot => x,
@@ -48,11 +53,11 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
     assert!(error <= 2e-5 * size.max(1e-3), "{what}: error {error:e}, size {size:e}");
 }
 
-type Forward = fn(&InfoNceLoss, Tensor<2>, Tensor<2>) -> Result<Tensor<1>, Error>;
+type Forward = fn(&ContrastiveLoss, Tensor<2>, Tensor<2>) -> Result<Tensor<1>, Error>;
 const PATHS: [(&str, Forward); 2] = [
-    ("fused", InfoNceLoss::try_forward),
+    ("fused", |loss, q, k| loss.try_forward_batch((q, k))),
     // The last strip of most shapes below is shorter.
-    ("strips", |loss, q, k| loss.forward_in_strips(PairBatch::new(q, k), 5)),
+    ("strips", |loss, q, k| loss.forward_in_strips(PairBatch::new(q, k), Some(Reduction::Mean), 5)),
 ];
 
 #[test]
@@ -62,7 +67,7 @@ fn both_paths_equal_autodiff_of_the_dense_formula() {
     for form in [Form::OneWay, Form::BothWays, Form::NtXent] {
         for similarity in [Similarity::Cosine, Similarity::Dot] {
             for (n, d, temperature) in [(1, 3, 0.5), (2, 2, 1.0), (7, 5, 0.2), (33, 16, 0.5)] {
-                let config = InfoNceLossConfig::new()
+                let config = ContrastiveLossConfig::new()
                     .with_form(form)
                     .with_similarity(similarity)
                     .with_temperature(temperature)
@@ -106,7 +111,7 @@ fn both_paths_equal_autodiff_of_the_dense_formula() {
 fn one_side_may_be_constant_and_one_tensor_may_be_both() {
     let device = Device::flex().autodiff();
     let x = Tensor::<2>::random([6, 4], Distribution::Default, &device);
-    let criterion = InfoNceLossConfig::new().init(&device);
+    let criterion = ContrastiveLossConfig::new().init(&device);
     for (path, forward) in PATHS {
         let q = x.clone().require_grad();
         let gradients =
@@ -125,12 +130,12 @@ fn without_autodiff_it_is_the_value() {
     let device = Device::flex();
     let q = Tensor::<2>::random([9, 4], Distribution::Default, &device);
     let k = Tensor::<2>::random([9, 4], Distribution::Default, &device);
-    let loss = ContrastiveLoss::nt_xent(Temperature::new(0.2).unwrap());
+    let loss = kinfold::ContrastiveLoss::nt_xent(Temperature::new(0.2).unwrap());
     let (a, b) = (numbers(q.clone()), numbers(k.clone()));
     let view = |x| kinfold::Embeddings::new(x, 4).unwrap();
     let expected = loss.value((view(&a), view(&b))).unwrap().mean as f32;
     for (path, forward) in PATHS {
-        let value = numbers(forward(&InfoNceLoss::new(loss), q.clone(), k.clone()).unwrap());
+        let value = numbers(forward(&ContrastiveLoss::new(loss), q.clone(), k.clone()).unwrap());
         assert_close(path, &value, &[expected]);
     }
 }
@@ -140,7 +145,7 @@ fn a_transposed_tensor_is_read_in_its_order() {
     let device = Device::flex();
     let q = Tensor::<2>::random([4, 9], Distribution::Default, &device);
     let k = Tensor::<2>::random([9, 4], Distribution::Default, &device);
-    let criterion = InfoNceLossConfig::new().init(&device);
+    let criterion = ContrastiveLossConfig::new().init(&device);
     let lazily = criterion.forward(q.clone().transpose(), k.clone());
     let copy = Tensor::<2>::from_data(q.transpose().into_data(), &device);
     assert_eq!(numbers(lazily), numbers(criterion.forward(copy, k)));
@@ -149,12 +154,12 @@ fn a_transposed_tensor_is_read_in_its_order() {
 #[test]
 fn bad_input_is_an_error() {
     let device = Device::flex().autodiff();
-    let criterion = InfoNceLossConfig::new().with_form(Form::BothWays).init(&device);
+    let criterion = ContrastiveLossConfig::new().with_form(Form::BothWays).init(&device);
     let (q, k) = (Tensor::<2>::ones([4, 3], &device), Tensor::<2>::ones([5, 3], &device));
     for (path, forward) in PATHS {
         let error = forward(&criterion, q.clone(), k.clone()).unwrap_err().to_string();
         assert_eq!(error, "keys have 5 rows but queries have 4", "{path}");
     }
-    let error = criterion.try_forward(q.clone() * f32::NAN, q).unwrap_err().to_string();
+    let error = criterion.try_forward_batch((q.clone() * f32::NAN, q)).unwrap_err().to_string();
     assert!(error.contains("queries hold NaN at row 0, column 0"), "{error}");
 }
