@@ -331,7 +331,7 @@ fn typed<T: Shared>(
     }
     let batch = constants.batch::<T>(&queries, &keys, &negatives)?;
     if !gradients {
-        let value = constants.value::<T>(&loss, &loss.value(&batch)?);
+        let value = constants.value::<T>(&loss, &loss.value(batch)?);
         return Ok(Computed { value, gradients: [(); 5].map(|()| tensor::<T>(vec![], vec![0])) });
     }
     let (rows, dim) = (|x: &FlexTensor| x.layout().shape()[0], queries.layout().shape()[1]);
@@ -340,7 +340,7 @@ fn typed<T: Shared>(
     let mut of_keys = zeros(constants.has_keys, &keys);
     let mut of_negatives = zeros(constants.negatives_tracked, &negatives);
     let into = GradientMut::new(&mut of_queries, &mut of_keys).with_negatives(&mut of_negatives);
-    let (value, parameters) = loss.value_and_gradient_into(&batch, into)?;
+    let (value, parameters) = loss.value_and_gradient_into(batch, into)?;
     let narrow = |x: Vec<T::Real>| {
         let rows = x.len() / dim;
         tensor(x.into_iter().map(|x| T::narrow(x.f64())).collect(), vec![rows, dim])

@@ -160,11 +160,11 @@ impl Task {
     {
         let batch = self.batch::<T>()?;
         let value = match gradients {
-            None => self.loss.value(&batch).map(|value| (value, ParameterGradient::default())),
+            None => self.loss.value(batch).map(|value| (value, ParameterGradient::default())),
             Some((mut queries, mut keys, mut negatives)) => {
                 let gradient = GradientMut::new(queries.write()?, keys.write()?)
                     .with_negatives(negatives.write()?);
-                self.loss.value_and_gradient_into(&batch, gradient)
+                self.loss.value_and_gradient_into(batch, gradient)
             }
         };
         let (Value { mean, sum, rows: each, .. }, parameters) = value.map_err(refused)?;

@@ -213,7 +213,7 @@ impl Criterion {
         if queue.is_some() {
             batch = batch.with_negatives(Embeddings::new(earlier, 1)?);
         }
-        Ok((None, loss.value(&batch.with_ids(&ids))?.mean))
+        Ok((None, loss.value(batch.with_ids(&ids))?.mean))
     }
 
     /// The model has taken its step; now what the loss learns takes its own, and the queue moves on.

@@ -79,7 +79,7 @@ impl Case {
             batch = batch.with_labels(&self.labels);
         }
         let gradient = GradientMut::new(&mut self.of_queries, &mut self.of_keys);
-        self.loss.value_and_gradient_into(&batch, gradient)
+        self.loss.value_and_gradient_into(batch, gradient)
     }
 
     fn answer(&mut self, words: &[&str]) -> Result<String, Box<dyn Error>> {

@@ -127,7 +127,7 @@ fn in_f32(sample: &Sample, loss: &ContrastiveLoss) -> Given {
         let [a, b, c] = guide.each_ref().map(|x| Embeddings::new(x, 2).unwrap());
         batch = batch.with_guide(a, b, Some(c).filter(|x| sample.empty || x.rows() > 0));
     }
-    Given::new(loss.value_and_gradient(&batch).unwrap())
+    Given::new(loss.value_and_gradient(batch).unwrap())
 }
 
 /// A setup like `small`, with more rows: what stands beside them is repeated.
@@ -190,8 +190,8 @@ fn every_setting_equals_the_oracle() {
             let right = setup.sample.dense(&loss);
             for set in Instructions::available() {
                 let loss = loss.with_instructions(set);
-                let out = loss.value_and_gradient(&setup.sample.batch()).unwrap();
-                let value = loss.value(&setup.sample.batch()).unwrap();
+                let out = loss.value_and_gradient(setup.sample.batch()).unwrap();
+                let value = loss.value(setup.sample.batch()).unwrap();
                 assert_eq!(value.mean.to_bits(), out.mean.to_bits(), "{} of {loss:?}", setup.name);
                 same(setup.name, &loss, &Given::new(out), &right, &setup.sample, 1e-12);
             }
@@ -210,7 +210,7 @@ fn small_temperatures_equal_the_oracle() {
             let unit = 2e-13
                 * (10.0 + 1.0 / t)
                 * if loss.similarity() == Similarity::Dot { 20.0 } else { 1.0 };
-            let out = loss.value_and_gradient(&setup.sample.batch()).unwrap();
+            let out = loss.value_and_gradient(setup.sample.batch()).unwrap();
             same(setup.name, &loss, &Given::new(out), &right, &setup.sample, unit);
             let sample = rounded(&setup.sample);
             let right = sample.dense(&loss);
@@ -240,7 +240,7 @@ proptest! {
             return Ok(());
         }
         let largest = if loss.similarity() == Similarity::Dot { 40.0 * d as f64 } else { 1.0 } / t;
-        let out = loss.value_and_gradient(&sample.batch()).unwrap();
+        let out = loss.value_and_gradient(sample.batch()).unwrap();
         same(setup.name, &loss, &Given::new(out), &right, &sample, 4e-13 * (10.0 + largest));
         // Among so many, some similarities of a guide are so close that f32 cannot tell them apart, and
         // of some corrected negatives nothing is left that it could tell.
@@ -340,8 +340,8 @@ proptest! {
         let Some(setup) = together(seed, 40) else { return Ok(()) };
         let (loss, sample) = (setup.loss(), rounded(&setup.sample));
         let right = sample.dense(&loss);
-        let out = loss.value_and_gradient(&sample.batch()).unwrap();
-        let value = loss.value(&sample.batch()).unwrap();
+        let out = loss.value_and_gradient(sample.batch()).unwrap();
+        let value = loss.value(sample.batch()).unwrap();
         let bits = |x: &[f64]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&value.rows), bits(&out.rows), "forward alone: {loss:?}");
         if on_edge(&loss, &sample, &right) {
@@ -375,7 +375,7 @@ fn sums_are_found_wherever_they_are() {
             for setup in setups {
                 let (loss, sample) = (setup.loss(), rounded(&setup.sample));
                 let right = sample.dense(&loss);
-                let out = loss.value_and_gradient(&sample.batch()).unwrap();
+                let out = loss.value_and_gradient(sample.batch()).unwrap();
                 same_by_rows(&setup, &Given::new(out), &right, &sample, 3e-13);
                 if sample.guide.is_none() {
                     same_by_rows(&setup, &in_f32(&sample, &loss), &right, &sample, 1e-6);
@@ -397,7 +397,7 @@ fn several_strips_equal_the_oracle() {
             let rows = if loss.form() == kinfold::Form::NtXent { 1_300 } else { 2_600 };
             let setup = grown(small, rows, 3, at as u64, 0.3);
             let (loss, sample) = (setup.loss().with_memory_budget(0), &setup.sample);
-            let out = loss.value_and_gradient(&sample.batch()).unwrap();
+            let out = loss.value_and_gradient(sample.batch()).unwrap();
             let largest = if loss.similarity() == Similarity::Dot { 50.0 } else { 1.0 } / t;
             let unit = 4e-13 * (10.0 + largest);
             same(setup.name, &loss, &Given::new(out), &sample.dense(&loss), sample, unit);
@@ -415,7 +415,7 @@ fn what_a_guide_finds_equal_stays() {
     let [q, k, of_q, of_k] = [&q, &k, &of_q, &of_k].map(|x| Embeddings::new(x, d).unwrap());
     let loss = ContrastiveLoss::info_nce(common::tau(0.2));
     let right = loss.value((q, k)).unwrap();
-    let guided = loss.value(&Batch::new(q, k).with_guide(of_q, of_k, None)).unwrap();
+    let guided = loss.value(Batch::new(q, k).with_guide(of_q, of_k, None)).unwrap();
     assert_eq!(guided.rows, right.rows);
 }
 
@@ -426,7 +426,7 @@ fn a_small_sigma_overflows_nowhere() {
     for form in sample::forms(0.2) {
         let setup = &variations(form.with_objective(objective).unwrap())[0];
         let right = setup.sample.dense(&setup.loss());
-        let out = setup.loss().value_and_gradient(&setup.sample.batch()).unwrap();
+        let out = setup.loss().value_and_gradient(setup.sample.batch()).unwrap();
         same("a small sigma", &setup.loss(), &Given::new(out), &right, &setup.sample, 1e-10);
     }
 }
@@ -439,7 +439,7 @@ fn threads_leave_no_trace() {
         let setup = grown(&setup, 400, 24, 7, 0.5);
         let of = |threads| {
             let loss = setup.loss().with_threads(threads);
-            loss.value_and_gradient(&setup.sample.batch()).unwrap()
+            loss.value_and_gradient(setup.sample.batch()).unwrap()
         };
         let one = of(1);
         for threads in [2, 5] {
@@ -454,10 +454,10 @@ fn a_queue_needs_no_gradient() {
     let setups = all_setups(0.2).into_iter().filter(|setup| !setup.sample.negatives.is_empty());
     for setup in setups {
         let (loss, batch) = (setup.loss(), setup.sample.batch());
-        let right = loss.value_and_gradient(&batch).unwrap();
+        let right = loss.value_and_gradient(batch).unwrap();
         let (mut queries, mut keys) = (vec![0.0; right.queries.len()], vec![0.0; right.keys.len()]);
         let gradient = kinfold::GradientMut::new(&mut queries, &mut keys);
-        loss.value_and_gradient_into(&batch, gradient).unwrap();
+        loss.value_and_gradient_into(batch, gradient).unwrap();
         assert_eq!((queries, keys), (right.queries, right.keys), "{}", setup.name);
     }
 }

@@ -169,11 +169,11 @@ fn peaks(loss: &ContrastiveLoss, beside: &str, n: usize, d: usize) -> Option<[us
         PEAK.store(before, Ordering::SeqCst);
         call().then(|| PEAK.load(Ordering::SeqCst) - before)
     };
-    let forward = counted(&mut || loss.value(&batch).is_ok())?;
+    let forward = counted(&mut || loss.value(batch).is_ok())?;
     let both = counted(&mut || {
         let [queries, keys] = &mut out;
         let gradient = GradientMut::new(queries, keys);
-        loss.value_and_gradient_into(&batch, gradient).is_ok()
+        loss.value_and_gradient_into(batch, gradient).is_ok()
     })?;
     Some([said, both, forward])
 }

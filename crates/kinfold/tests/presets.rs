@@ -20,7 +20,7 @@ fn implementations() -> Vec<(&'static str, Implementation)> {
 
 /// What the engine answers, as the oracle would say it.
 fn engine<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense {
-    let out = loss.value_and_gradient(batch).unwrap();
+    let out = loss.value_and_gradient(*batch).unwrap();
     let wide = |x: Vec<T::Real>| x.into_iter().map(Real::f64).collect();
     Dense {
         mean: out.mean,

@@ -230,8 +230,8 @@ fn batches_that_disagree_with_a_loss() {
         (one_way, plain.with_row_weights(&[0.0, f64::INFINITY]), "the weight of row 1 is inf"),
         (one_way, plain.with_row_weights(&[0.0, 0.0]), "all row weights are 0"),
     ] {
-        refused(loss.value(&batch), reason);
-        refused(loss.value_and_gradient(&batch), reason);
+        refused(loss.value(batch), reason);
+        refused(loss.value_and_gradient(batch), reason);
     }
 }
 
@@ -295,11 +295,11 @@ fn guides_that_disagree_with_a_loss() {
             "there are no shared negatives for it to judge",
         ),
     ] {
-        refused(loss.value(&batch), reason);
+        refused(loss.value(batch), reason);
     }
     // A guide may have another dimension than what it judges.
     let other = Embeddings::new(&numbers[..2], 1).unwrap();
-    assert!(one_way().value(&plain.with_guide(other, other, None)).is_ok());
+    assert!(one_way().value(plain.with_guide(other, other, None)).is_ok());
 }
 
 #[test]
@@ -323,9 +323,9 @@ fn numbers_that_are_not_finite() {
             ),
         ] {
             let reason = format!("{matrix} hold {bad} at row 1, column 0");
-            refused(one_way().value(&batch), &reason);
+            refused(one_way().value(batch), &reason);
         }
         let labelled = Batch::labelled(wrong, &[1, 1]);
-        refused(ContrastiveLoss::sup_con(tau(0.5)).value(&labelled), "queries hold");
+        refused(ContrastiveLoss::sup_con(tau(0.5)).value(labelled), "queries hold");
     }
 }

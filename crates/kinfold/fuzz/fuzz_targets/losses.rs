@@ -95,9 +95,9 @@ fn check(loss: &ContrastiveLoss, batch: &Batch<'_, f32>) {
     for instructions in Instructions::available() {
         let execution = loss.execution().with_instructions(instructions);
         let on = |threads| loss.with_execution(execution.with_threads(threads));
-        let one = on(1).value_and_gradient(batch);
-        let two = on(2).value_and_gradient(batch);
-        match (one, two, loss.value(batch)) {
+        let one = on(1).value_and_gradient(*batch);
+        let two = on(2).value_and_gradient(*batch);
+        match (one, two, loss.value(*batch)) {
             (Ok(one), Ok(two), Ok(value)) => {
                 assert!(one.mean.is_finite() && one.log_scale.is_finite() && one.bias.is_finite());
                 assert!(one.mean.to_bits() == two.mean.to_bits());

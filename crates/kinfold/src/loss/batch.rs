@@ -201,9 +201,3 @@ impl<'a, T: Element> From<(Embeddings<'a, T>, Embeddings<'a, T>)> for Batch<'a, 
         Self::new(queries, keys)
     }
 }
-
-impl<'a, T: Element> From<&Self> for Batch<'a, T> {
-    fn from(batch: &Self) -> Self {
-        *batch
-    }
-}

@@ -381,7 +381,7 @@ pub(crate) fn together(seed: u64, most: usize) -> Option<Setup> {
     loss.with_offset(offset).with_factor(factor).ok()?;
     let name = "together";
     let setup = Setup { name, loss, sample, offset, margin, factor, norm_floor };
-    setup.loss().value(&setup.sample.batch()).is_ok().then_some(setup)
+    setup.loss().value(setup.sample.batch()).is_ok().then_some(setup)
 }
 
 pub(crate) fn close(what: &str, a: f64, b: f64, most: f64) {
