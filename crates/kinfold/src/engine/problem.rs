@@ -1,8 +1,8 @@
 //! The shape of a problem: what a loss makes of a batch's numbers of rows.
 //!
-//! Input: a loss, and a [`BatchCounts`]. Output: a [`Shape`], the matrix of logits that the strips will
-//! go through. Every figure that does not depend on the data is read from it: the plan of a computation,
-//! its scratch bytes, the count of its products.
+//! Input: a loss and [`BatchCounts`]. Output: a [`Shape`], the matrix of logits that the strips go through.
+//! Every figure that does not depend on the data is read from it: the plan of a computation, its scratch
+//! bytes, its number of products.
 
 use crate::embeddings::Element;
 use crate::loss::{Batch, ContrastiveLoss, Form, Negatives};
@@ -131,7 +131,7 @@ impl Shape {
         Self { rows, columns, dim, region, guide_dim, gradient_columns, whole_strips }
     }
 
-    /// The same where nobody asks for the gradient of shared negatives, which are the last columns.
+    /// The same without the gradient of shared negatives, which are the last columns.
     pub(crate) fn with_constant_negatives(self, batch: &BatchCounts) -> Self {
         Self { gradient_columns: self.columns - batch.shared, ..self }
     }

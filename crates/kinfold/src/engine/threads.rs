@@ -1,13 +1,13 @@
-//! How threads share work: each takes the next item when it is done with one, and no item's result
-//! depends on who took it.
+//! How threads share work: each takes the next item when it has finished one, and no item's result
+//! depends on which thread took it.
 //!
-//! A loss over a few hundred rows takes a fraction of a millisecond, and goes through half a dozen
-//! phases in it; waking a thread takes a tenth of that, and the system may wake it on the caller's own
-//! core. So the caller's thread leads: it starts on a phase at once and never waits for a helper to
-//! come, only, at a phase's end, for those that have. Helpers come from the current rayon pool, stay
-//! awake between the phases of a call, and linger for a while after it, since a loss is called once a
-//! step; meanwhile they do whatever else the pool has to do. Or they are threads of another library's,
-//! for as long as it lends them ([`on_threads_of`]).
+//! Input: items, and work to do on each. A loss over a few hundred rows takes a fraction of a
+//! millisecond and goes through half a dozen phases; waking a thread takes a tenth of that, and the
+//! system may wake it on the caller's own core. So the caller's thread leads: it starts a phase at once
+//! and never waits for helpers to arrive; at the end of a phase it waits for those that did. Helpers
+//! come from the current rayon pool, stay awake between the phases of a call, and linger for a while
+//! after it, because a loss is called once a step; meanwhile they serve the pool. Or they are another
+//! library's threads, for as long as it lends them ([`on_threads_of`]).
 #![allow(unsafe_code, reason = "helpers run what the leader's stack holds")]
 
 use crate::engine::kernels::Work;
@@ -22,7 +22,7 @@ use std::thread::{self, yield_now};
 /// Some threads, the caller's first, and the instructions they may use.
 pub(crate) struct Team {
     instructions: Instructions,
-    /// Where helpers wait for work; none where the caller is alone.
+    /// Where helpers wait for work; None where the caller works alone.
     floor: Option<Arc<Floor>>,
     /// Whether the helpers are another library's threads.
     lent: bool,
@@ -242,7 +242,7 @@ impl Floor {
         let job = unsafe {
             std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const (dyn Fn() + Sync)>(job)
         };
-        // SAFETY: no phase is on and nobody is working, so no helper reads the job.
+        // SAFETY: no phase is on and no helper is working, so none reads the job.
         unsafe { *self.job.get() = Some(job) };
         let phase = Phase(self);
         self.turn(|phase| phase + NEXT + PHASE);
@@ -254,7 +254,7 @@ impl Floor {
         }
     }
 
-    /// What a helper does until nobody has called for a while.
+    /// The loop of a helper, until there has been no call for a while.
     fn help(&self) {
         let mut served = 0;
         while let Some(phase) = self.next(served) {

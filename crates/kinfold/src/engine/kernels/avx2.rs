@@ -1,7 +1,8 @@
 //! AVX2 and FMA: 16 registers of 256 bits, of which a tile of 6 by 2 takes 12.
 #![allow(clippy::undocumented_unsafe_blocks, reason = "documented in the macro that writes them")]
 
-use super::table::{Work, kernels};
+use super::compile::kernels;
+use super::table::Work;
 use std::arch::x86_64::*;
 
 x86_vector!(

@@ -2,7 +2,7 @@
 //! 28, but 12 divides into the same blocks of rows as everyone else's tiles.)
 #![allow(clippy::undocumented_unsafe_blocks, reason = "documented in the macro that writes them")]
 
-use super::table::kernels;
+use super::compile::kernels;
 use std::arch::x86_64::*;
 
 x86_vector!(

@@ -20,6 +20,7 @@
     reason = "vector instructions and raw pointers; every length is checked here"
 )]
 
+mod compile;
 mod generic;
 mod portable;
 mod table;

@@ -1,7 +1,7 @@
 //! Neon: 32 registers of 128 bits, of which a tile of 8 by 3 takes 24.
 
+use super::compile::kernels;
 use super::generic::Vector;
-use super::table::kernels;
 use std::arch::aarch64::*;
 
 macro_rules! neon_vector {

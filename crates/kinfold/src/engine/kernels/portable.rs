@@ -1,7 +1,7 @@
 //! No instruction set in particular: arrays that compilers turn into whatever vectors there are.
 
+use super::compile::kernels;
 use super::generic::Vector;
-use super::table::kernels;
 
 /// Four numbers.
 #[derive(Clone, Copy)]
