@@ -10,12 +10,13 @@ fn root() -> PathBuf {
 }
 
 /// Who may know whom, among our own crates.
-const MAY_KNOW: [(&str, &[&str]); 7] = [
+const MAY_KNOW: [(&str, &[&str]); 8] = [
     ("kinfold", &[]),
     ("kinfold-burn", &["kinfold"]),
     ("kinfold-nn", &[]),
-    ("kinfold-train", &["kinfold", "kinfold-burn", "kinfold-nn"]),
-    ("kinfold-cli", &["kinfold-train"]),
+    ("kinfold-data", &[]),
+    ("kinfold-train", &["kinfold", "kinfold-burn", "kinfold-data", "kinfold-nn"]),
+    ("kinfold-cli", &["kinfold-data", "kinfold-train"]),
     ("kinfold-python", &["kinfold"]),
     ("xtask", &[]),
 ];

@@ -1,10 +1,10 @@
 //! The command line, and the settings that it asks for.
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use kinfold_data::{Expansion, PairSource, Recipe};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
 use kinfold_train::{
-    Case, Diagnosed, Error, Expansion, Form, Of, OneShotTask, Recipe, Settings, StudySettings,
-    loss_names,
+    Case, Diagnosed, Error, Form, OneShotTask, Settings, StudySettings, loss_names,
 };
 use std::path::{Path, PathBuf};
 
@@ -240,11 +240,11 @@ enum PairsOf {
 }
 
 impl PairsOf {
-    fn of(self) -> Of {
+    fn of(self) -> PairSource {
         match self {
-            Self::Views => Of::Views,
-            Self::Folder => Of::Folder,
-            Self::List => Of::List,
+            Self::Views => PairSource::Views,
+            Self::Folder => PairSource::Folder,
+            Self::List => PairSource::List,
         }
     }
 }

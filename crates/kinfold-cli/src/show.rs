@@ -2,8 +2,8 @@
 #![allow(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kinfold_data::{Images, Pairs, Split};
 use kinfold_train::evaluation::{Evaluation, Measured, OneShot};
-use kinfold_train::pairs::{Images, Pairs, Split};
 use kinfold_train::{
     Error, Event, Found, Progress, Record, Seconds, StudyEvent, StudyRun, Summary,
 };

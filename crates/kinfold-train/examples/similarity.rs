@@ -4,7 +4,7 @@
 //! `cargo run --release -p kinfold-train --example similarity -- runs/NAME docs/similarity.png`
 
 use image::{GrayImage, Luma, imageops};
-use kinfold_train::pairs::{Images, Split};
+use kinfold_data::Split;
 use kinfold_train::{Settings, embed};
 use std::error::Error;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [run, out] = arguments.as_slice() else {
         return Err("usage: similarity RUN OUT.png".into());
     };
-    let images = Images::load(&Settings::default())?;
+    let images = Settings::default().images()?;
     let (_, classes) = images.classes();
     let mut rows = Split::new(&images, 0.2).test;
     rows.sort_by_key(|&i| (classes[i], i));

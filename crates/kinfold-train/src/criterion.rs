@@ -7,7 +7,6 @@
 use crate::Error;
 use crate::loss::Named;
 use crate::optimizer::Optimizer;
-use crate::pairs::{Images, Pair, Pairs};
 use crate::run::State;
 use crate::settings::{OptimizerName, OptimizerSettings, Settings};
 use crate::tensors::numbers;
@@ -16,6 +15,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use kinfold::{Batch, Embeddings, Objective, Temperature};
 use kinfold_burn::{ContrastiveLoss, PairBatch};
+use kinfold_data::{Images, Pair, Pairs};
 use kinfold_nn::encoders::{ImageShape, Model};
 use std::collections::VecDeque;
 
@@ -335,8 +335,8 @@ impl ModuleMapper for Follow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pairs::Split;
     use crate::tensors::images_tensor;
+    use kinfold_data::Split;
 
     fn model(seed: u64, device: &Device) -> Model {
         let shape = ImageShape { size: 8, channels: 1 };
@@ -350,7 +350,7 @@ mod tests {
         settings.loss.name = "moco".to_owned();
         settings.loss.queue = 7;
         settings.loss.momentum = 0.75;
-        let images = Images::load(&settings)?;
+        let images = settings.images()?;
         let split = Split::new(&images, 0.2);
         let pairs = Pairs::new(&images, &split, &settings.pairs)?;
         let mut criterion = Criterion::new(&settings, &images, &pairs, &device)?;

@@ -4,10 +4,10 @@
 //! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
 //! name of the file; rows are in the order of the names.
 
-use crate::pairs::Images;
 use crate::run::{SavedModel, write_whole};
 use crate::{Error, tensors};
 use burn::tensor::Device;
+use kinfold_data::Images;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
@@ -67,7 +67,7 @@ pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let model = saved.trained(run, &device)?;
-    let images = Images::load(&saved.settings(data))?;
+    let images = saved.settings(data).images()?;
     let embeddings = tensors::embed(&model, &images, &device)?;
     let dim = embeddings.len() / images.len();
     Ok(Embedded { images, embeddings, dim })

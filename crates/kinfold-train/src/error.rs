@@ -99,6 +99,10 @@ pub enum Error {
         kept: PathBuf,
     },
 
+    /// Images, pairs or views that cannot be had.
+    #[error(transparent)]
+    Images(#[from] kinfold_data::Error),
+
     /// An encoder that cannot be built, read or written.
     #[error(transparent)]
     Encoder(#[from] kinfold_nn::Error),
@@ -111,14 +115,15 @@ pub enum Error {
 impl Error {
     /// Whether the caller asked for something that cannot be, rather than something that failed.
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Images(error) => error.is_usage(),
             Self::Setting(_)
-                | Self::Encoder(kinfold_nn::Error::Setting(_))
-                | Self::SettingsFile { .. }
-                | Self::RunExists(_)
-                | Self::CannotResume { .. }
-        )
+            | Self::Encoder(kinfold_nn::Error::Setting(_))
+            | Self::SettingsFile { .. }
+            | Self::RunExists(_)
+            | Self::CannotResume { .. } => true,
+            _ => false,
+        }
     }
 
     pub(crate) fn data_file(path: &Path, reason: impl Into<String>) -> Self {

@@ -13,10 +13,10 @@
 
 use crate::Error;
 use crate::criterion::{Criterion, Loss};
-use crate::pairs::Pair;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
+use kinfold_data::Pair;
 use kinfold_nn::encoders::Model;
 
 /// What a batch's backward pass gives.

@@ -1,7 +1,7 @@
 //! Contrastive training: from pairs to a model and what it is worth.
 //!
 //! Comes in: [`Settings`]. Goes out: a run folder. The flow, a module a stage:
-//! [`pairs`] → views → encoder (kinfold-nn) → loss (kinfold-burn) → optimizer → [`evaluation`] → run folder.
+//! pairs and views (kinfold-data) → encoder (kinfold-nn) → loss (kinfold-burn) → optimizer → [`evaluation`] → run folder.
 //! Nothing here prints; [`train`] tells its caller what happens, as [`Event`]s.
 
 #![warn(clippy::unwrap_used)]
@@ -16,8 +16,6 @@ mod gradients;
 mod look;
 mod loss;
 mod optimizer;
-pub mod pairs;
-mod random;
 mod report;
 mod run;
 mod search;
@@ -25,7 +23,6 @@ pub mod settings;
 mod study;
 mod tensors;
 mod training;
-mod views;
 
 pub use bench::{Case, Dense, Record, Seconds, bench};
 pub use diagnose::{Diagnosed, Told, diagnose};
@@ -35,11 +32,9 @@ pub use evaluation::{OneShot, OneShotTask, evaluate, one_shot};
 pub use kinfold::{Form, diagnosis};
 pub use look::{Looked, look};
 pub use loss::loss_names;
-pub use pairs::{Expansion, Of, PairSettings};
 pub use report::report;
 pub use run::{Summary, run_folder};
 pub use search::{Found, Match, Matches, search};
 pub use settings::Settings;
 pub use study::{Study, StudyEvent, StudyRun, StudySettings, study_temperature};
 pub use training::{Event, Progress, resume, train};
-pub use views::{Key, Recipe, Sheet, SimclrSettings, contact_sheet};

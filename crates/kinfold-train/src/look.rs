@@ -3,9 +3,9 @@
 //! Comes in: settings, and where the sheet goes. Goes out: a picture with a row for each of some
 //! images, first the image and then its views, as the first epochs of training would see them.
 
-use crate::pairs::Images;
 use crate::run::write_whole;
-use crate::{Error, Settings, contact_sheet};
+use crate::{Error, Settings};
+use kinfold_data::{Images, contact_sheet};
 use std::io::Write;
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub fn look(settings: &Settings, count: usize, views: usize, out: &Path) -> Resu
     if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
         return Err(Error::Setting(format!("{} does not end in .png", out.display())));
     }
-    let images = Images::load(settings)?;
+    let images = settings.images()?;
     let shown = count.min(images.len());
     let rows = (0..shown).map(|i| i * images.len() / shown);
     let pictures = rows.map(|row| Ok((row, settings.view.picture(&images, row)?)));

@@ -4,7 +4,6 @@
 //! cosine of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
 
 use crate::Error;
-use crate::pairs::{Images, Reading};
 use crate::report::picture::{png, shrunk};
 use crate::report::snapshots::{dot, normalise};
 use crate::run::{SavedModel, write_whole};
@@ -16,6 +15,7 @@ use embedded_graphics::pixelcolor::Gray8;
 use embedded_graphics::prelude::*;
 use embedded_graphics::text::Text;
 use image::ExtendedColorType;
+use kinfold_data::Images;
 use kinfold_nn::encoders::Model;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -70,12 +70,10 @@ pub fn search(
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let settings = saved.settings(data);
-    let (size, channels) = settings.image_shape();
-    let (memory, invert) = (settings.image_memory(), settings.image.invert);
-    let reading = Reading { size, channels, memory, originals: false, invert };
+    let reading = settings.image.reading(&settings.data, false);
     let queries = Images::of_files(queries, &reading)?;
     let model = saved.trained(run, &device)?;
-    let images = Images::load(&settings)?;
+    let images = settings.images()?;
     let n = images.len();
     if k == 0 || k > n {
         let data = &settings.data;

@@ -5,9 +5,8 @@
 
 pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};
 
-use crate::pairs::{PairSettings, Pairs};
-use crate::views::Recipe;
-use crate::{Error, pairs};
+use crate::Error;
+use kinfold_data::{DIGITS, ImageSettings, Images, PairSettings, Pairs, Recipe, ViewSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -50,36 +49,6 @@ pub struct Settings {
     pub optimizer: OptimizerSettings,
     /// When a run is saved, to be resumed.
     pub checkpoint: CheckpointSettings,
-}
-
-/// How images are read.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ImageSettings {
-    /// Width and height in pixels; by default 8 for the digits and 32 for everything else.
-    pub size: Option<usize>,
-    /// 1 (grey) or 3 (red, green, blue); by default 1 for the digits and 3 for everything else.
-    pub channels: Option<usize>,
-    /// Make dark light and light dark: affine views are black beyond an image's edges, which suits
-    /// light ink on black and not drawings on white paper.
-    pub invert: bool,
-    /// MiB of decoded images to keep in memory, 2048 by default; the others are decoded whenever they
-    /// are needed.
-    pub memory: Option<u64>,
-}
-
-/// A random affine view: each of these is the largest amount either way.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ViewSettings {
-    /// Rotation, in degrees.
-    pub rotation: f32,
-    /// Scaling, as a share of the size, in each direction on its own.
-    pub scale: f32,
-    /// Shear, as a share of the height.
-    pub shear: f32,
-    /// Shift, as a share of the side.
-    pub shift: f32,
 }
 
 /// The loss.
@@ -171,9 +140,6 @@ pub struct CheckpointSettings {
     pub every_minutes: f64,
 }
 
-/// The name of the embedded data.
-pub const DIGITS: &str = "digits";
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -192,12 +158,6 @@ impl Default for Settings {
             optimizer: OptimizerSettings::default(),
             checkpoint: CheckpointSettings::default(),
         }
-    }
-}
-
-impl Default for ViewSettings {
-    fn default() -> Self {
-        Self { rotation: 15.0, scale: 0.2, shear: 0.2, shift: 0.1 }
     }
 }
 
@@ -295,19 +255,7 @@ impl Settings {
             decay >= 0.0 && decay.is_finite(),
             format!("weight_decay is {decay}, but it must be a finite number of at least 0"),
         )?;
-        let size = self.image.size;
-        needs(
-            size.is_none_or(|size| (4..=1024).contains(&size)),
-            format!("image size is {}, but it must be 4 to 1024 pixels", size.unwrap_or(0)),
-        )?;
-        let channels = self.image.channels;
-        needs(
-            channels.is_none_or(|channels| channels == 1 || channels == 3),
-            format!(
-                "image channels is {}, but it must be 1 (grey) or 3 (colour)",
-                channels.unwrap_or(0)
-            ),
-        )?;
+        self.image.check()?;
         self.encoder.check(self.image_shape().0)?;
         let minutes = self.checkpoint.every_minutes;
         needs(
@@ -345,13 +293,16 @@ impl Settings {
 
     /// Width, height and channels of the images that the encoder sees.
     pub fn image_shape(&self) -> (usize, usize) {
-        let (size, channels) = if self.is_digits() { (8, 1) } else { (32, 3) };
-        (self.image.size.unwrap_or(size), self.image.channels.unwrap_or(channels))
+        self.image.shape(&self.data)
     }
 
-    /// Bytes of decoded images to keep in memory.
-    pub(crate) fn image_memory(&self) -> u64 {
-        self.image.memory.map_or(pairs::MEMORY, |mib| mib.saturating_mul(1 << 20))
+    /// The data that these settings name, in the shape they ask for.
+    ///
+    /// # Errors
+    /// When the data cannot be read, is not what its name says, or holds no image that can be read.
+    pub fn images(&self) -> Result<Images, Error> {
+        let reading = self.image.reading(&self.data, self.view.wants_originals());
+        Ok(Images::read(&self.data, &reading)?)
     }
 
     /// The settings with everything decided that depends on the pairs.

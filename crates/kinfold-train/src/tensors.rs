@@ -1,8 +1,8 @@
 //! Images as tensors, tensors as numbers, and the embeddings of many images.
 
 use crate::Error;
-use crate::pairs::Images;
 use burn::tensor::{Device, Tensor, TensorData};
+use kinfold_data::Images;
 use kinfold_nn::encoders::Model;
 
 /// Images that are encoded at a time outside training.

@@ -1,7 +1,7 @@
 //! A run that is stopped and goes on is the run that was never stopped, bit for bit; and what cannot
 //! go on is refused with the reason.
 
-use kinfold_train::pairs::Of;
+use kinfold_data::PairSource;
 use kinfold_train::{Error, Event, Settings, Summary, resume, train};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,7 +100,7 @@ fn a_run_goes_on_from_wherever_it_was_stopped() {
         }),
         // Few pairs a batch, so that epochs have many batches whose pairs wait for one another.
         of("one-way", &|settings| {
-            settings.pairs.of = Some(Of::Folder);
+            settings.pairs.of = Some(PairSource::Folder);
             settings.batch = Some(9);
             settings.epochs = 1;
         }),

@@ -5,13 +5,13 @@
 
 mod table;
 
-use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::{CONFIG, SavedModel};
 use crate::tensors::{images_tensor, numbers};
-use crate::{Error, Settings, views};
+use crate::{Error, Settings};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options};
 use kinfold::{Embeddings, Temperature};
+use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::Model;
 use std::path::{Path, PathBuf};
 use table::Table;
@@ -175,7 +175,7 @@ fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
 fn of_run(run: &Path) -> Result<Loaded, Error> {
     let model = SavedModel::open(run)?.trained(run, &Device::flex())?;
     let settings = Settings::from_file(&run.join(CONFIG))?;
-    let images = Images::load(&settings)?;
+    let images = settings.images()?;
     let split = Split::new(&images, settings.hold_out);
     of_model(run, &settings, &images, &split, &model)
 }
@@ -197,7 +197,7 @@ fn of_model(
     let shown = batches.into_iter().next().unwrap_or_default();
     let mut sides = [Vec::new(), Vec::new()];
     for pairs in shown.chunks(CHUNK) {
-        let views = views::pairs(images, pairs, &settings.view, settings.seed, epoch)?;
+        let views = draw_pairs(images, pairs, &settings.view, settings.seed, epoch)?;
         let shape = (images.size, images.channels);
         let projected = numbers(model.project(images_tensor(views, shape, &device)))?;
         let (first, second) = projected.split_at(projected.len() / 2);

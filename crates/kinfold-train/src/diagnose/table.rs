@@ -5,8 +5,8 @@
 //! It takes what `kinfold embed` writes, and what others write in the same formats.
 
 use crate::Error;
-use crate::pairs::npy;
 use kinfold::{bf16, f16};
+use kinfold_data::npy;
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::{DataType, DoubleType, FloatType};
@@ -66,7 +66,7 @@ impl Table {
 /// lines of any other file.
 pub(super) fn labels(path: &Path) -> Result<Vec<String>, Error> {
     match ending(path).as_str() {
-        "npy" => npy::integers(path),
+        "npy" => Ok(npy::integers(path)?),
         "csv" => csv_labels(path),
         "parquet" => {
             let file = opened(path)?;

@@ -7,13 +7,13 @@ mod one_shot;
 pub use one_shot::{OneShot, OneShotTask, one_shot};
 
 use crate::Error;
-use crate::pairs::{Images, Split};
 use crate::run::SavedModel;
 use crate::settings::Settings;
 use crate::tensors::embed;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
+use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
 use serde::Serialize;
 use std::path::Path;
@@ -87,7 +87,7 @@ pub fn evaluate(run: &Path, data: Option<&str>) -> Result<Evaluated, Error> {
     let saved = SavedModel::open(run)?;
     let trained = saved.trained(run, &device)?;
     let settings = saved.settings(data);
-    let images = Images::load(&settings)?;
+    let images = settings.images()?;
     // All of other data is new to the model, but some is needed as labelled examples.
     let share = data.map_or(saved.hold_out, |_| Settings::default().hold_out);
     let split = Split::new(&images, share);

@@ -11,13 +11,13 @@
 //! another's. Where a folder holds Lake's own runs, each with its `class_labels.txt`, these are run.
 
 use super::{Error, Measured};
-use crate::pairs::{self, Images};
-use crate::random::{Purpose, Random};
 use crate::run::SavedModel;
 use crate::tensors::embed;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy};
+use kinfold_data::Images;
+use kinfold_data::random::{Purpose, Random};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -86,7 +86,7 @@ pub fn one_shot(run: &Path, task: &OneShotTask) -> Result<OneShot, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let trained = saved.trained(run, &device)?;
-    let images = Images::load(&saved.settings(Some(&task.data)))?;
+    let images = saved.settings(Some(&task.data)).images()?;
     let (groups, episodes) = match written(&images, &task.data)? {
         (_, episodes) if episodes.is_empty() => drawn(&images, task)?,
         written => written,
@@ -198,7 +198,7 @@ fn written(images: &Images, data: &str) -> Result<(Vec<String>, Vec<Episode>), E
     let rows: HashMap<&str, usize> =
         images.names.iter().enumerate().map(|(row, name)| (name.as_str(), row)).collect();
     let (mut names, mut episodes) = (Vec::new(), Vec::new());
-    for (path, text) in pairs::texts(Path::new(data), LABELS)? {
+    for (path, text) in kinfold_data::texts(Path::new(data), LABELS)? {
         let wrong = |reason: String| Error::data_file(&Path::new(data).join(&path), reason);
         let run = path.rsplit_once('/').map_or("", |(run, _)| run);
         // Paths are relative to the folder of all runs.
@@ -238,7 +238,7 @@ mod tests {
         let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
         let names = (0..labels.len()).map(|i| format!("{i}.png")).collect();
         let pixels = (0..labels.len()).map(|i| i as u8).collect();
-        Images::of_pixels(names, labels, pixels, 255, (1, 1))
+        Images::of_pixels(names, labels, pixels, 1, 1).expect("a pixel a name")
     }
 
     fn greek_and_latin() -> Images {

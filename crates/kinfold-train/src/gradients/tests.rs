@@ -1,13 +1,12 @@
 use super::*;
 use crate::Settings;
-use crate::pairs::{Images, Pairs, Split};
 use crate::tensors::{images_tensor, numbers};
-use crate::views;
 use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, TensorData};
 use kinfold_burn::ContrastiveLoss;
+use kinfold_data::{Images, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::ImageShape;
 
 /// An encoder that looks at each row alone.
@@ -110,7 +109,7 @@ impl Digits {
         let mut settings = Settings::default();
         settings.encoder.widths = Some(vec![8, 16]);
         settings.loss.name = loss.to_owned();
-        let images = Images::load(&settings)?;
+        let images = settings.images()?;
         let split = Split::new(&images, 0.2);
         let pairs = Pairs::new(&images, &split, &settings.pairs)?;
         let pairs = pairs.batches(24, 0, 0)[0].to_vec();
@@ -120,7 +119,7 @@ impl Digits {
     }
 
     fn views(&self, pairs: &[Pair]) -> Result<Tensor<4>, Error> {
-        let pixels = views::pairs(&self.images, pairs, &self.settings.view, 0, 0)?;
+        let pixels = draw_pairs(&self.images, pairs, &self.settings.view, 0, 0)?;
         Ok(images_tensor(pixels, (8, 1), &self.device))
     }
 

@@ -25,10 +25,10 @@ pub(crate) use snapshots::{Moment, Seen, Snapshots};
 
 use crate::Error;
 use crate::diagnose::diagnose_model;
-use crate::pairs::{Images, Split};
 use crate::run::{SavedModel, Summary, write_whole};
 use burn::tensor::Device;
 use facts::Facts;
+use kinfold_data::{Images, Split};
 use page::Page;
 use sample::Sample;
 use std::io::Write;
@@ -70,7 +70,7 @@ fn html(
     let read;
     let (images, missing) = match images {
         Some(images) => (Some(images), None),
-        None => match Images::load(&facts.settings) {
+        None => match facts.settings.images() {
             Ok(images) => {
                 let split = Split::new(&images, facts.settings.hold_out);
                 read = (images, split);

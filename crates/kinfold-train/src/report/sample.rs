@@ -6,9 +6,9 @@
 
 use super::snapshots::{dot, normalise};
 use crate::Error;
-use crate::pairs::{Images, Split};
 use crate::tensors::embed_rows;
 use burn::tensor::Device;
+use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
 use rayon::prelude::*;
 

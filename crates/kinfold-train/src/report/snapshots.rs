@@ -4,11 +4,11 @@
 //! what the report draws. The pairs are held-out ones where some are held out, in views that training
 //! never sees. It never changes the model nor anything that training draws.
 
-use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::run::RunFolder;
 use crate::tensors::{images_tensor, numbers};
-use crate::{Error, Settings, views};
+use crate::{Error, Settings};
 use burn::tensor::Device;
+use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::Model;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -108,7 +108,7 @@ impl Snapshots {
         let earlier = Seen::read(folder.path()).filter(|seen| seen.pairs == members);
         let moments = earlier.map_or(Vec::new(), |seen| seen.moments);
         Ok(Self {
-            views: views::pairs(images, &chosen, &settings.view, settings.seed, epoch)?,
+            views: draw_pairs(images, &chosen, &settings.view, settings.seed, epoch)?,
             shape: settings.image_shape(),
             device: Device::flex(),
             third: steps.div_ceil(3),

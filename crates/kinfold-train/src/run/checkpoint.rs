@@ -15,9 +15,9 @@
 //! last whole epoch before it; of equals it is the latest.
 
 use super::State;
-use crate::pairs::{Images, Pairs};
 use crate::{Error, Settings};
 use burn::tensor::{DType, TensorData};
+use kinfold_data::{Images, Pairs};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;

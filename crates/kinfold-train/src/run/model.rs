@@ -1,8 +1,9 @@
 //! `model.toml` and `model.safetensors`: together they are the model.
 
-use crate::settings::{EncoderSettings, ImageSettings, Settings};
+use crate::settings::{EncoderSettings, Settings};
 use crate::{Error, run::RunFolder};
 use burn::tensor::Device;
+use kinfold_data::ImageSettings;
 use kinfold_nn::encoders::{ImageShape, Model, WEIGHTS};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

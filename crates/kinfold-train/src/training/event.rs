@@ -1,7 +1,7 @@
 //! What a run tells while it goes on.
 
 use crate::Settings;
-use crate::pairs::{Images, Pairs, Split};
+use kinfold_data::{Images, Pairs, Split};
 use std::path::Path;
 
 /// What a run tells while it goes on.

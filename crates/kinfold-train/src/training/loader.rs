@@ -4,8 +4,8 @@
 //! Comes in: images, pairs, and the place in the run to begin at. Goes out: batches in their order,
 //! the same to the last bit however fast they are drawn.
 
-use crate::pairs::{Images, Pair, Pairs};
-use crate::{Error, Settings, views};
+use crate::{Error, Settings};
+use kinfold_data::{Images, Pair, Pairs, draw_pairs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -19,7 +19,7 @@ pub(super) struct Batch {
     /// Whether it is the last of its epoch.
     pub(super) last: bool,
     pub(super) pairs: Vec<Pair>,
-    /// A view of each member of each pair, as [`views::pairs`] has them; none where a batch is encoded
+    /// A view of each member of each pair, as [`draw_pairs`] has them; none where a batch is encoded
     /// in chunks, so that it need not fit into memory.
     pub(super) views: Option<Vec<f32>>,
 }
@@ -73,7 +73,7 @@ fn batches(
         let n = batches.len();
         let done = if epoch == first { place } else { 0 };
         batches.into_iter().enumerate().skip(done).map(move |(place, pairs)| {
-            let views = whole.then(|| views::pairs(images, &pairs, view, *seed, epoch));
+            let views = whole.then(|| draw_pairs(images, &pairs, view, *seed, epoch));
             let views = views.transpose()?;
             Ok(Batch { epoch, place, last: place + 1 == n, pairs, views })
         })

@@ -15,7 +15,6 @@ use crate::criterion::{Criterion, Loss};
 use crate::evaluation::Evaluation;
 use crate::gradients::{Found, gradients};
 use crate::optimizer::{Optimizer, learning_rate};
-use crate::pairs::{Images, Pair, Pairs, Split};
 use crate::report::{self, Snapshots};
 use crate::run::{
     Checkpoint, Fingerprint, Header, RunFolder, SavedModel, State, Summary, peak_memory_bytes,
@@ -23,8 +22,9 @@ use crate::run::{
 };
 use crate::settings::CheckpointSettings;
 use crate::tensors::images_tensor;
-use crate::{Error, Settings, views};
+use crate::{Error, Settings};
 use burn::tensor::Device;
+use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::{ImageShape, Model};
 use loader::{Batch, Loader};
 use serde::Serialize;
@@ -87,7 +87,7 @@ pub(crate) fn run(
     if out.exists() {
         return Err(Error::RunExists(out.to_path_buf()));
     }
-    let images = Images::load(&settings)?;
+    let images = settings.images()?;
     let split = Split::new(&images, settings.hold_out);
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
@@ -113,7 +113,7 @@ pub fn resume(
     let (folder, settings) = RunFolder::open(run)?;
     settings.check()?;
     let found = folder.checkpoint((run != path).then_some(path), &settings)?;
-    let images = Images::load(&settings)?;
+    let images = settings.images()?;
     let split = Split::new(&images, settings.hold_out);
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     if let Some((_, checkpoint)) = &found {
@@ -360,7 +360,7 @@ impl Training {
         let views = |pairs: &[Pair]| {
             let views = match ahead.take() {
                 Some(views) => views,
-                None => views::pairs(&self.images, pairs, view, *seed, epoch)?,
+                None => draw_pairs(&self.images, pairs, view, *seed, epoch)?,
             };
             Ok(images_tensor(views, shape, &self.device))
         };

@@ -1,0 +1,139 @@
+//! Where images are kept: decoded in memory as far as the budget goes, else where they came from.
+//!
+//! Comes in: sources. Goes out: pictures, scaled or as they were. What is asked for is the same to
+//! the last bit wherever it comes from; the budget decides only how long it takes.
+
+use crate::Error;
+use crate::budget::Budget;
+use crate::picture::Picture;
+use crate::settings::Reading;
+use crate::sources::{Skipped, Source};
+use image::DynamicImage;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Images of one shape, and where each comes from.
+pub(crate) struct ImageCache {
+    size: usize,
+    channels: usize,
+    places: Vec<Place>,
+}
+
+struct Place {
+    source: Source,
+    scaled: Option<Box<[u8]>>,
+    original: Option<Original>,
+}
+
+struct Original {
+    width: usize,
+    height: usize,
+    pixels: Box<[u8]>,
+}
+
+impl ImageCache {
+    /// Images that are not decoded until they are asked for.
+    pub(crate) fn unfilled(sources: Vec<Source>, size: usize, channels: usize) -> Self {
+        let place = |source| Place { source, scaled: None, original: None };
+        Self { size, channels, places: sources.into_iter().map(place).collect() }
+    }
+
+    /// Decodes every image once, keeps what the budget has room for, and leaves out what cannot be
+    /// decoded; for each source, why it was left out.
+    pub(crate) fn fill(
+        sources: Vec<Source>,
+        reading: &Reading,
+        budget: &Budget,
+    ) -> Result<(Self, Vec<Option<Skipped>>), Error> {
+        let read: Vec<Result<Place, Skipped>> =
+            sources.into_par_iter().map(|source| Place::fill(source, reading, budget)).collect();
+        let mut places = Vec::with_capacity(read.len());
+        let mut failed = Vec::with_capacity(read.len());
+        for place in read {
+            match place {
+                Ok(place) => {
+                    places.push(place);
+                    failed.push(None);
+                }
+                Err(skipped) => failed.push(Some(skipped)),
+            }
+        }
+        Ok((Self { size: reading.size, channels: reading.channels, places }, failed))
+    }
+
+    pub(crate) fn scaled(&self, i: usize) -> Result<Picture<'_>, Error> {
+        let (place, size, channels) = (&self.places[i], self.size, self.channels);
+        let kept = place.scaled.as_deref().or_else(|| place.source.as_needed(size, channels));
+        let white = place.source.white();
+        match kept {
+            Some(pixels) => {
+                let pixels = Cow::Borrowed(pixels);
+                Ok(Picture { width: size, height: size, channels, pixels, white })
+            }
+            None => Ok(Picture::scaled(&place.decode()?, size, channels, white)),
+        }
+    }
+
+    pub(crate) fn original(&self, i: usize) -> Result<Picture<'_>, Error> {
+        let (place, channels) = (&self.places[i], self.channels);
+        let white = place.source.white();
+        match &place.original {
+            Some(Original { width, height, pixels }) => {
+                let (width, height, pixels) = (*width, *height, Cow::Borrowed(&**pixels));
+                Ok(Picture { width, height, channels, pixels, white })
+            }
+            None => Ok(Picture::of(place.decode()?, channels, white)),
+        }
+    }
+
+    pub(crate) fn in_memory(&self) -> usize {
+        let (size, channels) = (self.size, self.channels);
+        let in_memory = |place: &&Place| {
+            place.scaled.is_some() || place.source.as_needed(size, channels).is_some()
+        };
+        self.places.iter().filter(in_memory).count()
+    }
+}
+
+impl Place {
+    fn fill(source: Source, reading: &Reading, budget: &Budget) -> Result<Self, Skipped> {
+        let mut place = Self { source, scaled: None, original: None };
+        let &Reading { size, channels, originals, .. } = reading;
+        let small = (size * size * channels) as u64;
+        let plain = matches!(place.source, Source::Raw { .. });
+        // Plain pixels have been checked, and are read as fast as decoded ones.
+        if plain && (place.source.as_needed(size, channels).is_some() || !budget.take(small)) {
+            return Ok(place);
+        }
+        let image = place
+            .source
+            .decode()
+            .map_err(|reason| Skipped { path: place.source.path(), reason })?;
+        let white = place.source.white();
+        if plain || budget.take(small) {
+            let picture = Picture::scaled(&image, size, channels, white);
+            place.scaled = Some(picture.pixels.into_owned().into());
+        }
+        let large = u64::from(image.width()) * u64::from(image.height()) * channels as u64;
+        if originals && !plain && budget.take(large) {
+            let Picture { width, height, pixels, .. } = Picture::of(image, channels, white);
+            place.original = Some(Original { width, height, pixels: pixels.into_owned().into() });
+        }
+        Ok(place)
+    }
+
+    fn decode(&self) -> Result<DynamicImage, Error> {
+        self.source.decode().map_err(|reason| {
+            let reason =
+                format!("it could be read when the data was loaded, but not now: {reason}");
+            Error::data_file(&self.source.path(), reason)
+        })
+    }
+}
+
+impl fmt::Debug for ImageCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageCache({} images)", self.places.len())
+    }
+}

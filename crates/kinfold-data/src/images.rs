@@ -1,0 +1,232 @@
+//! Images of one shape, however they are stored.
+//!
+//! Input: `digits` or a path, and how images are read. Output: [`Images`]. A `Source` hides where an
+//! image comes from, an `ImageCache` whether it is decoded already.
+
+use crate::Error;
+use crate::budget::Budget;
+use crate::cache::ImageCache;
+use crate::picture::Picture;
+use crate::settings::Reading;
+use crate::sources::{self, Layout, Listed, Listing, Raw, Skipped, Source};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Images of one shape, each read when it is asked for or kept in memory.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Each image's path relative to its folder or archive, or a name made of its number.
+    pub names: Vec<String>,
+    /// Each image's sub-folder, or digit, or class; empty where there is none.
+    pub labels: Vec<String>,
+    /// 1 or 3.
+    pub channels: usize,
+    /// Width and height.
+    pub size: usize,
+    /// Files that have the name of an image but could not be read as one.
+    pub skipped: Vec<Skipped>,
+    /// The rows that the data itself holds out; empty where it says nothing.
+    pub held_out: Range<usize>,
+    invert: bool,
+    listed: Vec<Listed>,
+    cache: Arc<ImageCache>,
+}
+
+impl Images {
+    /// `digits` or the data at a path. Every image is decoded once, so that what cannot be read is
+    /// known before training begins.
+    ///
+    /// # Errors
+    /// When the data cannot be read, is not what its name says, or holds no image that can be read.
+    pub fn read(data: &str, reading: &Reading) -> Result<Self, Error> {
+        let budget = Budget::new(reading.memory);
+        let listing = sources::find(data, reading, &budget)?;
+        Self::decode(Path::new(data), listing, reading, &budget)
+    }
+
+    /// These files, each an image, in this order.
+    ///
+    /// # Errors
+    /// When one of them cannot be read as an image.
+    pub fn of_files(files: &[PathBuf], reading: &Reading) -> Result<Self, Error> {
+        let mut listing = Listing::default();
+        for file in files {
+            let name = file.display().to_string();
+            listing.push(name, String::new(), Source::File(file.clone()));
+        }
+        let (sources, budget) = (listing.sources, Budget::new(reading.memory));
+        let (cache, failed) = ImageCache::fill(sources, reading, &budget)?;
+        if let Some(Skipped { path, reason }) = failed.into_iter().flatten().next() {
+            return Err(Error::data_file(&path, format!("it is no image to search for: {reason}")));
+        }
+        Ok(Self {
+            names: listing.names,
+            labels: listing.labels,
+            channels: reading.channels,
+            size: reading.size,
+            skipped: Vec::new(),
+            held_out: 0..0,
+            invert: reading.invert,
+            listed: Vec::new(),
+            cache: Arc::new(cache),
+        })
+    }
+
+    /// Pixels that are in memory already: `[n, size, size, channels]`, 255 for white, with a name and
+    /// a label for each image.
+    ///
+    /// # Errors
+    /// When there is another number of pixels or labels than the names and the shape say, or a number
+    /// of channels other than 1 and 3.
+    pub fn of_pixels(
+        names: Vec<String>,
+        labels: Vec<String>,
+        pixels: Vec<u8>,
+        size: usize,
+        channels: usize,
+    ) -> Result<Self, Error> {
+        let (n, needed) = (names.len(), names.len() * size * size * channels);
+        if labels.len() != n || pixels.len() != needed || !matches!(channels, 1 | 3) {
+            return Err(Error::Data(format!(
+                "{n} images of {size}×{size} in {channels} channels need {n} labels, {needed} bytes \
+                 and 1 or 3 channels, but {} labels and {} bytes were given",
+                labels.len(),
+                pixels.len()
+            )));
+        }
+        let raw = Raw::in_memory(pixels, Layout::square(size, channels, u8::MAX));
+        let raw = Arc::new(raw);
+        let sources = (0..n).map(|index| Source::Raw { raw: raw.clone(), index }).collect();
+        Ok(Self {
+            names,
+            labels,
+            channels,
+            size,
+            skipped: Vec::new(),
+            held_out: 0..0,
+            invert: false,
+            listed: Vec::new(),
+            cache: Arc::new(ImageCache::unfilled(sources, size, channels)),
+        })
+    }
+
+    /// Decodes what was found and leaves out what cannot be.
+    fn decode(
+        path: &Path,
+        listing: Listing,
+        reading: &Reading,
+        budget: &Budget,
+    ) -> Result<Self, Error> {
+        let Listing { names, labels, sources, held_out, listed, others, mut skipped } = listing;
+        let (cache, failed) = ImageCache::fill(sources, reading, budget)?;
+        let whole: Vec<bool> = failed.iter().map(Option::is_none).collect();
+        skipped.extend(failed.into_iter().flatten());
+        if !whole.contains(&true) {
+            return Err(sources::no_images(path, others, &skipped));
+        }
+        let (listed, dropped) = sources::without(listed, &whole, path)?;
+        skipped.extend(dropped);
+        let keep = |texts: Vec<String>| -> Vec<String> {
+            texts
+                .into_iter()
+                .zip(&whole)
+                .filter(|(_, whole)| **whole)
+                .map(|(text, _)| text)
+                .collect()
+        };
+        Ok(Self {
+            names: keep(names),
+            labels: keep(labels),
+            channels: reading.channels,
+            size: reading.size,
+            skipped,
+            held_out,
+            invert: reading.invert,
+            listed,
+            cache: Arc::new(cache),
+        })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// No images.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Numbers in an image.
+    pub fn stride(&self) -> usize {
+        self.channels * self.size * self.size
+    }
+
+    /// One image, cut to a square about its centre and scaled to `size`.
+    ///
+    /// # Errors
+    /// When the image is not in memory and its file cannot be read any more.
+    pub fn scaled(&self, i: usize) -> Result<Picture<'_>, Error> {
+        Ok(self.as_read(self.cache.scaled(i)?))
+    }
+
+    /// One image at its original size, in as many channels as the others.
+    ///
+    /// # Errors
+    /// As [`Images::scaled`].
+    pub fn original(&self, i: usize) -> Result<Picture<'_>, Error> {
+        Ok(self.as_read(self.cache.original(i)?))
+    }
+
+    fn as_read<'i>(&self, picture: Picture<'i>) -> Picture<'i> {
+        if self.invert { picture.inverted() } else { picture }
+    }
+
+    /// One scaled image, `[channels, size, size]`, each number between 0 and 1.
+    ///
+    /// # Errors
+    /// As [`Images::scaled`].
+    pub fn image(&self, i: usize) -> Result<Vec<f32>, Error> {
+        self.scaled(i).map(|picture| picture.floats())
+    }
+
+    /// Scaled images, `[rows, channels, size, size]`, each number between 0 and 1.
+    ///
+    /// # Errors
+    /// As [`Images::scaled`].
+    pub fn pixels(&self, rows: &[usize]) -> Result<Vec<f32>, Error> {
+        let mut out = vec![0.0; rows.len() * self.stride()];
+        out.par_chunks_mut(self.stride()).zip(rows).try_for_each(|(out, &row)| {
+            out.copy_from_slice(&self.image(row)?);
+            Ok::<_, Error>(())
+        })?;
+        Ok(out)
+    }
+
+    /// The distinct labels in order, and each image's place among them.
+    pub fn classes(&self) -> (Vec<&str>, Vec<usize>) {
+        let mut distinct: Vec<&str> = self.labels.iter().map(String::as_str).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let place = |label: &String| distinct.partition_point(|other| *other < label.as_str());
+        let places = self.labels.iter().map(place).collect();
+        (distinct, places)
+    }
+
+    /// The pairs of a list; none where the data is no list.
+    pub(crate) fn listed(&self) -> &[Listed] {
+        &self.listed
+    }
+
+    /// Whether the data is a list of pairs.
+    pub fn is_list(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
+    /// How many images are decoded and in memory.
+    pub fn in_memory(&self) -> usize {
+        self.cache.in_memory()
+    }
+}

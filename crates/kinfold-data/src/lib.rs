@@ -1,0 +1,47 @@
+//! What a contrastive model is trained on: images from files of many formats, pairs of them, and
+//! random views.
+//!
+//! Input: the name of some data, and settings. Output: [`Images`] of one shape, a [`Split`] of them,
+//! [`Pairs`] in batches, and views `[2n, channels, size, size]` of a batch ([`draw_pairs`]). Nothing
+//! here knows a framework, prints, or writes a file. All that is random follows from a seed.
+//!
+//! ```
+//! use kinfold_data::{DIGITS, ImageSettings, Images, PairSettings, Pairs, Recipe, Split};
+//! use kinfold_data::{SimclrSettings, draw_pairs};
+//!
+//! let recipe = Recipe::Simclr(SimclrSettings::CIFAR);
+//! let reading = ImageSettings::default().reading(DIGITS, recipe.wants_originals());
+//! let images = Images::read(DIGITS, &reading)?;
+//! let split = Split::new(&images, 0.2);
+//! let pairs = Pairs::new(&images, &split, &PairSettings::default())?;
+//! for batch in pairs.batches(64, 0, 0) {
+//!     let views = draw_pairs(&images, &batch, &recipe, 0, 0)?;
+//!     assert_eq!(views.len(), 2 * 64 * 8 * 8);
+//! }
+//! # Ok::<(), kinfold_data::Error>(())
+//! ```
+//!
+//! Modules point one way: sources → cache → images → pairs → views.
+
+#![warn(clippy::unwrap_used)]
+
+mod budget;
+mod cache;
+mod error;
+mod images;
+mod pairs;
+mod picture;
+pub mod random;
+mod settings;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod views;
+
+pub use error::Error;
+pub use images::Images;
+pub use pairs::{Expansion, LeftOut, Pair, PairSettings, PairSource, Pairs, Split};
+pub use picture::Picture;
+pub use settings::{DIGITS, ImageSettings, MEMORY, Reading};
+pub use sources::{Skipped, npy, texts};
+pub use views::{Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs};

@@ -1,0 +1,34 @@
+//! Which images are trained on.
+//!
+//! Comes in: images. Goes out: the rows to train on and the rows to judge by.
+
+use crate::images::Images;
+use crate::random::{Purpose, Random};
+
+/// Which images are trained on and which are held out to judge by.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// Rows to train on.
+    pub train: Vec<usize>,
+    /// Rows to judge by; empty where there are no labels to judge with.
+    pub test: Vec<usize>,
+}
+
+impl Split {
+    /// What the data itself holds out; else this share of labelled images, rounded up, by a shuffle
+    /// that is always the same. Of images with fewer than two labels, and of a list of pairs, none is.
+    pub fn new(images: &Images, share: f64) -> Self {
+        if !images.held_out.is_empty() {
+            let (test, train) = (0..images.len()).partition(|row| images.held_out.contains(row));
+            return Self { train, test };
+        }
+        if images.classes().0.len() < 2 || share == 0.0 {
+            return Self { train: (0..images.len()).collect(), test: Vec::new() };
+        }
+        let order = Random::new(0, Purpose::Split).order(images.len());
+        // A share such as 0.2 is no exact number; a product a little above a whole one is that one.
+        let held_out = (images.len() as f64 * share - 1e-9).ceil() as usize;
+        let (test, train) = order.split_at(held_out.min(images.len() - 1));
+        Self { train: train.to_vec(), test: test.to_vec() }
+    }
+}

@@ -1,0 +1,76 @@
+//! How images are read, as a user sets it and as it is done.
+//!
+//! Input: settings with defaults left open, and which data they are for. Output: a [`Reading`], with
+//! everything decided.
+
+use crate::Error;
+use serde::{Deserialize, Serialize};
+
+/// The name of the embedded data.
+pub const DIGITS: &str = "digits";
+
+/// Bytes of decoded images that are kept in memory by default.
+pub const MEMORY: u64 = 2 << 30;
+
+/// How images are read.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageSettings {
+    /// Width and height in pixels; by default 8 for the digits and 32 for everything else.
+    pub size: Option<usize>,
+    /// 1 (grey) or 3 (red, green, blue); by default 1 for the digits and 3 for everything else.
+    pub channels: Option<usize>,
+    /// Make dark light and light dark: affine views are black beyond an image's edges, which suits
+    /// light ink on black and not drawings on white paper.
+    pub invert: bool,
+    /// MiB of decoded images to keep in memory, 2048 by default; the others are decoded whenever they
+    /// are needed.
+    pub memory: Option<u64>,
+}
+
+impl ImageSettings {
+    /// # Errors
+    /// [`Error::Setting`], naming the setting, what it is and what it must be.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Some(size) = self.size.filter(|size| !(4..=1024).contains(size)) {
+            let text = format!("image size is {size}, but it must be 4 to 1024 pixels");
+            return Err(Error::Setting(text));
+        }
+        if let Some(channels) = self.channels.filter(|&channels| channels != 1 && channels != 3) {
+            let text =
+                format!("image channels is {channels}, but it must be 1 (grey) or 3 (colour)");
+            return Err(Error::Setting(text));
+        }
+        Ok(())
+    }
+
+    /// Width (and height) and channels of the images of some data.
+    pub fn shape(&self, data: &str) -> (usize, usize) {
+        let (size, channels) = if data == DIGITS { (8, 1) } else { (32, 3) };
+        (self.size.unwrap_or(size), self.channels.unwrap_or(channels))
+    }
+
+    /// How to read some data. `originals`: whether images will be asked for at their original size,
+    /// as [`Recipe::wants_originals`](crate::Recipe::wants_originals) says.
+    pub fn reading(&self, data: &str, originals: bool) -> Reading {
+        let (size, channels) = self.shape(data);
+        let memory = self.memory.map_or(MEMORY, |mib| mib.saturating_mul(1 << 20));
+        Reading { size, channels, memory, originals, invert: self.invert }
+    }
+}
+
+/// How images are read, with every default decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Width and height that training needs.
+    pub size: usize,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+    /// The most bytes of decoded images to keep; the others are decoded whenever they are needed.
+    /// It decides how fast images are read and nothing else.
+    pub memory: u64,
+    /// Whether images will be asked for at their original size, as random crops do.
+    pub originals: bool,
+    /// Whether dark becomes light and light dark.
+    pub invert: bool,
+}
