@@ -10,13 +10,14 @@ fn root() -> PathBuf {
 }
 
 /// Who may know whom, among our own crates.
-const MAY_KNOW: [(&str, &[&str]); 8] = [
+const MAY_KNOW: [(&str, &[&str]); 9] = [
     ("kinfold", &[]),
     ("kinfold-burn", &["kinfold"]),
     ("kinfold-nn", &[]),
     ("kinfold-data", &[]),
     ("kinfold-train", &["kinfold", "kinfold-burn", "kinfold-data", "kinfold-nn"]),
-    ("kinfold-cli", &["kinfold-data", "kinfold-train"]),
+    ("kinfold-report", &["kinfold", "kinfold-data", "kinfold-nn", "kinfold-train"]),
+    ("kinfold-cli", &["kinfold", "kinfold-data", "kinfold-report", "kinfold-train"]),
     ("kinfold-python", &["kinfold"]),
     ("xtask", &[]),
 ];

@@ -1,11 +1,12 @@
 //! The command line, and the settings that it asks for.
 
+use crate::bench::Case;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use kinfold::Form;
 use kinfold_data::{Expansion, PairSource, Recipe};
+use kinfold_report::{DiagnosisRequest, StudySettings};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
-use kinfold_train::{
-    Case, Diagnosed, Error, Form, OneShotTask, Settings, StudySettings, loss_names,
-};
+use kinfold_train::{Error, OneShotTask, Settings, loss_names};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -429,9 +430,9 @@ fn at_least_2(text: &str) -> Result<usize, String> {
 }
 
 impl DiagnoseArguments {
-    pub(crate) fn asked(&self) -> Diagnosed {
+    pub(crate) fn asked(&self) -> DiagnosisRequest {
         let Self { queries, keys, temperature, labels, sample, .. } = self.clone();
-        Diagnosed { queries, keys, temperature, labels, sample: Some(sample) }
+        DiagnosisRequest { queries, keys, temperature, labels, sample: Some(sample) }
     }
 }
 

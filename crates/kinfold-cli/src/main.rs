@@ -1,9 +1,10 @@
-//! The `kinfold` command: arguments become validated settings, kinfold-train does the work, and what
-//! it tells is shown. Nothing else lives here.
+//! The `kinfold` command: arguments become validated settings, the other crates do the work, and
+//! what they report is shown. Nothing else lives here.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (what there was is saved).
 
 mod arguments;
+mod bench;
 mod show;
 mod show_diagnosis;
 
@@ -11,7 +12,8 @@ use arguments::{
     Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
     ReportArguments, SearchArguments, StudyArguments, StudyCommand, TrainArguments, ViewsArguments,
 };
-use kinfold_train::{Error, Event, Format, StudyEvent, run_folder};
+use kinfold_report::{Recorder, StudyEvent};
+use kinfold_train::{Error, Event, Format, run_folder};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,15 +59,19 @@ fn stop_on_ctrl_c() -> Arc<AtomicBool> {
 fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
     let stop = stop_on_ctrl_c();
     let mut progress = show::Training::new();
-    let mut tell = |event: Event<'_>| progress.show(&event);
+    let mut recorder = Recorder::new();
+    let mut on_event = |event: Event<'_>| {
+        progress.show(&event);
+        recorder.on_event(&event)
+    };
     let (out, summary) = match &arguments.resume {
         Some(path) => {
-            (run_folder(path).to_path_buf(), kinfold_train::resume(path, &stop, &mut tell))
+            (run_folder(path).to_path_buf(), kinfold_train::resume(path, &stop, &mut on_event))
         }
         None => {
             let settings = arguments.settings()?;
             let out = arguments.out(&settings);
-            let summary = kinfold_train::train(settings, &out, &stop, &mut tell);
+            let summary = kinfold_train::train(settings, &out, &stop, &mut on_event);
             (out, summary)
         }
     };
@@ -87,9 +93,9 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
 
 fn views(arguments: &ViewsArguments) -> Result<ExitCode, Error> {
     let (settings, out) = (arguments.settings()?, &arguments.out);
-    let looked = kinfold_train::look(&settings, arguments.images, arguments.columns, out)?;
-    show::skipped(&looked.images);
-    let (shown, n) = (looked.shown, looked.images.len());
+    let preview = kinfold_report::preview(&settings, arguments.images, arguments.columns, out)?;
+    show::skipped(&preview.images);
+    let (shown, n) = (preview.shown, preview.images.len());
     let columns = arguments.columns;
     show::line(&format!("{shown} of {n} images and {columns} views of each in {}", out.display()));
     Ok(ExitCode::SUCCESS)
@@ -117,24 +123,24 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
 }
 
 fn diagnose(arguments: &DiagnoseArguments) -> Result<ExitCode, Error> {
-    let told = kinfold_train::diagnose(&arguments.asked())?;
+    let report = kinfold_report::diagnose(&arguments.asked())?;
     if arguments.json {
-        show_diagnosis::json(&told);
+        show_diagnosis::json(&report);
     } else {
-        show_diagnosis::text(&told);
+        show_diagnosis::text(&report);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn report(arguments: &ReportArguments) -> Result<ExitCode, Error> {
-    let page = kinfold_train::report(&arguments.run)?;
+    let page = kinfold_report::report(&arguments.run)?;
     show::line(&format!("the report is {}", page.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
     let SearchArguments { run, queries, data, neighbours, out, json } = arguments;
-    let found = kinfold_train::search(run, queries, data.as_deref(), *neighbours)?;
+    let found = kinfold_report::search(run, queries, data.as_deref(), *neighbours)?;
     show::skipped(&found.images);
     if *json {
         show::json(&found.matches);
@@ -152,14 +158,14 @@ fn study_temperature(arguments: &StudyArguments) -> Result<ExitCode, Error> {
     let (settings, out) = (arguments.settings()?, &arguments.out);
     let stop = stop_on_ctrl_c();
     let mut progress = show::Study::new();
-    let mut tell = |event: StudyEvent<'_>| progress.show(&event);
-    let study = kinfold_train::study_temperature(&settings, out, &stop, &mut tell)?;
+    let mut on_event = |event: StudyEvent<'_>| progress.show(&event);
+    let study = kinfold_report::study_temperature(&settings, out, &stop, &mut on_event)?;
     show::study(&study, out);
     Ok(if study.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
 fn bench(arguments: &BenchArguments) -> Result<ExitCode, Error> {
-    let record = kinfold_train::bench(arguments.case())?;
+    let record = bench::bench(arguments.case())?;
     if arguments.json {
         show::json(&record);
     } else {

@@ -1,12 +1,11 @@
 //! Everything that is printed: results to standard output, the rest to standard error.
 #![allow(clippy::print_stderr, reason = "this is the one place that prints")]
 
+use crate::bench::{Record, Seconds};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_data::{Images, Pairs, Split};
-use kinfold_train::evaluation::{Evaluation, Measured, OneShot};
-use kinfold_train::{
-    Error, Event, Found, Progress, Record, Seconds, StudyEvent, StudyRun, Summary,
-};
+use kinfold_report::{Found, StudyEvent, StudyRun};
+use kinfold_train::{Error, Evaluation, Event, Measured, OneShot, Progress, Summary};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
@@ -93,7 +92,7 @@ impl Training {
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { settings, images, split, pairs, steps } => {
+            Event::Started { settings, images, split, pairs, steps, .. } => {
                 skipped(images);
                 left_out(pairs);
                 let made = match pairs.classes() {
@@ -121,11 +120,11 @@ impl Training {
             Event::Stepped(progress) => match &self.bar {
                 Some(bar) => {
                     bar.set_position(progress.step as u64);
-                    bar.set_message(standing(progress));
+                    bar.set_message(status(progress));
                 }
                 None if progress.epoch_ended => {
                     let Progress { epoch, step, steps, .. } = progress;
-                    line(&format!("epoch {epoch}, step {step}/{steps}: {}", standing(progress)));
+                    line(&format!("epoch {epoch}, step {step}/{steps}: {}", status(progress)));
                 }
                 None => {}
             },
@@ -145,7 +144,7 @@ impl Training {
     }
 }
 
-fn standing(progress: &Progress) -> String {
+fn status(progress: &Progress) -> String {
     let Progress { loss, floor, ceiling, pairs_per_second, seconds_left, .. } = progress;
     let floor = floor.map_or(String::new(), |floor| format!("floor {floor:.3}, "));
     format!(
@@ -268,7 +267,7 @@ impl Study {
 }
 
 /// What came of a study.
-pub(crate) fn study(study: &kinfold_train::Study, out: &Path) {
+pub(crate) fn study(study: &kinfold_report::Study, out: &Path) {
     if study.runs.is_empty() {
         line("stopped before a run was done: nothing is saved");
         return;

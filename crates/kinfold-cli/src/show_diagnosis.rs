@@ -2,8 +2,8 @@
 //! last, where the eye is when the command ends. The words are the library's.
 
 use crate::show::line;
-use kinfold_train::Told;
-use kinfold_train::diagnosis::{Diagnosis, Distribution, Finding, Section, Severity};
+use kinfold::diagnosis::{Diagnosis, Distribution, Finding, Section, Severity};
+use kinfold_report::DiagnosisReport;
 use serde::Serialize;
 
 /// Columns that lines are kept within.
@@ -25,15 +25,15 @@ struct Whole<'a> {
     sections: Vec<Section>,
 }
 
-pub(crate) fn json(told: &Told) {
-    let Told { of, diagnosis, .. } = told;
+pub(crate) fn json(report: &DiagnosisReport) {
+    let DiagnosisReport { of, diagnosis, .. } = report;
     let (verdict, sections) = (diagnosis.verdict(), diagnosis.sections());
     crate::show::json(&Whole { of, diagnosis, verdict, sections });
 }
 
-pub(crate) fn text(told: &Told) {
-    let diagnosis = &told.diagnosis;
-    heading(told);
+pub(crate) fn text(report: &DiagnosisReport) {
+    let diagnosis = &report.diagnosis;
+    heading(report);
     for (i, section) in diagnosis.sections().iter().enumerate() {
         line("");
         line(section.title);
@@ -52,10 +52,13 @@ pub(crate) fn text(told: &Told) {
     verdict(diagnosis);
 }
 
-fn heading(told: &Told) {
-    let Diagnosis { pairs, dim, temperature, sample, .. } = &told.diagnosis;
-    wrapped(&told.of, 0, 2);
-    line(&format!("{pairs} pairs of dimension {dim}, τ = {temperature} ({})", told.temperature_is));
+fn heading(report: &DiagnosisReport) {
+    let Diagnosis { pairs, dim, temperature, sample, .. } = &report.diagnosis;
+    wrapped(&report.of, 0, 2);
+    line(&format!(
+        "{pairs} pairs of dimension {dim}, τ = {temperature} ({})",
+        report.temperature_is
+    ));
     if sample.rows < *pairs {
         let text = format!(
             "A random sample of {} pairs (seed {}) is compared with all {pairs}; means are over the \

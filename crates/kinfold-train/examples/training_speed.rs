@@ -61,10 +61,14 @@ fn main() {
         let mut settings = Settings::from_file(settings)?;
         settings.data = data.to_string_lossy().into_owned();
         let mut clock = Clock { left: 0, seconds: vec![], start: Instant::now() };
-        train(settings, folder, &AtomicBool::new(false), &mut |event| match event {
-            Event::Started { .. } => clock.wait(),
-            Event::Stepped(progress) => clock.stepped(progress.loss),
-            _ => exit(0),
+        train(settings, folder, &AtomicBool::new(false), &mut |event| {
+            match event {
+                Event::Started { .. } => clock.wait(),
+                Event::Stepped(progress) => clock.stepped(progress.loss),
+                Event::Evaluating => exit(0),
+                _ => {}
+            }
+            Ok(())
         })?;
         Ok(())
     };

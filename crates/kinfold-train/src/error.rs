@@ -126,11 +126,13 @@ impl Error {
         }
     }
 
-    pub(crate) fn data_file(path: &Path, reason: impl Into<String>) -> Self {
+    /// [`Error::DataFile`] of a path.
+    pub fn data_file(path: &Path, reason: impl Into<String>) -> Self {
         Self::DataFile { path: path.to_path_buf(), reason: reason.into() }
     }
 
-    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// [`Error::File`] of an action and a path, for `map_err`.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::File { action, path, source }
     }

@@ -44,7 +44,7 @@ impl LossSettings {
     ///
     /// # Errors
     /// When there is no loss of that name, or it cannot be trained with these settings.
-    pub fn info_nce(&self) -> Result<ContrastiveLoss, Error> {
+    pub fn loss(&self) -> Result<ContrastiveLoss, Error> {
         self.named().map(|named| named.loss)
     }
 
@@ -168,8 +168,7 @@ mod tests {
         let default = LossSettings::default().named()?;
         let (form, t) = (default.loss.form(), default.loss.temperature().get());
         assert_eq!((form, t, default.learned), (Form::NtXent, 0.5, false));
-        let temperature =
-            |settings: &LossSettings| settings.info_nce().map(|x| x.temperature().get());
+        let temperature = |settings: &LossSettings| settings.loss().map(|x| x.temperature().get());
         assert_eq!(temperature(&settings("pml-ntxent"))?, 0.07);
         let other = LossSettings { temperature: Some(0.25), ..settings("pml-ntxent") };
         assert_eq!(temperature(&other)?, 0.25);

@@ -9,7 +9,7 @@ use kinfold_nn::encoders::Model;
 const CHUNK: usize = 256;
 
 /// Pixels as Burn takes them, `[n, channels, size, size]`.
-pub(crate) fn images_tensor(
+pub fn images_tensor(
     pixels: Vec<f32>,
     (size, channels): (usize, usize),
     device: &Device,
@@ -19,18 +19,27 @@ pub(crate) fn images_tensor(
 }
 
 /// A tensor's numbers, row by row.
-pub(crate) fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
+///
+/// # Errors
+/// When they are not `f32`.
+pub fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
     x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
 }
 
 /// Embeddings of all images, `[n, embedding]`.
-pub(crate) fn embed(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
+///
+/// # Errors
+/// When an image cannot be read.
+pub fn embed(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
     let rows: Vec<usize> = (0..images.len()).collect();
     embed_rows(model, images, &rows, device)
 }
 
 /// Embeddings of some images, `[rows, embedding]`.
-pub(crate) fn embed_rows(
+///
+/// # Errors
+/// When an image cannot be read.
+pub fn embed_rows(
     model: &Model,
     images: &Images,
     rows: &[usize],

@@ -108,18 +108,19 @@ fn tensorboard_has_every_step_once() {
     settings.encoder = toml::from_str("widths = [4]\nembedding = 16\nprojection = 8").unwrap();
     settings.loss.name = "open-clip".to_owned();
     let stop = AtomicBool::new(false);
-    let mut tell = |event: Event<'_>| {
+    let mut on_event = |event: Event<'_>| {
         if let Event::Stepped(progress) = event {
             stop.store(progress.step == 5, Ordering::Relaxed);
         }
+        Ok(())
     };
     // Stopped, which measures and notes what there is; that is forgotten when it goes on.
-    train(settings, &run, &stop, &mut tell).unwrap();
+    train(settings, &run, &stop, &mut on_event).unwrap();
     let evaluated =
         |of: &BTreeMap<String, Vec<(u64, f32)>>| of["evaluation/one_shot/trained"].clone();
     assert_eq!(evaluated(&scalars(&run))[0].0, 5);
     stop.store(false, Ordering::Relaxed);
-    let summary = resume(&run, &stop, &mut tell).unwrap();
+    let summary = resume(&run, &stop, &mut on_event).unwrap();
 
     let read = scalars(&run);
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();

@@ -2,7 +2,7 @@
 //! go on is refused with the reason.
 
 use kinfold_data::PairSource;
-use kinfold_train::{Error, Event, Settings, Summary, resume, train};
+use kinfold_train::{Error, Event, Observer, Settings, Summary, resume, train};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,35 +17,36 @@ fn settings() -> Settings {
 }
 
 /// A sitting that is stopped once so many steps are taken.
-fn sitting(until: usize, mut go: impl FnMut(&AtomicBool, &mut dyn FnMut(Event<'_>)) -> Summary) {
+fn sitting(until: usize, mut go: impl FnMut(&AtomicBool, &mut Observer<'_>) -> Summary) {
     let stop = AtomicBool::new(false);
-    let mut tell = |event: Event<'_>| {
+    let mut on_event = |event: Event<'_>| {
         if let Event::Stepped(progress) = event
             && progress.step >= until
         {
             stop.store(true, Ordering::Relaxed);
         }
+        Ok(())
     };
-    let summary = go(&stop, &mut tell);
+    let summary = go(&stop, &mut on_event);
     assert_eq!((summary.steps, summary.interrupted), (until, true));
 }
 
 /// A run that is stopped after each of these steps.
 fn stopped(settings: &Settings, out: &Path, stops: &[usize]) {
     let (first, others) = stops.split_first().unwrap();
-    sitting(*first, |stop, tell| train(settings.clone(), out, stop, tell).unwrap());
+    sitting(*first, |stop, on_event| train(settings.clone(), out, stop, on_event).unwrap());
     for until in others {
-        sitting(*until, |stop, tell| resume(out, stop, tell).unwrap());
+        sitting(*until, |stop, on_event| resume(out, stop, on_event).unwrap());
     }
 }
 
 /// Goes on to the end.
 fn rest(path: &Path) -> Result<Summary, Error> {
-    resume(path, &AtomicBool::new(false), &mut |_| {})
+    resume(path, &AtomicBool::new(false), &mut |_| Ok(()))
 }
 
 fn whole(settings: &Settings, out: &Path) -> Summary {
-    train(settings.clone(), out, &AtomicBool::new(false), &mut |_| {}).unwrap()
+    train(settings.clone(), out, &AtomicBool::new(false), &mut |_| Ok(())).unwrap()
 }
 
 /// Everything but how long it took and how much memory there was.
@@ -123,14 +124,15 @@ fn all_sittings_count_and_nothing_is_written_twice() {
     let out = folder.path().join("run");
     // Half a second of the first sitting is spent asleep.
     let stop = AtomicBool::new(false);
-    let mut tell = |event: Event<'_>| {
+    let mut on_event = |event: Event<'_>| {
         if matches!(event, Event::Stepped(progress) if progress.step == 6) {
             std::thread::sleep(Duration::from_millis(500));
             stop.store(true, Ordering::Relaxed);
         }
+        Ok(())
     };
-    train(settings(), &out, &stop, &mut tell).unwrap();
-    sitting(13, |stop, tell| resume(&out, stop, tell).unwrap());
+    train(settings(), &out, &stop, &mut on_event).unwrap();
+    sitting(13, |stop, on_event| resume(&out, stop, on_event).unwrap());
     let summary = rest(&out).unwrap();
     assert!(summary.seconds >= 0.5, "{} s", summary.seconds);
     let per_second = 21.0 * 200.0 / summary.seconds;
@@ -204,12 +206,13 @@ fn a_damaged_checkpoint_is_refused_and_the_one_before_it_offered() {
     // The one before it is the same run, and what came after it is forgotten.
     let never = folder.path().join("never");
     let summary = whole(&settings(), &never);
-    let mut tell = |event: Event<'_>| {
+    let mut on_event = |event: Event<'_>| {
         if matches!(event, Event::Resumed { .. }) {
             assert_eq!(steps(&out), [4]);
         }
+        Ok(())
     };
-    let again = resume(&checkpoints[0], &AtomicBool::new(false), &mut tell).unwrap();
+    let again = resume(&checkpoints[0], &AtomicBool::new(false), &mut on_event).unwrap();
     assert_same((&never, &summary), (&out, &again), "from the one before");
 }
 
@@ -307,7 +310,7 @@ fn a_run_in_use_and_what_is_no_run_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let mut refused = 0;
-    let mut tell = |event: Event<'_>| {
+    let mut on_event = |event: Event<'_>| {
         if let Event::Stepped(progress) = event
             && progress.step == 2
         {
@@ -315,8 +318,9 @@ fn a_run_in_use_and_what_is_no_run_are_refused() {
             assert!(said.contains("is in use"), "{said}");
             refused += 1;
         }
+        Ok(())
     };
-    train(settings(), &out, &AtomicBool::new(false), &mut tell).unwrap();
+    train(settings(), &out, &AtomicBool::new(false), &mut on_event).unwrap();
     assert_eq!(refused, 1);
     let said = rest(folder.path()).unwrap_err().to_string();
     assert!(said.contains("is no run: there is no config.toml"), "{said}");
@@ -335,12 +339,13 @@ fn a_run_stopped_before_its_first_checkpoint_begins_again() {
     std::fs::write(out.join(".lock"), "").unwrap();
     std::fs::write(out.join(".config.toml.123.partial"), "half").unwrap();
     let mut resumed = None;
-    let mut tell = |event: Event<'_>| {
+    let mut on_event = |event: Event<'_>| {
         if let Event::Resumed { step, from } = event {
             resumed = Some((step, from.map(Path::to_path_buf)));
         }
+        Ok(())
     };
-    let again = resume(&out, &AtomicBool::new(false), &mut tell).unwrap();
+    let again = resume(&out, &AtomicBool::new(false), &mut on_event).unwrap();
     assert_eq!(resumed, Some((0, None)));
     assert_same((&never, &summary), (&out, &again), "from the beginning");
     for entry in std::fs::read_dir(&out).unwrap() {

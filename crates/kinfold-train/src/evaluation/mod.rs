@@ -15,14 +15,14 @@ use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
 use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Draws of one example per class that one-shot accuracy is the mean of.
 const DRAWS: usize = 200;
 
 /// Accuracies between 0 and 1 on the images held out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// With one labelled example of each class, the nearest decides; the mean over 200 draws of
     /// the examples.
@@ -32,7 +32,7 @@ pub struct Evaluation {
 }
 
 /// One measure, three ways.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// Of the pixels themselves.
     pub raw: f64,

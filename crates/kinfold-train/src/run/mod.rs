@@ -12,29 +12,32 @@ mod state;
 mod tensorboard;
 
 pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
-pub(crate) use model::SavedModel;
+pub use model::SavedModel;
 pub(crate) use state::State;
 
 use crate::evaluation::Evaluation;
 use crate::{Error, Settings};
 use appended::Appended;
 use checkpoint::CHECKPOINTS;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub(crate) const CONFIG: &str = "config.toml";
-pub(crate) const METRICS: &str = "metrics.jsonl";
-pub(crate) const SUMMARY: &str = "summary.json";
+/// Every effective setting of a run.
+pub const CONFIG: &str = "config.toml";
+/// A line for each step, then the evaluation.
+pub const METRICS: &str = "metrics.jsonl";
+/// What a run reached; its last file.
+pub const SUMMARY: &str = "summary.json";
 /// How the temporary name of a file ends.
 const PARTIAL: &str = ".partial";
 /// Who holds this file has the folder; left behind by a process that was killed, it says nothing.
 const LOCK: &str = ".lock";
 
 /// What a run reached.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// `digits`, or the folder.
     pub data: String,
@@ -66,6 +69,14 @@ pub struct Summary {
     /// What the embeddings are worth, each measure for raw pixels, the random encoder and the
     /// trained one; nothing where there are no labels to judge with.
     pub evaluation: Option<Evaluation>,
+}
+
+impl Summary {
+    /// What a run folder holds; none where it holds nothing that can be used, as that of a run that
+    /// is still going on or was ended by force.
+    pub fn read(run: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(run.join(SUMMARY)).ok()?).ok()
+    }
 }
 
 /// The folder of a run that is going on.
@@ -278,9 +289,9 @@ fn lock(folder: &Path) -> Result<File, Error> {
 }
 
 /// The steps of a run that came to its end.
-fn finished(run: &Path) -> Option<u64> {
-    let summary: Value = serde_json::from_slice(&fs::read(run.join(SUMMARY)).ok()?).ok()?;
-    if summary["interrupted"] == false { summary["steps"].as_u64() } else { None }
+fn finished(run: &Path) -> Option<usize> {
+    let summary = Summary::read(run)?;
+    (!summary.interrupted).then_some(summary.steps)
 }
 
 /// Deletes what a process that was killed was writing.
@@ -308,7 +319,10 @@ fn flatten(name: &str, value: &Value, numbers: &mut Vec<(String, f64)>) {
 }
 
 /// Lets `fill` write a file that appears under its name only when it is complete and on disk.
-pub(crate) fn write_whole(
+///
+/// # Errors
+/// What `fill` returns, or when the file cannot be created.
+pub fn write_whole(
     path: &Path,
     fill: impl FnOnce(&mut File) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -327,7 +341,7 @@ pub(crate) fn write_whole(
 }
 
 /// The most memory this process has held, in bytes, where Linux tells.
-pub(crate) fn peak_memory_bytes() -> Option<u64> {
+pub fn peak_memory_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

@@ -13,20 +13,20 @@ const ARCHITECTURE: &str = "model.toml";
 /// What it takes, beside the weights, to build a model again and to judge it as before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SavedModel {
+pub struct SavedModel {
     /// The version of kinfold that wrote it.
     version: String,
     /// What it was trained on.
-    pub(crate) data: String,
+    pub data: String,
     /// The share of it that was held out.
     #[serde(default = "held_out_by_default")]
-    pub(crate) hold_out: f64,
+    pub hold_out: f64,
     /// The random encoder that it began as follows from it.
-    pub(crate) seed: u64,
+    pub seed: u64,
     /// How its images are read.
-    pub(crate) image: ImageSettings,
+    pub image: ImageSettings,
     /// What it is made of.
-    pub(crate) encoder: EncoderSettings,
+    pub encoder: EncoderSettings,
 }
 
 fn held_out_by_default() -> f64 {
@@ -50,7 +50,10 @@ impl SavedModel {
     }
 
     /// Reads what `run` holds of its model.
-    pub(crate) fn open(run: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// When the folder is no run, or has no model yet.
+    pub fn open(run: &Path) -> Result<Self, Error> {
         let not = |reason: String| Error::NotARun { path: run.to_path_buf(), reason };
         let text = std::fs::read_to_string(run.join(ARCHITECTURE))
             .map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
@@ -61,7 +64,7 @@ impl SavedModel {
     }
 
     /// Settings under which images are read as this model takes them.
-    pub(crate) fn settings(&self, data: Option<&str>) -> Settings {
+    pub fn settings(&self, data: Option<&str>) -> Settings {
         Settings {
             data: data.unwrap_or(&self.data).to_owned(),
             image: self.image,
@@ -70,14 +73,20 @@ impl SavedModel {
     }
 
     /// The encoder that it began as.
-    pub(crate) fn random(&self, device: &Device) -> Result<Model, Error> {
+    ///
+    /// # Errors
+    /// When there can be no such encoder.
+    pub fn random(&self, device: &Device) -> Result<Model, Error> {
         let (size, channels) = self.settings(None).image_shape();
         let shape = ImageShape { size, channels };
         Ok(Model::random(&self.encoder, shape, self.seed, device)?)
     }
 
     /// The encoder as trained.
-    pub(crate) fn trained(&self, run: &Path, device: &Device) -> Result<Model, Error> {
+    ///
+    /// # Errors
+    /// When the weights cannot be read, or are another model's.
+    pub fn trained(&self, run: &Path, device: &Device) -> Result<Model, Error> {
         self.random(device)?.with_weights(&run.join(WEIGHTS)).map_err(|error| match error {
             kinfold_nn::Error::Weights { path, reason } => Error::NotARun { path, reason },
             error => error.into(),

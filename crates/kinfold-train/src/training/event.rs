@@ -1,15 +1,22 @@
-//! What a run tells while it goes on.
+//! The events of a run.
 
-use crate::Settings;
+use crate::run::Summary;
+use crate::{Error, Settings};
 use kinfold_data::{Images, Pairs, Split};
+use kinfold_nn::encoders::Model;
 use std::path::Path;
 
-/// What a run tells while it goes on.
+/// What is called at each event. An error that it returns ends the run.
+pub type Observer<'o> = dyn FnMut(Event<'_>) -> Result<(), Error> + 'o;
+
+/// An event of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// The data is there and training begins.
     Started {
+        /// The run folder.
+        run: &'a Path,
         /// Every setting, decided.
         settings: &'a Settings,
         /// The images.
@@ -30,8 +37,30 @@ pub enum Event<'a> {
     },
     /// A step was taken.
     Stepped(Progress),
+    /// The weights before the first step, after each step and, once more, after the last one that is
+    /// taken.
+    Weights {
+        /// Steps taken.
+        step: usize,
+        /// The model in training.
+        model: &'a Model,
+        /// No step follows in this sitting; the model has been saved.
+        last: bool,
+    },
     /// Training is over; what was learned is being measured.
     Evaluating,
+    /// Everything has been measured. The summary is written after this event: it says that the run is
+    /// finished.
+    Measured {
+        /// The run folder.
+        run: &'a Path,
+        /// The images.
+        images: &'a Images,
+        /// Which of them are held out.
+        split: &'a Split,
+        /// What the run reached.
+        summary: &'a Summary,
+    },
 }
 
 /// Where a run stands after a step.

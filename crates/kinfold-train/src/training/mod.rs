@@ -1,21 +1,20 @@
 //! The training loop.
 //!
-//! Comes in: settings and a folder for the run, or the folder of a run to go on with; a flag that asks
-//! it to stop, and somebody to tell. Goes out: a run folder and its summary. It never prints and reads
-//! no clock but to tell how fast it is and when to save; the same settings give the same weights, bit
-//! for bit, in one sitting or in many.
+//! Input: settings and a new run folder, or the folder of a run to resume; a stop flag, an observer.
+//! Output: a run folder and its summary. It never prints, and reads the clock only to tell how fast it
+//! is and when to save. The same settings give the same weights, bit for bit, in one sitting or in
+//! many.
 
 mod event;
 mod loader;
-mod standing;
+mod state;
 
-pub use event::{Event, Progress};
+pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
 use crate::evaluation::Evaluation;
 use crate::gradients::{Found, gradients};
 use crate::optimizer::{Optimizer, learning_rate};
-use crate::report::{self, Snapshots};
 use crate::run::{
     Checkpoint, Fingerprint, Header, RunFolder, SavedModel, State, Summary, peak_memory_bytes,
     run_folder,
@@ -28,7 +27,7 @@ use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::{ImageShape, Model};
 use loader::{Batch, Loader};
 use serde::Serialize;
-use standing::Standing;
+use state::TrainState;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,24 +64,13 @@ struct EvaluationLine {
 ///
 /// # Errors
 /// When settings, data or folder cannot be used, when a file cannot be written, or when the loss is
-/// not finite any more; the last keeps the last good weights.
+/// not finite any more; the last keeps the last good weights. An error of the observer ends the run.
 pub fn train(
     settings: Settings,
     out: &Path,
     stop: &AtomicBool,
-    tell: &mut dyn FnMut(Event<'_>),
+    on_event: &mut Observer<'_>,
 ) -> Result<Summary, Error> {
-    run(settings, out, true, stop, tell).map(|(summary, ..)| summary)
-}
-
-/// The same with or without the report; what was trained on comes along.
-pub(crate) fn run(
-    settings: Settings,
-    out: &Path,
-    reports: bool,
-    stop: &AtomicBool,
-    tell: &mut dyn FnMut(Event<'_>),
-) -> Result<(Summary, Arc<Images>, Split), Error> {
     settings.check()?;
     if out.exists() {
         return Err(Error::RunExists(out.to_path_buf()));
@@ -92,10 +80,8 @@ pub(crate) fn run(
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
     let folder = RunFolder::create(out, &settings)?;
-    let (mut training, model) = Training::new(settings, images, split, pairs, folder)?;
-    training.reports = reports;
-    let (images, split) = (training.images.clone(), training.split.clone());
-    Ok((training.run(model, stop, tell)?, images, split))
+    let (training, model) = Training::new(settings, images, split, pairs, folder)?;
+    training.run(model, stop, on_event)
 }
 
 /// Goes on with a run that was stopped, from its last checkpoint or, where `path` is a checkpoint in
@@ -107,7 +93,7 @@ pub(crate) fn run(
 pub fn resume(
     path: &Path,
     stop: &AtomicBool,
-    tell: &mut dyn FnMut(Event<'_>),
+    on_event: &mut Observer<'_>,
 ) -> Result<Summary, Error> {
     let run = run_folder(path);
     let (folder, settings) = RunFolder::open(run)?;
@@ -133,8 +119,8 @@ pub fn resume(
     let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.header.step);
     let from = found.as_ref().map(|(path, _)| path.clone());
     let model = training.go_on(model, found)?;
-    tell(Event::Resumed { step, from: from.as_deref() });
-    training.run(model, stop, tell)
+    on_event(Event::Resumed { step, from: from.as_deref() })?;
+    training.run(model, stop, on_event)
 }
 
 struct Training {
@@ -148,10 +134,7 @@ struct Training {
     steps: usize,
     device: Device,
     optimizer: Optimizer,
-    standing: Standing,
-    snapshots: Snapshots,
-    /// Whether there will be a report.
-    reports: bool,
+    state: TrainState,
     /// The model before training.
     random: Model,
     /// The last weights whose loss was finite.
@@ -177,11 +160,8 @@ impl Training {
         let random = Model::random(encoder, shape, *seed, &device)?.snapshot();
         let model = Model::initial(encoder, shape, *seed, &device)?;
         let optimizer = Optimizer::new(&settings.optimizer, &model);
-        let snapshots = Snapshots::new(&settings, &images, &split, steps, &folder)?;
         let training = Self {
             random,
-            snapshots,
-            reports: true,
             settings,
             images: Arc::new(images),
             split,
@@ -192,7 +172,7 @@ impl Training {
             steps,
             device,
             optimizer,
-            standing: Standing::default(),
+            state: TrainState::default(),
             good: None,
         };
         Ok((training, model))
@@ -219,7 +199,7 @@ impl Training {
         let model = state.take_module("model", model)?;
         self.optimizer.restore(state.take_all("optimizer"))?;
         self.criterion.restore(&mut state, &self.device)?;
-        self.standing = Standing::restore(header, &mut state)?;
+        self.state = TrainState::restore(header, &mut state)?;
         Ok(model)
     }
 
@@ -232,7 +212,7 @@ impl Training {
         state.put_module("model", &model.snapshot());
         state.put_all("optimizer", self.optimizer.state());
         self.criterion.state(&mut state);
-        self.standing.save(seconds, &mut header, &mut state);
+        self.state.save(seconds, &mut header, &mut state);
         self.folder.save(header, state)
     }
 
@@ -240,59 +220,65 @@ impl Training {
         mut self,
         mut model: Model,
         stop: &AtomicBool,
-        tell: &mut dyn FnMut(Event<'_>),
+        on_event: &mut Observer<'_>,
     ) -> Result<Summary, Error> {
         let Self { settings, images, split, pairs, .. } = &self;
-        tell(Event::Started { settings, images, split, pairs, steps: self.steps });
-        if self.standing.step == 0 {
-            self.snapshots.take(0, &model, &self.folder)?;
+        let run = self.folder.path();
+        on_event(Event::Started { run, settings, images, split, pairs, steps: self.steps })?;
+        if self.state.step == 0 {
+            on_event(Event::Weights { step: 0, model: &model, last: false })?;
         }
-        let place = (self.standing.epoch, self.standing.done);
+        let place = (self.state.epoch, self.state.done);
         let loader = Loader::start(&self.settings, &self.images, &self.pairs, place);
         let (start, mut saved) = (Instant::now(), Instant::now());
         for batch in loader {
             // At least one step is taken, so that there is something to save.
-            if self.standing.step > 0 && stop.load(Ordering::Relaxed) {
+            if self.state.step > 0 && stop.load(Ordering::Relaxed) {
                 break;
             }
-            model = self.step(model, batch?, start, tell)?;
-            self.snapshots.take(self.standing.step, &model, &self.folder)?;
+            model = self.step(model, batch?, start, on_event)?;
+            on_event(Event::Weights { step: self.state.step, model: &model, last: false })?;
             if self.is_due(saved) {
                 self.save(&model, self.seconds(start))?;
                 saved = Instant::now();
             }
         }
         let seconds = self.seconds(start);
-        if self.standing.step < self.steps {
+        if self.state.step < self.steps {
             self.save(&model, seconds)?;
         }
-        tell(Event::Evaluating);
-        self.finish(&model, seconds)
+        on_event(Event::Evaluating)?;
+        self.finish(&model, seconds, on_event)
     }
 
     /// Seconds of training, in all sittings.
     fn seconds(&self, start: Instant) -> f64 {
-        self.standing.earlier + start.elapsed().as_secs_f64()
+        self.state.earlier + start.elapsed().as_secs_f64()
     }
 
     /// Whether it is time for a checkpoint; after the last step it is not any more.
     fn is_due(&self, saved: Instant) -> bool {
         let CheckpointSettings { every_steps, every_minutes } = self.settings.checkpoint;
-        let step = self.standing.step;
+        let step = self.state.step;
         let by_steps = every_steps > 0 && step.is_multiple_of(every_steps);
         let by_time = every_minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * every_minutes;
         step < self.steps && (by_steps || by_time)
     }
 
     /// Measures what was learned, and writes it and the model.
-    fn finish(mut self, model: &Model, seconds: f64) -> Result<Summary, Error> {
+    fn finish(
+        mut self,
+        model: &Model,
+        seconds: f64,
+        on_event: &mut Observer<'_>,
+    ) -> Result<Summary, Error> {
         // From here on there are weights that took time to make.
         self.folder.keep();
         SavedModel::new(&self.settings).save(model, &self.folder)?;
-        self.snapshots.last(self.standing.step, model, &self.folder)?;
+        on_event(Event::Weights { step: self.state.step, model, last: true })?;
         let plain = self.device.clone().inner();
         let evaluation = Evaluation::new(&self.images, &self.split, &self.random, model, &plain)?;
-        let Standing { step, epoch, floor, ceiling, .. } = self.standing;
+        let TrainState { step, epoch, floor, ceiling, .. } = self.state;
         if let Some(evaluation) = evaluation {
             self.folder.metric(step, &EvaluationLine { step, evaluation })?;
         }
@@ -306,37 +292,36 @@ impl Training {
             pairs_per_second: (step * self.batch) as f64 / seconds,
             temperature: self.criterion.temperature()?,
             bias: self.criterion.bias()?,
-            loss: self.standing.loss(),
+            loss: self.state.loss(),
             loss_floor: floor,
             loss_ceiling: ceiling,
             peak_memory_bytes: peak_memory_bytes(),
             evaluation,
         };
         // The summary says that a run is finished, so it comes last.
-        if self.reports {
-            report::write(self.folder.path(), Some((&self.images, &self.split)), Some(&summary))?;
-        }
+        let (run, images, split) = (self.folder.path(), &*self.images, &self.split);
+        on_event(Event::Measured { run, images, split, summary: &summary })?;
         self.folder.write_summary(&summary)?;
         Ok(summary)
     }
 
-    /// A step, and what is told of it.
+    /// A step, and its event.
     fn step(
         &mut self,
         model: Model,
         mut batch: Batch,
         start: Instant,
-        tell: &mut dyn FnMut(Event<'_>),
+        on_event: &mut Observer<'_>,
     ) -> Result<Model, Error> {
         let (model, loss) = self.learn(model, &mut batch)?;
-        self.standing.stepped(&batch, &loss);
-        let Standing { step, epoch, .. } = self.standing;
+        self.state.stepped(&batch, &loss);
+        let TrainState { step, epoch, .. } = self.state;
         let seconds = self.seconds(start);
         let pairs_per_second = (step * self.batch) as f64 / seconds;
         let mut scalars = vec![("pairs_per_second".to_owned(), pairs_per_second)];
         scalars.extend(loss.floor.map(|floor| ("loss_floor".to_owned(), floor)));
         self.folder.scalars(step, &scalars)?;
-        tell(Event::Stepped(Progress {
+        on_event(Event::Stepped(Progress {
             step,
             steps: self.steps,
             epoch: epoch + 1,
@@ -346,13 +331,13 @@ impl Training {
             ceiling: loss.ceiling,
             pairs_per_second,
             seconds_left: seconds / step as f64 * (self.steps - step) as f64,
-        }));
+        }))?;
         Ok(model)
     }
 
     /// One step: views, encoder, loss, gradient, weights.
     fn learn(&mut self, model: Model, batch: &mut Batch) -> Result<(Model, Loss), Error> {
-        let (step, epoch) = (self.standing.step, batch.epoch);
+        let (step, epoch) = (self.state.step, batch.epoch);
         let Settings { view, seed, optimizer, chunk, .. } = &self.settings;
         let rate = learning_rate(optimizer, self.batch, step, self.steps);
         let shape = self.settings.image_shape();

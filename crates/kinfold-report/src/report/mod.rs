@@ -4,7 +4,7 @@
 //! one self-contained file that asks for nothing from the network and runs no script. It never changes
 //! anything else, and can be made anew at any time, also for a run that was interrupted.
 //!
-//! `facts` reads the folder, `snapshots` is what training leaves for it, `sample` embeds some images;
+//! `facts` reads the folder, `crate::snapshots` is what training leaves for it, `sample` embeds some images;
 //! `curves`, `identity` and `neighbours` draw; `page` is the order in which it is told.
 
 mod curves;
@@ -14,21 +14,16 @@ mod map;
 mod neighbours;
 mod order;
 mod page;
-pub(crate) mod picture;
 mod sample;
-pub(crate) mod snapshots;
-pub(crate) mod svg;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use snapshots::{Moment, Seen, Snapshots};
-
-use crate::Error;
 use crate::diagnose::diagnose_model;
-use crate::run::{SavedModel, Summary, write_whole};
 use burn::tensor::Device;
 use facts::Facts;
 use kinfold_data::{Images, Split};
+use kinfold_train::Error;
+use kinfold_train::run::{SavedModel, Summary, write_whole};
 use page::Page;
 use sample::Sample;
 use std::io::Write;

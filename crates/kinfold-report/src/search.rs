@@ -3,11 +3,8 @@
 //! Comes in: a run, query images, and images to search among. Goes out: for each query the nearest by
 //! cosine of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
 
-use crate::Error;
-use crate::report::picture::{png, shrunk};
-use crate::report::snapshots::{dot, normalise};
-use crate::run::{SavedModel, write_whole};
-use crate::tensors::embed;
+use crate::picture::{png, shrunk};
+use crate::snapshots::{dot, normalise};
 use burn::tensor::Device;
 use embedded_graphics::mono_font::MonoTextStyle;
 use embedded_graphics::mono_font::iso_8859_1::FONT_6X13;
@@ -17,6 +14,9 @@ use embedded_graphics::text::Text;
 use image::ExtendedColorType;
 use kinfold_data::Images;
 use kinfold_nn::encoders::Model;
+use kinfold_train::Error;
+use kinfold_train::run::{SavedModel, write_whole};
+use kinfold_train::tensors::embed;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::convert::Infallible;

@@ -7,12 +7,11 @@ use super::facts::Facts;
 use super::identity::Identity;
 use super::map::map;
 use super::sample::{NEIGHBOURS, Sample};
-use super::svg::escape;
 use super::{curves, neighbours};
-use crate::Error;
-use crate::diagnose::Told;
+use crate::diagnose::DiagnosisReport;
+use crate::svg::escape;
 use kinfold::diagnosis::{Finding, Line, Section, Severity};
-use serde_json::Value;
+use kinfold_train::{Error, Measured};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -22,7 +21,7 @@ pub(super) struct Page<'a> {
     pub(super) sample: Option<&'a Sample<'a>>,
     /// Why there is no sample.
     pub(super) missing: Option<String>,
-    pub(super) diagnosis: Option<Told>,
+    pub(super) diagnosis: Option<DiagnosisReport>,
 }
 
 impl Page<'_> {
@@ -54,24 +53,24 @@ impl Page<'_> {
     /// What was trained, what came of it, and how to repeat it.
     fn head(&self) -> String {
         let Facts { name, path, settings, config, steps, summary, .. } = self.facts;
-        let number = |name: &str| self.facts.number(name);
         let taken = steps.last().map_or(0, |step| step.step);
-        let ended = match summary.as_ref().map(|s| s["interrupted"] == Value::Bool(true)) {
+        let ended = match summary.as_ref().map(|summary| summary.interrupted) {
             Some(false) => "",
             Some(true) => " It was stopped before its end.",
             None => " It has no summary: it is still going on, or was ended by force.",
         };
-        let pairs = number("pairs").map_or(String::new(), |n| format!("{n} pairs an epoch, "));
+        let pairs = summary.as_ref().map(|summary| format!("{} pairs an epoch, ", summary.pairs));
         let learned = match settings.loss.learned_temperature {
             Some(true) => ", learned",
             _ => "",
         };
         let told = format!(
             "An encoder trained on <b>{}</b> by pulling pairs together and pushing the rest apart: \
-             {pairs}{} to a batch, {} of {} epochs, the loss <b>{}</b>{}.{ended}",
+             {}{} to a batch, {} of {} epochs, the loss <b>{}</b>{}.{ended}",
             escape(&settings.data),
+            pairs.unwrap_or_default(),
             settings.batch.unwrap_or(0),
-            number("epochs").map_or("some".to_owned(), |n| n.to_string()),
+            summary.as_ref().map_or("some".to_owned(), |summary| summary.epochs.to_string()),
             settings.epochs,
             escape(&settings.loss.name),
             self.facts
@@ -85,14 +84,13 @@ impl Page<'_> {
         if let Some(way) = self.facts.way() {
             tiles.push(tile("of the way to its floor", &format!("{:.0} %", 100.0 * way)));
         }
-        if let Some(seconds) = number("seconds") {
-            tiles.push(tile("of training", &duration(seconds)));
-        }
-        if let Some(speed) = number("pairs_per_second") {
-            tiles.push(tile("pairs a second", &format!("{speed:.0}")));
-        }
-        if let Some(bytes) = number("peak_memory_bytes") {
-            tiles.push(tile("of memory at most", &format!("{:.0} MiB", bytes / 1048576.0)));
+        if let Some(summary) = summary {
+            tiles.push(tile("of training", &duration(summary.seconds)));
+            tiles.push(tile("pairs a second", &format!("{:.0}", summary.pairs_per_second)));
+            if let Some(bytes) = summary.peak_memory_bytes {
+                let mib = bytes as f64 / 1048576.0;
+                tiles.push(tile("of memory at most", &format!("{mib:.0} MiB")));
+            }
         }
         let file = shell(&format!("{path}/config.toml"));
         format!(
@@ -253,15 +251,16 @@ impl Page<'_> {
     }
 
     fn evaluation(&self) -> String {
-        let measured = self.facts.summary.as_ref().and_then(|s| s.get("evaluation")?.as_object());
-        let Some(measured) = measured else {
-            let why = match &self.facts.summary {
+        let measured = self.facts.summary.as_ref().map(|summary| summary.evaluation);
+        let Some(Some(measured)) = measured else {
+            let why = match measured {
                 Some(_) => "No labelled images were held out to measure by.",
                 None => "The run did not come to its evaluation.",
             };
             return section("What it is worth", &format!("<p>{why}</p>"), "");
         };
-        let rows: String = measured.iter().map(|(name, values)| measure(name, values)).collect();
+        let rows = measure("one labelled example of each class", measured.one_shot)
+            + &measure("all examples labelled (1-NN)", measured.nearest_neighbour);
         section(
             "What it is worth",
             &format!(
@@ -277,35 +276,19 @@ impl Page<'_> {
     }
 }
 
-/// A row of the evaluation; nothing where it is not one.
-fn measure(name: &str, values: &Value) -> String {
-    let known = match name {
-        "one_shot" => Some("one labelled example of each class"),
-        "nearest_neighbour" => Some("all examples labelled (1-NN)"),
-        _ => None,
-    };
-    let number = |of: &str| values.get(of).and_then(Value::as_f64);
-    let (Some(raw), Some(random), Some(trained)) =
-        (number("raw"), number("random_encoder"), number("trained"))
-    else {
-        return String::new();
-    };
-    let text = |x: f64| match known {
-        Some(_) => format!("{:.1} %", 100.0 * x),
-        None => format!("{x:.3}"),
-    };
-    let name = known.map_or_else(|| name.replace('_', " "), str::to_owned);
+/// A row of the evaluation.
+fn measure(name: &str, Measured { raw, random_encoder, trained }: Measured) -> String {
+    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
     format!(
-        "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td class=\"best\">{}</td></tr>",
-        escape(&name),
-        text(raw),
-        text(random),
-        text(trained)
+        "<tr><th scope=\"row\">{name}</th><td>{}</td><td>{}</td><td class=\"best\">{}</td></tr>",
+        percent(raw),
+        percent(random_encoder),
+        percent(trained)
     )
 }
 
 /// What is wrong with the embeddings, what matters most first; and every number behind it.
-fn diagnosis(Told { of, diagnosis, .. }: &Told) -> String {
+fn diagnosis(DiagnosisReport { of, diagnosis, .. }: &DiagnosisReport) -> String {
     let finding = |Finding { severity, what, change, .. }: &Finding| {
         let word = match severity {
             Severity::Problem => "problem",

@@ -5,14 +5,14 @@
 
 mod table;
 
-use crate::run::{CONFIG, SavedModel};
-use crate::tensors::{images_tensor, numbers};
-use crate::{Error, Settings};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options};
 use kinfold::{Embeddings, Temperature};
 use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::Model;
+use kinfold_train::run::{CONFIG, SavedModel, Summary};
+use kinfold_train::tensors::{images_tensor, numbers};
+use kinfold_train::{Error, Settings};
 use std::path::{Path, PathBuf};
 use table::Table;
 
@@ -25,7 +25,7 @@ const CHUNK: usize = 256;
 
 /// What is to be diagnosed, and how.
 #[derive(Debug, Clone, Default)]
-pub struct Diagnosed {
+pub struct DiagnosisRequest {
     /// A file of queries, or a run folder.
     pub queries: PathBuf,
     /// A file of keys, row i belonging to row i of the queries; none for a run folder.
@@ -40,7 +40,7 @@ pub struct Diagnosed {
 
 /// A diagnosis, and what it is of.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct DiagnosisReport {
     /// What was compared.
     pub of: String,
     /// Where the temperature comes from.
@@ -64,7 +64,7 @@ struct Loaded {
 ///
 /// # Errors
 /// When a file or run cannot be read, or what they hold is no pairs of embeddings.
-pub fn diagnose(asked: &Diagnosed) -> Result<Told, Error> {
+pub fn diagnose(asked: &DiagnosisRequest) -> Result<DiagnosisReport, Error> {
     let loaded = match &asked.keys {
         Some(keys) => of_files(&asked.queries, keys)?,
         None if asked.queries.is_dir() => of_run(&asked.queries)?,
@@ -89,11 +89,11 @@ pub(crate) fn diagnose_model(
     images: &Images,
     split: &Split,
     model: &Model,
-) -> Result<Told, Error> {
-    told(&Diagnosed::default(), of_model(run, settings, images, split, model)?)
+) -> Result<DiagnosisReport, Error> {
+    told(&DiagnosisRequest::default(), of_model(run, settings, images, split, model)?)
 }
 
-fn told(asked: &Diagnosed, loaded: Loaded) -> Result<Told, Error> {
+fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Error> {
     let (temperature, temperature_is) = match (asked.temperature, loaded.temperature) {
         (Some(given), _) => (given, "as given"),
         (None, Some(run)) => (run, "the run's"),
@@ -115,7 +115,7 @@ fn told(asked: &Diagnosed, loaded: Loaded) -> Result<Told, Error> {
     let queries = Embeddings::new(&loaded.queries, loaded.dim)?;
     let keys = Embeddings::new(&loaded.keys, loaded.dim)?;
     let diagnosis = kinfold::diagnosis::diagnose(queries, keys, &options)?;
-    Ok(Told { of: loaded.of, temperature_is, diagnosis })
+    Ok(DiagnosisReport { of: loaded.of, temperature_is, diagnosis })
 }
 
 fn given_labels(path: &Path, n: usize) -> Result<Vec<String>, Error> {
@@ -226,11 +226,9 @@ fn of_model(
 
 /// Where the temperature of a run has come to, or began.
 fn temperature_of(run: &Path, settings: &Settings) -> Result<f64, Error> {
-    let summary = std::fs::read(run.join("summary.json")).ok();
-    let summary = summary.and_then(|x| serde_json::from_slice::<serde_json::Value>(&x).ok());
-    let reached = summary.and_then(|summary| summary["temperature"].as_f64());
+    let reached = Summary::read(run).map(|summary| summary.temperature);
     match reached {
         Some(temperature) => Ok(temperature),
-        None => Ok(settings.loss.info_nce()?.temperature().get()),
+        None => Ok(settings.loss.loss()?.temperature().get()),
     }
 }

@@ -1,7 +1,8 @@
 //! The page, of runs of many kinds: it is whole, asks for nothing, and takes no name for markup.
 
 use super::*;
-use crate::{Settings, Summary, train};
+use crate::Recorder;
+use kinfold_train::{Event, Settings, Summary, train};
 use std::fs;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
@@ -28,7 +29,9 @@ fn trained(data: &str, out: &Path, change: impl FnOnce(&mut Settings)) -> (Summa
     (settings.encoder.widths, settings.encoder.embedding) = (Some(vec![2, 4]), Some(8));
     settings.image.size = (data != "digits").then_some(16);
     change(&mut settings);
-    let summary = train(settings, out, &AtomicBool::new(false), &mut |_| {}).expect("trained");
+    let mut recorder = Recorder::new();
+    let on_event = &mut |event: Event<'_>| recorder.on_event(&event);
+    let summary = train(settings, out, &AtomicBool::new(false), on_event).expect("trained");
     (summary, page(out))
 }
 

@@ -3,10 +3,10 @@
 //! Comes in: snapshots. Goes out: figures. All share one scale, so that they can be compared.
 
 use super::order::{Order, order};
-use super::picture::{COLOURS, matrix};
-use super::snapshots::{Moment, Seen};
-use super::svg::{Plot, escape, label, short, steps, ticks};
-use crate::Error;
+use crate::picture::{COLOURS, matrix};
+use crate::snapshots::{Moment, Seen};
+use crate::svg::{Plot, escape, label, short, steps, ticks};
+use kinfold_train::Error;
 use std::fmt::Write;
 
 /// Labels are written beside a matrix where there are no more than so many.

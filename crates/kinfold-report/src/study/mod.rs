@@ -7,14 +7,15 @@
 
 mod figure;
 
-use crate::report::{Moment, Seen};
-use crate::run::{SavedModel, write_whole};
-use crate::tensors::embed_rows;
-use crate::training::{self, Event};
-use crate::{Error, OneShotTask, Settings, one_shot};
+use crate::recorder::Recorder;
+use crate::snapshots::{Moment, Seen};
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::effective_rank;
+use kinfold_train::run::{SavedModel, write_whole};
+use kinfold_train::tensors::embed_rows;
+use kinfold_train::{Error, OneShotTask, Settings, one_shot};
+use kinfold_train::{Event, train};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::fs;
@@ -120,12 +121,12 @@ pub enum StudyEvent<'a> {
 /// When `stop` becomes true, what was measured so far is written.
 ///
 /// # Errors
-/// As for [`train`](crate::train).
+/// As for [`train`].
 pub fn study_temperature(
     settings: &StudySettings,
     out: &Path,
     stop: &AtomicBool,
-    tell: &mut dyn FnMut(StudyEvent<'_>),
+    on_event: &mut dyn FnMut(StudyEvent<'_>),
 ) -> Result<Study, Error> {
     settings.training.check()?;
     if settings.seeds == 0 {
@@ -160,7 +161,7 @@ pub fn study_temperature(
             study.runs.push(run);
             study.write(out)?;
             if let Some(run) = study.runs.last() {
-                tell(StudyEvent::Ran { run, done: study.runs.len(), all });
+                on_event(StudyEvent::Ran { run, done: study.runs.len(), all });
             }
         }
     }
@@ -184,9 +185,18 @@ impl Study {
     ) -> Result<Option<StudyRun>, Error> {
         let folder = out.join("run");
         let (loss_name, seed) = (training.loss.name.clone(), training.seed);
-        let mut tell = |_: Event<'_>| {};
-        let (summary, images, split) = training::run(training, &folder, false, stop, &mut tell)?;
-        if summary.interrupted || stop.load(Ordering::Relaxed) {
+        let (mut recorder, mut data) = (Recorder::without_report(), None);
+        let summary = train(training, &folder, stop, &mut |event| {
+            if let Event::Started { images, split, .. } = &event {
+                data = Some(((*images).clone(), (*split).clone()));
+            }
+            recorder.on_event(&event)
+        })?;
+        let Some((images, split)) = data.filter(|_| !summary.interrupted) else {
+            let _ = fs::remove_dir_all(&folder);
+            return Ok(None);
+        };
+        if stop.load(Ordering::Relaxed) {
             let _ = fs::remove_dir_all(&folder);
             return Ok(None);
         }

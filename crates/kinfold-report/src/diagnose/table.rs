@@ -4,9 +4,9 @@
 //! matrix of f32 `[n, d]`, and labels where the file has them. What is f64 or f16 there becomes f32.
 //! It takes what `kinfold embed` writes, and what others write in the same formats.
 
-use crate::Error;
 use kinfold::{bf16, f16};
 use kinfold_data::npy;
+use kinfold_train::Error;
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::{DataType, DoubleType, FloatType};

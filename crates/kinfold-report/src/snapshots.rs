@@ -4,14 +4,15 @@
 //! what the report draws. The pairs are held-out ones where some are held out, in views that training
 //! never sees. It never changes the model nor anything that training draws.
 
-use crate::run::RunFolder;
-use crate::tensors::{images_tensor, numbers};
-use crate::{Error, Settings};
 use burn::tensor::Device;
 use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::Model;
+use kinfold_train::run::write_whole;
+use kinfold_train::tensors::{images_tensor, numbers};
+use kinfold_train::{Error, Settings};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 const FILE: &str = "snapshots.json";
 
@@ -83,6 +84,7 @@ pub(crate) struct Snapshots {
     /// The step after which it is looked at once more.
     third: usize,
     seen: Seen,
+    file: PathBuf,
 }
 
 impl Snapshots {
@@ -92,7 +94,7 @@ impl Snapshots {
         images: &Images,
         split: &Split,
         steps: usize,
-        folder: &RunFolder,
+        run: &Path,
     ) -> Result<Self, Error> {
         let (pairs, held_out) = Pairs::to_look_at(images, split, &settings.pairs, ENOUGH)?;
         // An epoch that does not come to pass: its views are new.
@@ -105,7 +107,7 @@ impl Snapshots {
             label: images.labels[pair.a].clone(),
         };
         let members: Vec<Member> = chosen.iter().map(member).collect();
-        let earlier = Seen::read(folder.path()).filter(|seen| seen.pairs == members);
+        let earlier = Seen::read(run).filter(|seen| seen.pairs == members);
         let moments = earlier.map_or(Vec::new(), |seen| seen.moments);
         Ok(Self {
             views: draw_pairs(images, &chosen, &settings.view, settings.seed, epoch)?,
@@ -113,36 +115,27 @@ impl Snapshots {
             device: Device::flex(),
             third: steps.div_ceil(3),
             seen: Seen { held_out, pairs: members, moments },
+            file: run.join(FILE),
         })
     }
 
     /// Looks at the model after `step` steps, if it is time.
-    pub(crate) fn take(
-        &mut self,
-        step: usize,
-        model: &Model,
-        folder: &RunFolder,
-    ) -> Result<(), Error> {
+    pub(crate) fn take(&mut self, step: usize, model: &Model) -> Result<(), Error> {
         if step != 0 && step != self.third {
             return Ok(());
         }
-        self.add(step, model, folder)
+        self.add(step, model)
     }
 
     /// Looks at the model after the last step that is taken.
-    pub(crate) fn last(
-        &mut self,
-        step: usize,
-        model: &Model,
-        folder: &RunFolder,
-    ) -> Result<(), Error> {
+    pub(crate) fn last(&mut self, step: usize, model: &Model) -> Result<(), Error> {
         // The end of an earlier sitting was no end.
         let third = self.third;
         self.seen.moments.retain(|moment| moment.step == 0 || moment.step == third);
-        self.add(step, model, folder)
+        self.add(step, model)
     }
 
-    fn add(&mut self, step: usize, model: &Model, folder: &RunFolder) -> Result<(), Error> {
+    fn add(&mut self, step: usize, model: &Model) -> Result<(), Error> {
         let n = self.seen.pairs.len();
         if n < 2 {
             return Ok(());
@@ -157,7 +150,8 @@ impl Snapshots {
         self.seen.moments.retain(|moment| moment.step < step);
         self.seen.moments.push(Moment { step, cosines });
         let text = serde_json::to_vec(&self.seen).map_err(|e| Error::Data(e.to_string()))?;
-        folder.write(FILE, &text).map(drop)
+        let file = &self.file;
+        write_whole(file, |to| to.write_all(&text).map_err(Error::file("write", file)))
     }
 }
 

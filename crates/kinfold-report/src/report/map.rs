@@ -3,7 +3,7 @@
 //! Comes in: unit embeddings `[n, d]`. Goes out: a place in the plane for each. Nothing is random: the
 //! principal components are where t-SNE begins.
 
-use super::snapshots::dot;
+use crate::snapshots::dot;
 
 /// Where embeddings lie on the plane.
 #[derive(Debug, Clone)]
@@ -180,8 +180,8 @@ fn squared(places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshots::normalise;
     use super::*;
+    use crate::snapshots::normalise;
 
     /// Three clusters of 20 about three axes of eight.
     fn clusters() -> Vec<f32> {

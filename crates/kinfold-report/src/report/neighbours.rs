@@ -4,10 +4,10 @@
 
 use super::identity::signed;
 use super::map::Map;
-use super::picture::thumbnail;
 use super::sample::Sample;
-use super::svg::{escape, label as text};
-use crate::Error;
+use crate::picture::thumbnail;
+use crate::svg::{escape, label as text};
+use kinfold_train::Error;
 use std::fmt::Write;
 
 /// Colours tell labels apart where there are no more than so many; the style has as many.

@@ -3,12 +3,11 @@
 //! Comes in: a run folder, also that of a run that was interrupted or ended by force. Goes out: its
 //! settings, its steps and, where they are there, its summary and its snapshots.
 
-use super::snapshots::Seen;
-use crate::run::{CONFIG, METRICS, SUMMARY, Summary};
-use crate::{Error, Settings};
+use crate::snapshots::Seen;
 use kinfold::{ContrastiveLoss, Temperature};
+use kinfold_train::run::{CONFIG, METRICS, Summary};
+use kinfold_train::{Error, Settings};
 use serde::Deserialize;
-use serde_json::Value;
 use std::path::Path;
 
 /// A step, as the metrics have it.
@@ -42,7 +41,7 @@ pub(super) struct Facts {
     /// What the loss is where nothing is learned.
     pub(super) ceiling: f64,
     /// None where the run was ended by force.
-    pub(super) summary: Option<Value>,
+    pub(super) summary: Option<Summary>,
     pub(super) seen: Option<Seen>,
 }
 
@@ -58,11 +57,9 @@ impl Facts {
         // Evaluations are lines, too; and what was ended by force may end within a line.
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Step>(line).ok());
         let mut steps: Vec<Step> = lines.collect();
-        let written = || file(SUMMARY).ok().and_then(|text| serde_json::from_str(&text).ok());
-        let given = summary.and_then(|summary| serde_json::to_value(summary).ok());
-        let summary: Option<Value> = given.or_else(written);
-        let loss = settings.loss.info_nce()?;
-        let ceiling = ruler(&mut steps, &settings, loss, summary.as_ref());
+        let summary = summary.cloned().or_else(|| Summary::read(run));
+        let loss = settings.loss.loss()?;
+        let ceiling = bounds(&mut steps, &settings, loss, summary.as_ref());
         let absolute = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
         let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(Self {
@@ -77,14 +74,10 @@ impl Facts {
         })
     }
 
-    /// A number of the summary.
-    pub(super) fn number(&self, name: &str) -> Option<f64> {
-        self.summary.as_ref()?.get(name)?.as_f64()
-    }
-
     /// The mean loss of the last steps: of the last epoch where it is known.
     pub(super) fn loss(&self) -> Option<f64> {
-        self.number("loss").or_else(|| self.steps.last().map(|step| step.loss))
+        let last = self.steps.last().map(|step| step.loss);
+        self.summary.as_ref().map(|summary| summary.loss).or(last)
     }
 
     /// The floor at the end.
@@ -101,27 +94,28 @@ impl Facts {
     /// The temperature at the end.
     pub(super) fn temperature(&self) -> Option<f64> {
         let last = self.steps.last().and_then(|step| step.temperature);
-        self.number("temperature").or(last).or(self.settings.loss.temperature)
+        let reached = self.summary.as_ref().map(|summary| summary.temperature);
+        reached.or(last).or(self.settings.loss.temperature)
     }
 }
 
 /// Gives every step its floor, at the temperature it had, and returns the ceiling.
-fn ruler(
+fn bounds(
     steps: &mut [Step],
     settings: &Settings,
     loss: ContrastiveLoss,
-    summary: Option<&Value>,
+    summary: Option<&Summary>,
 ) -> f64 {
     let batch = settings.batch.unwrap_or(2);
-    let said = summary.and_then(|summary| summary.get("loss_ceiling")?.as_f64());
+    let reached = summary.map(|summary| summary.loss_ceiling);
     // Which candidates a row has, only the run itself knows where some are left out or queued.
     let plain = match summary {
-        Some(summary) => summary.get("loss_floor").is_some_and(Value::is_number),
+        Some(summary) => summary.loss_floor.is_some(),
         None => !settings.loss.mask_labels && !settings.pairs.allow_same_class,
     };
     for step in steps.iter_mut().filter(|_| plain) {
         let at = step.temperature.and_then(|t| Temperature::new(t).ok());
         step.floor = at.map_or(loss, |t| loss.with_temperature(t)).floor(batch);
     }
-    said.unwrap_or_else(|| loss.ceiling(batch))
+    reached.unwrap_or_else(|| loss.ceiling(batch))
 }

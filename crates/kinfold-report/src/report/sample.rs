@@ -4,12 +4,12 @@
 //! none are held out) and each one's nearest neighbours among some that were trained on. Which images
 //! these are follows from the data alone: they are spread evenly over it, not chosen.
 
-use super::snapshots::{dot, normalise};
-use crate::Error;
-use crate::tensors::embed_rows;
+use crate::snapshots::{dot, normalise};
 use burn::tensor::Device;
 use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
+use kinfold_train::Error;
+use kinfold_train::tensors::embed_rows;
 use rayon::prelude::*;
 
 /// The most images on the map, and the most that neighbours are looked for among.

@@ -6,7 +6,7 @@ use crate::criterion::Loss;
 use crate::run::{Header, State};
 
 #[derive(Default)]
-pub(super) struct Standing {
+pub(super) struct TrainState {
     /// Steps taken.
     pub(super) step: usize,
     /// The epoch of the last step, counted from 0.
@@ -27,7 +27,7 @@ pub(super) struct Standing {
     pub(super) earlier: f64,
 }
 
-impl Standing {
+impl TrainState {
     /// A step was taken with this batch.
     pub(super) fn stepped(&mut self, batch: &Batch, loss: &Loss) {
         if batch.place == 0 {

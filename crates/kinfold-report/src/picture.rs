@@ -2,12 +2,12 @@
 //!
 //! Comes in: images, or numbers between 0 and 1. Goes out: `data:` addresses of PNG files.
 
-use crate::Error;
 use base64::Engine;
 use image::codecs::png::PngEncoder;
 use image::imageops::{self, FilterType};
 use image::{ExtendedColorType, GrayImage, ImageEncoder, RgbImage};
 use kinfold_data::{Images, Picture};
+use kinfold_train::Error;
 
 /// The colours of 0 to 1, dark to light in even steps, told apart also by those who see few colours
 /// (nine of matplotlib's magma, CC0).

@@ -5,9 +5,9 @@
 //! seed's fixed pairs, all on one scale.
 
 use super::{Study, StudyRun, statistics};
-use crate::Error;
-use crate::report::picture::{COLOURS, matrix};
-use crate::report::svg::{Plot, label, short, ticks};
+use crate::picture::{COLOURS, matrix};
+use crate::svg::{Plot, label, short, ticks};
+use kinfold_train::Error;
 use std::fmt::Write;
 
 const WIDTH: f64 = 1000.0;

@@ -4,12 +4,12 @@
 //! Comes in: a loss and a shape. Goes out: seconds, operations per second, memory. The contestants
 //! run in turn, so that a machine that others use, too, slows them alike; medians are quoted.
 
-use crate::Error;
-use crate::run::peak_memory_bytes;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kinfold::runtime::Gemm;
 use kinfold::{ContrastiveLoss, Embeddings, Form, GradientMut, Temperature};
+use kinfold_train::Error;
+use kinfold_train::run::peak_memory_bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -25,67 +25,67 @@ const DENSE_MATRICES: usize = 8;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Case {
+pub(crate) struct Case {
     /// The loss.
-    pub form: Form,
+    pub(crate) form: Form,
     /// Pairs: rows of the queries, and of the keys.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Dimension.
-    pub dim: usize,
+    pub(crate) dim: usize,
     /// The temperature, above 0.
-    pub temperature: f64,
+    pub(crate) temperature: f64,
     /// Threads; 0 for as many as the machine has.
-    pub threads: usize,
+    pub(crate) threads: usize,
 }
 
 /// What was measured, value and all gradients in f32, normalisation included.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// `one-way`, `both` or `nt-xent`.
-    pub loss: &'static str,
+    pub(crate) loss: &'static str,
     /// Pairs.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Dimension.
-    pub dim: usize,
+    pub(crate) dim: usize,
     /// The temperature.
-    pub temperature: f64,
+    pub(crate) temperature: f64,
     /// Threads used.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// The loss, in nats.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Of a call.
-    pub seconds: Seconds,
+    pub(crate) seconds: Seconds,
     /// Operations in products, in 10⁹ a second, as `kinfold::cost` counts them.
-    pub gflops: f64,
+    pub(crate) gflops: f64,
     /// These as a share of what a product of 4096 × 4096 matrices reaches in the same rounds.
-    pub gemm_share: f64,
+    pub(crate) gemm_share: f64,
     /// The most memory the process held up to here, inputs and gradients included; none where the
     /// system does not tell.
-    pub peak_memory_bytes: Option<u64>,
+    pub(crate) peak_memory_bytes: Option<u64>,
     /// The same by tensor operations that build the matrix; none where it would not fit.
-    pub dense: Option<Dense>,
+    pub(crate) dense: Option<Dense>,
 }
 
 /// What the code that builds the matrix takes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Dense {
+pub(crate) struct Dense {
     /// The loss, in nats.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Of a call, forward and backward.
-    pub seconds: Seconds,
+    pub(crate) seconds: Seconds,
     /// The most memory the process held with it.
-    pub peak_memory_bytes: Option<u64>,
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 /// Of several rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Seconds {
+pub(crate) struct Seconds {
     /// The middle one.
-    pub median: f64,
+    pub(crate) median: f64,
     /// The least.
-    pub min: f64,
+    pub(crate) min: f64,
     /// The most.
-    pub max: f64,
+    pub(crate) max: f64,
 }
 
 impl Seconds {
@@ -102,7 +102,7 @@ impl Seconds {
 /// # Errors
 /// [`Error::Setting`] when the case has no rows, no dimension or no temperature, or when there can
 /// be no such number of threads.
-pub fn bench(case: Case) -> Result<Record, Error> {
+pub(crate) fn bench(case: Case) -> Result<Record, Error> {
     for (name, value) in [("rows", case.rows), ("dim", case.dim)] {
         if value == 0 {
             return Err(Error::Setting(format!("{name} is 0, but it must be at least 1")));
@@ -243,7 +243,7 @@ impl DenseCase {
                 chosen(s, Tensor::cat(vec![diagonal() + n, diagonal()], 0))
             }
         };
-        let value = crate::tensors::numbers(loss.clone())?[0];
+        let value = kinfold_train::tensors::numbers(loss.clone())?[0];
         drop(loss.backward());
         Ok(f64::from(value))
     }

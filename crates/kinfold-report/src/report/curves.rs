@@ -3,7 +3,7 @@
 //! Comes in: what the metrics say. Goes out: SVG.
 
 use super::facts::{Facts, Step};
-use super::svg::{self, Plot, escape, label, short, ticks};
+use crate::svg::{self, Plot, escape, label, short, ticks};
 
 /// The most points of a curve; where there are more steps, means of steps are drawn.
 const POINTS: usize = 400;

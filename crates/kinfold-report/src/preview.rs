@@ -3,15 +3,15 @@
 //! Comes in: settings, and where the sheet goes. Goes out: a picture with a row for each of some
 //! images, first the image and then its views, as the first epochs of training would see them.
 
-use crate::run::write_whole;
-use crate::{Error, Settings};
 use kinfold_data::{Images, contact_sheet};
+use kinfold_train::run::write_whole;
+use kinfold_train::{Error, Settings};
 use std::io::Write;
 use std::path::Path;
 
 /// What a sheet shows.
 #[derive(Debug, Clone)]
-pub struct Looked {
+pub struct Preview {
     /// The data.
     pub images: Images,
     /// Images shown.
@@ -22,7 +22,12 @@ pub struct Looked {
 ///
 /// # Errors
 /// When settings or data cannot be used, or the file cannot be written.
-pub fn look(settings: &Settings, count: usize, views: usize, out: &Path) -> Result<Looked, Error> {
+pub fn preview(
+    settings: &Settings,
+    count: usize,
+    views: usize,
+    out: &Path,
+) -> Result<Preview, Error> {
     settings.check()?;
     for (name, value, most) in [("images", count, 200), ("views", views, 100)] {
         if !(1..=most).contains(&value) {
@@ -53,5 +58,5 @@ pub fn look(settings: &Settings, count: usize, views: usize, out: &Path) -> Resu
     )
     .map_err(|e| Error::Data(format!("the sheet cannot be written as PNG: {e}")))?;
     write_whole(out, |file| file.write_all(&png).map_err(Error::file("write", out)))?;
-    Ok(Looked { images, shown })
+    Ok(Preview { images, shown })
 }

@@ -1,0 +1,24 @@
+//! What can be asked of a run: its report, a diagnosis, a search, a study of many runs, and a preview
+//! of its views before it begins.
+//!
+//! Input: run folders of kinfold-train, files of embeddings, images. Output: pages, pictures, answers.
+//! Nothing here prints. [`Recorder`] watches training and leaves what the report needs.
+
+#![warn(clippy::unwrap_used)]
+
+mod diagnose;
+mod picture;
+mod preview;
+mod recorder;
+mod report;
+mod search;
+mod snapshots;
+mod study;
+mod svg;
+
+pub use diagnose::{DiagnosisReport, DiagnosisRequest, diagnose};
+pub use preview::{Preview, preview};
+pub use recorder::Recorder;
+pub use report::report;
+pub use search::{Found, Match, Matches, search};
+pub use study::{Study, StudyEvent, StudyRun, StudySettings, study_temperature};
