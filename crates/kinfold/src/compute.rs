@@ -8,7 +8,7 @@ use crate::embeddings::{Element, Embeddings};
 use crate::engine;
 use crate::error::Error;
 use crate::loss::{
-    Batch, ContrastiveLoss, GradientMut, ParameterGradient, Value, ValueAndGradient,
+    Batch, ContrastiveLoss, GradientMut, Objective, ParameterGradient, Value, ValueAndGradient,
 };
 
 impl ContrastiveLoss {
@@ -23,12 +23,14 @@ impl ContrastiveLoss {
     /// [`offset`](Self::with_offset)), or a [`Batch`] with negatives, ids, labels, weights or a guide.
     ///
     /// # Errors
-    /// When shapes disagree with each other or with the loss, a matrix is empty, or a number is not
-    /// finite.
+    /// When shapes disagree with each other or with the loss, a matrix is empty, a number is not finite,
+    /// or RINCE's exponentials leave the range of the type ([`Error::Range`]).
     pub fn value<'a, T: Element>(&self, batch: impl Into<Batch<'a, T>>) -> Result<Value, Error> {
         let batch = batch.into();
         batch.check(self)?;
-        Ok(engine::run(self, &batch, None).0)
+        let (value, _) = engine::run(self, &batch, None);
+        self.in_range::<T>(&value)?;
+        Ok(value)
     }
 
     /// The loss and all its gradients, in memory allocated here.
@@ -87,7 +89,20 @@ impl ContrastiveLoss {
                 return Err(Error::Buffer { matrix, given, needed });
             }
         }
-        Ok(engine::run(self, &batch, Some(gradient)))
+        let (value, parameters) = engine::run(self, &batch, Some(gradient));
+        self.in_range::<T>(&value)?;
+        Ok((value, parameters))
+    }
+
+    /// Every loss is finite, as all are but for RINCE's.
+    fn in_range<T: Element>(&self, value: &Value) -> Result<(), Error> {
+        match self.objective() {
+            Objective::Rince { q, .. } if !value.rows.iter().all(|row| row.is_finite()) => {
+                let (temperature, bits) = (self.temperature().get(), 8 * size_of::<T::Real>());
+                Err(Error::Range { q, temperature, bits })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes that one call needs beyond its inputs and outputs, for `queries` and `keys` rows of

@@ -160,6 +160,20 @@ pub enum Error {
         value: f64,
     },
 
+    /// RINCE's exponentials leave the range of the type that is computed in.
+    #[error(
+        "e^(q s) leaves the range of {bits}-bit numbers, with q = {q} and logits at temperature \
+         {temperature}; lower q or raise the temperature"
+    )]
+    Range {
+        /// RINCE's q.
+        q: f64,
+        /// τ.
+        temperature: f64,
+        /// 32 or 64.
+        bits: usize,
+    },
+
     /// A buffer for a result has the wrong length.
     #[error(
         "the buffer for the gradient of the {matrix} holds {given} numbers, but {needed} are needed"

@@ -88,7 +88,8 @@
 //! | batches so large that no row should need all others | [`ContrastiveLoss::sig_lip`] |
 //! | another library's number to reproduce | [`Preset`] |
 //!
-//! [`Objective`] has the others: decoupled, debiased, hard-negative weighting.
+//! [`Objective`] has the others: decoupled, debiased, hard-negative weighting, and RINCE for pairs of
+//! which some are false.
 //!
 //! # Features
 //!

@@ -80,6 +80,7 @@ impl Case<'_> {
                 positive_share: setting("tau_plus"),
                 concentration: setting("beta"),
             },
+            Objective::Rince { .. } => Objective::Rince { q: setting("q"), lambda: setting("lam") },
             other => other,
         };
         loss.with_objective(objective).unwrap()
@@ -212,7 +213,7 @@ fn a_preset_is_its_librarys_value_and_gradients() {
             compared += 1;
         }
     });
-    assert_eq!((compared, skipped), (115 * implementations().len(), 3));
+    assert_eq!((compared, skipped), (122 * implementations().len(), 3));
 }
 
 fn equals_golden(name: &str, case: &Case<'_>, input: &Input<f64>, out: &Dense) {

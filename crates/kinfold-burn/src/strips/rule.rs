@@ -47,6 +47,7 @@ pub(super) fn row_losses(loss: &ContrastiveLoss, x: &Terms, numbers: Numbers) ->
             let y = log_n + x.log_negatives(1.0 + beta) - x.log_negatives(beta) - x.log_positives();
             (corrected(x, y, positive_share, numbers.scale), no_negatives())
         }
+        Objective::Rince { q, lambda } => (rince(x, q, lambda), empty),
         Objective::Sigmoid { .. } => (sigmoid(x, numbers.bias), empty),
         // Softmax and SupCon with the mean outside; kinfold has no other.
         _ => (softmax(x, loss.label_smoothing()), empty),
@@ -100,6 +101,13 @@ fn corrected(x: &Terms, y: Tensor<2>, share: f64, scale: Tensor<2>) -> Tensor<2>
     let bound = negatives.log() - scale - x.reference.clone() - x.log_positives();
     let bounded = free.clone().lower(bound.clone()).bool_or(below);
     softplus(free.mask_where(bounded, bound))
+}
+
+/// `((λ Z)^q − e^(q s_p)) / q`, `Z = pos + neg`.
+fn rince(x: &Terms, q: f64, lambda: f64) -> Tensor<2> {
+    let s = x.log_positives() + x.reference.clone();
+    let log_z = softplus(x.log_negatives(1.0) - x.log_positives()) + s.clone();
+    (((log_z + lambda.ln()) * q).exp() - (s * q).exp()) / q
 }
 
 /// `ln(1 + e^(−s_p − b)) + Σ ln(1 + e^(s_j + b))`.

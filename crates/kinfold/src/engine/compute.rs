@@ -95,6 +95,10 @@ impl Computation<'_> {
         problem: &Problem<'_, T>,
     ) -> RowRule<'_> {
         let mut rule = RowRule::new(self.loss, candidates.negative_counts(), self.row_weights);
+        if size_of::<T::Real>() == 4 {
+            // With room for row weights, 1/τ and sums over a batch.
+            rule.largest = f64::from(f32::MAX) * 1e-9;
+        }
         if let Some(own) = per_query(problem, &rule) {
             rule.per_query = own.sums(rule.terms(), self.team);
             rule.per_query_count = own.count();

@@ -32,6 +32,7 @@ impl ContrastiveLoss {
             Objective::DecoupledWeighted { .. }
             | Objective::Debiased { .. }
             | Objective::HardNegatives { .. }
+            | Objective::Rince { .. }
             | Objective::SupConOutside
             | Objective::SupConInside
             | Objective::Sigmoid { .. } => return None,

@@ -41,6 +41,15 @@ pub enum Objective {
     /// `ln Σ_{all others} exp(s_j) − ln mean_P exp(s)`: the mean inside (`L_in`). A row without a
     /// positive gives 0.
     SupConInside,
+    /// `((λ Z)^q − exp(q s_p)) / q`, `Z = pos + neg`: RINCE, robust to false pairs (Chuang et al. 2022).
+    /// As q tends to 0 it tends to cross-entropy, up to the constant ln λ; at q = 1 it is symmetric, and
+    /// a false pair pulls no harder than a true one. May be negative.
+    Rince {
+        /// q, above 0 and at most 1; 0.5 in the paper.
+        q: f64,
+        /// λ, above 0, the weight of the denominator; 0.01 to 0.05 in the paper.
+        lambda: f64,
+    },
     /// `ln(1 + exp(−s_p − b)) + Σ ln(1 + exp(s_j + b))`: every pair on its own, SigLIP (Zhai et al.
     /// 2023). The mean is over rows, not over pairs.
     Sigmoid {
@@ -60,6 +69,10 @@ impl Objective {
                 let right = concentration >= 0.0 && concentration.is_finite();
                 let needed = "a finite number of at least 0";
                 in_range("the concentration", concentration, right, needed)
+            }
+            Self::Rince { q, lambda } => {
+                in_range("q", q, q > 0.0 && q <= 1.0, "above 0 and at most 1")?;
+                above_0("lambda", lambda)
             }
             Self::Sigmoid { bias } => finite("the bias", bias),
             Self::Softmax | Self::Decoupled | Self::SupConOutside | Self::SupConInside => Ok(()),

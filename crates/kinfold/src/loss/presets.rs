@@ -77,6 +77,8 @@ pub enum Preset {
     /// `debiased`: as [`Hcl`](Self::Hcl), all negatives alike. Held against chingyaoc/DCL, `main.py`,
     /// re-derived in torch 2.15.0.
     Debiased,
+    /// Robust InfoNCE over both views: τ = 0.5, q = 0.5, λ = 0.025 (chingyaoc/RINCE).
+    Rince,
 }
 
 /// The temperature that SupCon's values are on the scale of.
@@ -84,7 +86,7 @@ const SUP_CON_BASE: f64 = 0.07;
 
 impl Preset {
     /// Every preset.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::CrossEntropy,
         Self::InfoNcePytorch,
         Self::LightlyNtXent,
@@ -100,6 +102,7 @@ impl Preset {
         Self::DclW,
         Self::Hcl,
         Self::Debiased,
+        Self::Rince,
     ];
 
     /// The name it goes by.
@@ -120,6 +123,7 @@ impl Preset {
             Self::DclW => "dclw",
             Self::Hcl => "hcl",
             Self::Debiased => "debiased",
+            Self::Rince => "rince",
         }
     }
 
@@ -127,7 +131,7 @@ impl Preset {
     pub fn loss(self) -> ContrastiveLoss {
         self.at(Temperature(match self {
             Self::CrossEntropy => 1.0,
-            Self::LightlyNtXent | Self::Hcl | Self::Debiased => 0.5,
+            Self::LightlyNtXent | Self::Hcl | Self::Debiased | Self::Rince => 0.5,
             Self::InfoNcePytorch | Self::SimClrTf | Self::SigLip | Self::Dcl | Self::DclW => 0.1,
             Self::PmlNtXent | Self::OpenClip | Self::MoCo => 0.07,
             Self::SupCon => SUP_CON_BASE,
@@ -169,6 +173,10 @@ impl Preset {
             Self::Hcl => {
                 let (positive_share, concentration) = (0.1, 1.0);
                 let objective = Objective::HardNegatives { positive_share, concentration };
+                ContrastiveLoss { objective, ..views }
+            }
+            Self::Rince => {
+                let objective = Objective::Rince { q: 0.5, lambda: 0.025 };
                 ContrastiveLoss { objective, ..views }
             }
             Self::Debiased => {

@@ -425,6 +425,17 @@ fn row_loss(loss: &ContrastiveLoss, candidates: &[Candidate], positive_weight: f
             };
             x.row(slopes(&|_| -1.0, &of_negative), slopes(&|_| -1.0, &|_| 0.0))
         }
+        // ((λ Z)^q − e^(q s_p)) / q, Z = pos + neg.
+        Objective::Rince { q, lambda } => {
+            // ln Z − s_p and ln(λ Z) − s_p, small where the loss is.
+            let x = softplus(log_neg - log_pos);
+            let y = lambda.ln() + x;
+            let of_pair = (q * log_pos).exp();
+            let of_positive = |_| of_pair * (q * y - x).exp_m1();
+            let of_negative = |s: f64| of_pair * (q * y - x + (s - log_pos)).exp();
+            let value = of_pair * (q * y).exp_m1() / q;
+            RowLoss { total: q * value, ..balanced(value, slopes(&of_positive, &of_negative)) }
+        }
         // ln(1 + e^(−s_p − b)) + Σ ln(1 + e^(s_j + b)).
         Objective::Sigmoid { bias } => {
             let value =

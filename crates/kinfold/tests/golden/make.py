@@ -1293,6 +1293,44 @@ def debiased():
     )
 
 
+def rince():
+    def loss(x, temperature, q, lam):
+        z = torch.cat([F.normalize(x["queries"]), F.normalize(x["keys"])])
+        n = len(z) // 2
+        exponentials = torch.exp(z @ z.T / temperature)
+        other = (torch.arange(2 * n) + n) % (2 * n)
+        pos = exponentials[torch.arange(2 * n), other]
+        candidates = exponentials * (1 - torch.eye(2 * n, dtype=z.dtype))
+        neg = candidates.sum(1) - pos
+        return (-(pos**q) / q + (lam * (pos + neg)) ** q / q).mean()
+
+    def formula(x, temperature, q, lam):
+        z = normalized(np.concatenate([x["queries"], x["keys"]]))
+        n, s = len(z) // 2, z @ z.T / temperature
+        rows = []
+        for i in range(2 * n):
+            everyone = sum(math.exp(s[i, j]) for j in range(2 * n) if j != i)
+            rows.append(((lam * everyone) ** q - math.exp(q * s[i, (i + n) % (2 * n)])) / q)
+        return float(np.mean(rows))
+
+    file = File(
+        "rince",
+        "re-derived: chingyaoc/RINCE, README.md, rince_loss",
+        DERIVED,
+        "rince_loss = -pos**q / q + (lam * (pos + neg))**q / q, temperature 0.5, q 0.5, lam 0.025: rows are "
+        "divided by max(norm, 1e-12); z = [queries; keys]; for each of the 2n rows, with s = cosine/τ: pos = "
+        "exp(s of the other view), neg = Σ exp(s) over the other 2n − 2 rows; the mean over 2n rows. It may "
+        "be negative.",
+        loss,
+        formula,
+        {"temperature": 0.5, "q": 0.5, "lam": 0.025},
+    )
+    usual(file)
+    one(file, "far-7x5-temperature", 7, 5, False, temperature=0.1)
+    one(file, "near-7x5-settings", 7, 5, True, q=1.0, lam=0.3)
+    return file
+
+
 def cross_entropy():
     def loss(x, temperature):
         scores = F.normalize(x["queries"], dim=1) @ F.normalize(x["keys"], dim=1).T
@@ -1356,6 +1394,7 @@ def main():
         dclw,
         hcl,
         debiased,
+        rince,
         cross_entropy,
     ):
         file = make()

@@ -11,6 +11,7 @@
 //! corrected    L = ln(1 + e^t),  t = ln g − s        through g, see `corrected`
 //! labels, out  L = ln(N + Q) − mean_P s              ∂L/∂lnN = N/(N+Q)        ∂L/∂lnQ = Q/(N+Q)
 //! labels, in   L = ln(1 + e^t) + ln|P|,  t = lnN − lnQ      ∂L/∂lnN = σ(t) = −∂L/∂lnQ
+//! rince        L = e^(q s) (e^(q d) − 1)/q,  d = ln λ + ln(1 + e^t)    see `rince`
 //! sigmoid      L = N + ln(1 + e^−x),  x = s + b      ∂L/∂N = 1                ∂L/∂s = −σ(−x)
 //! ```
 //!
@@ -46,6 +47,10 @@ pub(crate) enum Formula {
     },
     LabelsOutside,
     LabelsInside,
+    Rince {
+        q: f64,
+        lambda: f64,
+    },
     Sigmoid {
         bias: f64,
     },
@@ -62,6 +67,7 @@ impl Formula {
             }
             Objective::SupConOutside => Self::LabelsOutside,
             Objective::SupConInside => Self::LabelsInside,
+            Objective::Rince { q, lambda } => Self::Rince { q, lambda },
             Objective::Sigmoid { bias } => Self::Sigmoid { bias },
         }
     }
@@ -69,7 +75,10 @@ impl Formula {
     /// The terms that it needs the sums of, where positives have this `margin`.
     pub(crate) fn terms(self, margin: f64) -> Terms {
         match self {
-            Self::Softmax | Self::Decoupled | Self::Corrected { tilt: None, .. } => Terms::One,
+            Self::Softmax
+            | Self::Decoupled
+            | Self::Rince { .. }
+            | Self::Corrected { tilt: None, .. } => Terms::One,
             Self::Corrected { tilt: Some(tilt), .. } => Terms::Powers(tilt),
             Self::LabelsOutside if margin == 0.0 => Terms::One,
             Self::LabelsOutside | Self::LabelsInside => Terms::ByLabel,
@@ -142,6 +151,8 @@ pub(crate) struct RowRule<'p> {
     pub(crate) labelled: Vec<LabelPositives>,
     /// Empty for 1.
     pub(crate) row_weights: &'p [f64],
+    /// The largest number that factors may have in the type of the gradients.
+    pub(crate) largest: f64,
 }
 
 /// A row's positives by label.
@@ -170,6 +181,7 @@ impl<'p> RowRule<'p> {
             positive_weights: Vec::new(),
             labelled: Vec::new(),
             row_weights,
+            largest: f64::MAX,
         }
     }
 
@@ -242,6 +254,7 @@ impl<'p> RowRule<'p> {
                 let correction = Correction { negatives: self.all_negatives(i), share, tilt };
                 positive.and_then(|s| self.corrected(&sums, s, correction))
             }
+            (Formula::Rince { q, lambda }, _) => positive.map(|s| self.rince(&sums, s, q, lambda)),
             (Formula::Sigmoid { bias }, _) => positive.map(|s| sigmoid(&sums, s + bias)),
         };
         let mut outcome = outcome.unwrap_or_default();
@@ -327,6 +340,23 @@ impl<'p> RowRule<'p> {
             direct_log_scale: pull * self.margin,
             ..RowOutcome::default()
         })
+    }
+
+    /// With `t = lnN − s` and `d = ln(λ Z) − s`: small differences of large exponentials are taken by
+    /// `e^x − 1`. A row whose exponentials leave the range has an infinite loss.
+    fn rince(&self, sums: &RowSums, s: f64, q: f64, lambda: f64) -> RowOutcome {
+        let t = sums.ln(0) - s;
+        let (push, d) = ((q * s).exp(), lambda.ln() + softplus(t));
+        let pull = (q * (s + d)).exp();
+        let positive = push * (q * d - softplus(t)).exp_m1();
+        let fits = push.max(pull) <= self.largest;
+        RowOutcome {
+            loss: if fits { push * (q * d).exp_m1() / q } else { f64::INFINITY },
+            factors: [over(pull * logistic(t), sums.sums[0]), 0.0],
+            positive,
+            direct_log_scale: -positive * self.margin,
+            ..RowOutcome::default()
+        }
     }
 
     fn labels_outside(&self, sums: &RowSums, positives: LabelPositives) -> RowOutcome {
