@@ -78,3 +78,167 @@ fn unsafe_stays_in_its_rooms() {
         assert!(allowed.iter().any(|room| path.starts_with(room)), "{}", path.display());
     }
 }
+
+/// A module of a crate: its path, such as `engine::strips`, and what its file imports of the crate.
+struct Module {
+    path: Vec<String>,
+    imports: Vec<Vec<String>>,
+}
+
+/// Inside every crate modules point one way: of the modules in one folder (or at the top), none imports
+/// another that imports it, be it through others. Tests may look anywhere.
+#[test]
+fn modules_point_one_way() {
+    let mut circles = Vec::new();
+    for entry in std::fs::read_dir(root().join("crates")).unwrap() {
+        let source = entry.unwrap().path().join("src");
+        let mut modules = Vec::new();
+        collect(&source, &mut Vec::new(), &mut modules);
+        let reexports = reexports(&source);
+        circles.extend(
+            circles_of(&modules, &reexports)
+                .into_iter()
+                .map(|circle| format!("{}: {circle}", source.display())),
+        );
+    }
+    assert!(circles.is_empty(), "modules import each other in a circle:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found() {
+    let module = |path: &str, import: &[&str]| Module {
+        path: vec![path.to_owned()],
+        imports: vec![import.iter().map(|&name| name.to_owned()).collect()],
+    };
+    let [a, b, c] =
+        [module("a", &["b", "X"]), module("b", &["c", "y"]), module("c", &["Reexported"])];
+    let all = [a, b, c];
+    assert!(circles_of(&all, &[]).is_empty());
+    let reexports = [("Reexported".to_owned(), "a".to_owned())];
+    assert_eq!(circles_of(&all, &reexports), ["a → b → c → a"]);
+}
+
+/// Every module of `folder`, but for tests.
+fn collect(folder: &Path, path: &mut Vec<String>, modules: &mut Vec<Module>) {
+    let mut entries: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|x| x.unwrap().path()).collect();
+    entries.sort();
+    for file in entries {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        if file.is_dir() {
+            path.push(name);
+            collect(&file, path, modules);
+            path.pop();
+        } else if file.extension().is_some_and(|ending| ending == "rs")
+            && !["lib", "main", "tests", "golden"].contains(&name.as_str())
+        {
+            let mut path = path.clone();
+            if name != "mod" {
+                path.push(name);
+            }
+            let text = std::fs::read_to_string(&file).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let imports = imports(text, &path);
+            modules.push(Module { path, imports });
+        }
+    }
+}
+
+/// What a file imports of its own crate, as paths from the crate's root.
+fn imports(text: &str, module: &[String]) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for statement in text.split("\nuse ").skip(1) {
+        let statement = statement.split(';').next().unwrap();
+        let (first, _) = statement.split_once('{').unwrap_or((statement, ""));
+        let mut names: Vec<&str> = first.split("::").map(str::trim).collect();
+        let mut path = match names.first() {
+            Some(&"crate") => Vec::new(),
+            Some(&"super") => module[..module.len() - 1].to_vec(),
+            Some(&"self") => module.to_vec(),
+            _ => continue,
+        };
+        names.remove(0);
+        while names.first() == Some(&"super") {
+            path.pop();
+            names.remove(0);
+        }
+        path.extend(names.iter().filter(|name| !name.is_empty()).map(|&name| name.to_owned()));
+        match statement.split_once('{') {
+            None => all.push(path),
+            Some((_, list)) => {
+                for item in list.trim_end_matches('}').split(',') {
+                    let item = item.trim().split("::").map(|name| name.trim().to_owned());
+                    all.push(path.iter().cloned().chain(item).collect());
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The names that a crate's root has from its modules, with the modules.
+fn reexports(source: &Path) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(source.join("lib.rs")).unwrap_or_default();
+    let mut all = Vec::new();
+    for statement in text.split("\npub use ").skip(1) {
+        let statement = statement.split(';').next().unwrap();
+        let Some((module, names)) = statement.split_once("::") else { continue };
+        for name in names.trim_matches(['{', '}']).split(',') {
+            all.push((name.trim().to_owned(), module.to_owned()));
+        }
+    }
+    all
+}
+
+/// A circle among the children of each module, where there is one.
+fn circles_of(modules: &[Module], reexports: &[(String, String)]) -> Vec<String> {
+    let known: BTreeSet<&[String]> =
+        modules.iter().flat_map(|m| (1..=m.path.len()).map(|n| &m.path[..n])).collect();
+    let parents: BTreeSet<&[String]> = known.iter().map(|path| &path[..path.len() - 1]).collect();
+    let mut circles = Vec::new();
+    for parent in parents {
+        let depth = parent.len();
+        let mut edges: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for module in modules.iter().filter(|m| m.path.starts_with(parent) && m.path.len() > depth)
+        {
+            for import in &module.imports {
+                let root = reexports.iter().find(|(name, _)| import.first() == Some(name));
+                let to = match root {
+                    Some((_, module)) if depth == 0 => Some(module),
+                    _ if import.starts_with(parent) => import.get(depth),
+                    _ => None,
+                };
+                let from = &module.path[depth];
+                let child = |name: &&String| {
+                    known.contains(&[parent, std::slice::from_ref(*name)].concat()[..])
+                };
+                if let Some(to) = to.filter(|to| *to != from).filter(child) {
+                    edges.insert((from, to));
+                }
+            }
+        }
+        circles.extend(circle(&edges));
+    }
+    circles
+}
+
+/// A way that leads back to where it began.
+fn circle(edges: &BTreeSet<(&str, &str)>) -> Option<String> {
+    fn walk<'a>(way: &mut Vec<&'a str>, edges: &BTreeSet<(&'a str, &'a str)>) -> Option<String> {
+        let last = *way.last()?;
+        for &(_, to) in edges.iter().filter(|(from, _)| *from == last) {
+            if to == way[0] {
+                return Some([way.join(" → "), to.to_owned()].join(" → "));
+            }
+            if !way.contains(&to) {
+                way.push(to);
+                if let Some(found) = walk(way, edges) {
+                    return Some(found);
+                }
+                way.pop();
+            }
+        }
+        None
+    }
+    edges.iter().find_map(|&(from, _)| walk(&mut vec![from], edges))
+}

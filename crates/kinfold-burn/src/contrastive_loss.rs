@@ -3,6 +3,7 @@
 //! Input: settings, then embeddings `[n, d]`. Output: the loss, `[1]` (or a number for each row),
 //! differentiable with respect to every matrix, the temperature and the sigmoid's bias.
 
+use crate::learned::Learned;
 use crate::{PairBatch, fused, strips};
 use burn::backend::DispatchDevice;
 use burn::config::Config;
@@ -126,13 +127,6 @@ impl ModuleDisplay for ContrastiveLoss {
             .add_debug_attribute("reduction", &settings.reduction())
             .optional()
     }
-}
-
-/// What can be learned of a loss, where it is.
-#[derive(Clone, Default)]
-pub(crate) struct Learned {
-    pub(crate) log_scale: Option<Tensor<1>>,
-    pub(crate) bias: Option<Tensor<1>>,
 }
 
 impl ContrastiveLoss {

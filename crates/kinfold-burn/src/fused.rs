@@ -6,7 +6,7 @@
 
 use crate::PairBatch;
 use crate::batch::Negatives;
-use crate::contrastive_loss::Learned;
+use crate::learned::Learned;
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},

@@ -25,6 +25,7 @@
 mod batch;
 mod contrastive_loss;
 mod fused;
+mod learned;
 mod strips;
 
 pub use batch::PairBatch;

@@ -20,8 +20,8 @@ mod training;
 
 pub use embed::{Embedded, Format, embed};
 pub use error::Error;
-pub use evaluation::{Evaluated, Evaluation, Measured, OneShot, OneShotTask, evaluate, one_shot};
+pub use evaluation::{Evaluated, OneShot, OneShotTask, evaluate, one_shot};
 pub use loss::loss_names;
-pub use run::{Summary, run_folder};
+pub use run::{Evaluation, Measured, Summary, run_folder};
 pub use settings::Settings;
 pub use training::{Event, Observer, Progress, resume, train};

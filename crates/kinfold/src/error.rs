@@ -1,6 +1,6 @@
 //! The one error type of this crate. Every message says what was given and what was needed.
 
-use crate::loss::Conflict;
+use crate::conflict::Conflict;
 
 /// What can be wrong with the input of a loss or a measure.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

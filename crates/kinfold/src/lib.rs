@@ -99,6 +99,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod compute;
+mod conflict;
 pub mod cost;
 pub mod diagnosis;
 mod embeddings;

@@ -19,7 +19,7 @@ mod rule;
 mod terms;
 
 use crate::PairBatch;
-use crate::contrastive_loss::Learned;
+use crate::learned::Learned;
 use burn::tensor::Tensor;
 use candidates::{Pass, Strip};
 use kinfold::{ContrastiveLoss, Reduction};

@@ -4,7 +4,7 @@
 
 use crate::PairBatch;
 use crate::batch::Negatives;
-use crate::contrastive_loss::Learned;
+use crate::learned::Learned;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor};
 use kinfold::{ContrastiveLoss, Form, NORM_FLOOR, Objective, Similarity};

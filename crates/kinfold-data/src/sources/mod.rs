@@ -7,6 +7,7 @@
 //! Formats: the embedded digits; a folder of images, a zip file of one, or a list of pairs of files;
 //! MNIST's IDX files; CIFAR's binary files; an array of NumPy.
 
+mod archive;
 mod cifar;
 mod digits;
 mod folder;
@@ -17,12 +18,12 @@ mod raw;
 mod source;
 mod zip;
 
+#[cfg(test)]
+pub(crate) use archive::LARGEST;
 pub(crate) use list::without;
 pub(crate) use raw::{Layout, Raw};
 pub use source::Skipped;
 pub(crate) use source::{Listed, Listing, Source, no_images};
-#[cfg(test)]
-pub(crate) use zip::LARGEST;
 
 use crate::Error;
 use crate::budget::Budget;

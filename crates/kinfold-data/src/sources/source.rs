@@ -3,8 +3,8 @@
 //! Comes in: a path, an entry of an archive, or a record of a file of plain pixels. Goes out: the
 //! image, or why it cannot be read.
 
+use super::archive::Archive;
 use super::raw::Raw;
-use super::zip::Archive;
 use crate::Error;
 use image::{DynamicImage, ImageError, ImageFormat, ImageReader};
 use std::io::Cursor;

@@ -7,7 +7,7 @@ mod one_shot;
 pub use one_shot::{OneShot, OneShotTask, one_shot};
 
 use crate::Error;
-use crate::run::SavedModel;
+use crate::run::{Evaluation, Measured, SavedModel};
 use crate::settings::Settings;
 use crate::tensors::embed;
 use burn::tensor::Device;
@@ -15,32 +15,10 @@ use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
 use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Draws of one example per class that one-shot accuracy is the mean of.
 const DRAWS: usize = 200;
-
-/// Accuracies between 0 and 1 on the images held out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// With one labelled example of each class, the nearest decides; the mean over 200 draws of
-    /// the examples.
-    pub one_shot: Measured,
-    /// With every training image labelled, the nearest decides.
-    pub nearest_neighbour: Measured,
-}
-
-/// One measure, three ways.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// Of the pixels themselves.
-    pub raw: f64,
-    /// Of the encoder before training.
-    pub random_encoder: f64,
-    /// Of the encoder after training.
-    pub trained: f64,
-}
 
 impl Evaluation {
     /// None where the images have fewer than two labels.

@@ -10,7 +10,8 @@
 //! named by who drew them, as Omniglot's are, all examples are one person's and all test images
 //! another's. Where a folder holds Lake's own runs, each with its `class_labels.txt`, these are run.
 
-use super::{Error, Measured};
+use crate::Error;
+use crate::run::Measured;
 use crate::run::SavedModel;
 use crate::tensors::embed;
 use burn::tensor::Device;

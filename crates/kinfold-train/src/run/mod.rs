@@ -9,17 +9,18 @@ mod appended;
 mod checkpoint;
 mod model;
 mod state;
+mod summary;
 mod tensorboard;
 
 pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
 pub use model::SavedModel;
 pub(crate) use state::State;
+pub use summary::{Evaluation, Measured, Summary};
 
-use crate::evaluation::Evaluation;
 use crate::{Error, Settings};
 use appended::Appended;
 use checkpoint::CHECKPOINTS;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -35,49 +36,6 @@ pub const SUMMARY: &str = "summary.json";
 const PARTIAL: &str = ".partial";
 /// Who holds this file has the folder; left behind by a process that was killed, it says nothing.
 const LOCK: &str = ".lock";
-
-/// What a run reached.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// `digits`, or the folder.
-    pub data: String,
-    /// Pairs trained on in an epoch.
-    pub pairs: usize,
-    /// Epochs begun.
-    pub epochs: usize,
-    /// Steps taken.
-    pub steps: usize,
-    /// Whether it was stopped before its end.
-    pub interrupted: bool,
-    /// Seconds of training.
-    pub seconds: f64,
-    /// Pairs trained on each second.
-    pub pairs_per_second: f64,
-    /// The temperature at the end.
-    pub temperature: f64,
-    /// The sigmoid's bias at the end, where it is learned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bias: Option<f64>,
-    /// The mean loss over the last epoch's steps, in nats.
-    pub loss: f64,
-    /// The least that the last batch could reach; none where no closed form is known.
-    pub loss_floor: Option<f64>,
-    /// What the last batch has where nothing is learned.
-    pub loss_ceiling: f64,
-    /// The most memory the process held, where the system tells.
-    pub peak_memory_bytes: Option<u64>,
-    /// What the embeddings are worth, each measure for raw pixels, the random encoder and the
-    /// trained one; nothing where there are no labels to judge with.
-    pub evaluation: Option<Evaluation>,
-}
-
-impl Summary {
-    /// What a run folder holds; none where it holds nothing that can be used, as that of a run that
-    /// is still going on or was ended by force.
-    pub fn read(run: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(run.join(SUMMARY)).ok()?).ok()
-    }
-}
 
 /// The folder of a run that is going on.
 pub(crate) struct RunFolder {

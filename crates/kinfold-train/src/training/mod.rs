@@ -12,12 +12,11 @@ mod state;
 pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
-use crate::evaluation::Evaluation;
 use crate::gradients::{Found, gradients};
 use crate::optimizer::{Optimizer, learning_rate};
 use crate::run::{
-    Checkpoint, Fingerprint, Header, RunFolder, SavedModel, State, Summary, peak_memory_bytes,
-    run_folder,
+    Checkpoint, Evaluation, Fingerprint, Header, RunFolder, SavedModel, State, Summary,
+    peak_memory_bytes, run_folder,
 };
 use crate::settings::CheckpointSettings;
 use crate::tensors::images_tensor;

@@ -5,9 +5,11 @@
 //! anything.
 
 use super::Diagnosis;
-use super::numbers::CHANCE;
 use super::parts::Side;
 use super::words::percent;
+
+/// Below this separation pairs are hardly more similar than non-pairs.
+pub(super) const CHANCE: f64 = 0.6;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,13 +5,13 @@
 //! in two walks over rows of cosines, queries among keys and keys among queries, and one of keys among
 //! keys.
 
-use super::findings::findings;
+use super::findings::{CHANCE, findings};
 use super::parts::{
     AtTemperature, BothWays, Cap, Choice, Duplicates, Found, Geometry, Information, Sample, Side,
     Similarities, Standing, Suggestion, UnderPreset,
 };
 use super::sampling::{Random, gather, order};
-use super::walk::{Seen, Walk};
+use super::walk::{Seen, Walk, log_negatives, mean};
 use super::{Diagnosis, Options};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, Real, norm};
@@ -35,8 +35,6 @@ const PRESET_PAIRS: usize = 2048;
 const RANK: usize = 1024;
 /// Cosines from here on are near duplicates.
 const NEAR: f64 = 0.999;
-/// Below this separation pairs are hardly more similar than non-pairs.
-pub(super) const CHANCE: f64 = 0.6;
 
 /// Pairs with the sampled ones first.
 struct Pairs<'a, T> {
@@ -163,20 +161,10 @@ struct Ladder {
     temperatures: Vec<f64>,
 }
 
-/// `ln Σ exp((cos_ij − cos_ip)/τ)` over the negatives, of a row whose loss is `ln(1 + Σ …)`.
-pub(super) fn log_negatives(loss: f64) -> f64 {
-    loss + (-(-loss).exp_m1()).ln()
-}
-
 /// The median; of an even number the larger of the two.
 fn median(mut values: Vec<f64>) -> f64 {
     let middle = values.len() / 2;
     *values.select_nth_unstable_by(middle, f64::total_cmp).1
-}
-
-pub(super) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len() as f64;
-    values.sum::<f64>() / n
 }
 
 impl Ladder {

@@ -1,6 +1,5 @@
 //! One walk over the rows of cosines of queries with keys, and what is seen of each row.
 
-use super::numbers::{log_negatives, mean};
 use super::parts::{Distribution, FalseNegatives};
 use crate::embeddings::{Element, Embeddings, Real};
 use crate::engine::Cosines;
@@ -161,4 +160,14 @@ impl Seen {
             floor: mean(labels.iter().map(|label| (sizes[label] as f64).ln())),
         }
     }
+}
+
+/// `ln Σ exp((cos_ij − cos_ip)/τ)` over the negatives, of a row whose loss is `ln(1 + Σ …)`.
+pub(super) fn log_negatives(loss: f64) -> f64 {
+    loss + (-(-loss).exp_m1()).ln()
+}
+
+pub(super) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len() as f64;
+    values.sum::<f64>() / n
 }

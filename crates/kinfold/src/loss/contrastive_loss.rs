@@ -3,10 +3,10 @@
 //! Comes in: numbers and choices. Goes out: a [`ContrastiveLoss`] whose settings are in range and go
 //! together. What it computes is in [`compute`](crate::compute).
 
-use super::conflict::Conflict;
 use super::objective::{Objective, Reduction, above_0, finite, in_range};
 use super::{Form, Similarity, Temperature};
 use crate::Error;
+use crate::conflict::Conflict;
 use crate::embeddings::NORM_FLOOR;
 use crate::execution::Execution;
 

@@ -12,7 +12,6 @@
 
 mod batch;
 pub(crate) mod bounds;
-mod conflict;
 mod contrastive_loss;
 mod objective;
 mod output;
@@ -20,9 +19,9 @@ mod presets;
 pub mod reference;
 mod shape;
 
+pub use crate::conflict::Conflict;
 pub use batch::Batch;
 pub(crate) use batch::{Guide, Negatives};
-pub use conflict::Conflict;
 pub use contrastive_loss::ContrastiveLoss;
 pub use objective::{Objective, Reduction};
 pub use output::{GradientMut, ParameterGradient, Statistics, Value, ValueAndGradient};

@@ -4,8 +4,9 @@
 //! why they do not go together. [`Batch`](super::Batch) asks this before it looks at numbers, and so do
 //! the adapters for other frameworks, on every device.
 
-use super::{Conflict, ContrastiveLoss, Form, Objective};
+use super::{ContrastiveLoss, Form, Objective};
 use crate::Error;
+use crate::conflict::Conflict;
 
 /// The shapes of everything in a batch, each `[rows, dimension]` or a number of rows.
 ///

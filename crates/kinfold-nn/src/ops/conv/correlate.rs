@@ -5,7 +5,6 @@
 
 use super::geometry::{Geometry, Pass};
 use super::kernel::{self, Correlate, MOST_HEIGHT};
-use super::winograd;
 use crate::ops::memory::buffer::{Buffer, scratch};
 use crate::ops::memory::images::{Frame, Images};
 use crate::ops::memory::vector::{self, Kernel, Vector};
@@ -160,8 +159,7 @@ struct Packed {
 }
 
 /// Correlates the images with the weights of each pass, and writes the output
-/// `[n, rows, columns, weights' columns]`. Pixels that no pass writes stay as they are. Winograd's
-/// algorithm takes over where it is faster.
+/// `[n, rows, columns, weights' columns]`. Pixels that no pass writes stay as they are.
 pub(crate) fn correlate(correlation: &Correlation<'_>, passes: Vec<Pass>, out: &mut [f32]) {
     let Correlation { images, frame, weights, together, out_size, .. } = *correlation;
     let [count, channels, ..] = images.shape;
@@ -169,11 +167,6 @@ pub(crate) fn correlate(correlation: &Correlation<'_>, passes: Vec<Pass>, out: &
     let per_image = out_size[0] * out_size[1] * columns;
     if per_image == 0 || count == 0 {
         return;
-    }
-    if let [pass] = &passes[..]
-        && winograd::correlates(count, channels, columns, pass)
-    {
-        return winograd::correlate(correlation, pass, out);
     }
     let blocks = blocks(columns);
     let pack = |pass: Pass| Packed {

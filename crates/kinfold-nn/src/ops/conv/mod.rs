@@ -13,6 +13,7 @@ mod tests;
 mod winograd;
 
 use super::memory::buffer::Buffer;
+use super::memory::images::Images;
 use super::memory::tensor::{
     contiguous, flat, images, images_tensor, is_ours, numbers, readable, shape,
 };
@@ -20,9 +21,8 @@ use super::operation::{Operation, apply, no_input};
 use burn::backend::flex::FlexTensor;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Shape, Tensor};
-use correlate::{Correlation, Weights, correlate};
-use geometry::Geometry;
-use reduce::reduce;
+use correlate::{Correlation, Weights};
+use geometry::{Geometry, Pass};
 
 pub(super) use geometry::padding;
 
@@ -87,6 +87,35 @@ impl Operation<3> for Convolution {
         let (of_weight, of_bias) = parameters.unzip();
         [of_x.then(|| of_input(&gradient, &weight, &geometry)), of_weight, of_bias]
     }
+}
+
+/// Correlates by Winograd's algorithm where it is faster, and directly elsewhere.
+fn correlate(correlation: &Correlation<'_>, passes: Vec<Pass>, out: &mut [f32]) {
+    let Correlation { images, weights, .. } = *correlation;
+    let [count, channels, ..] = images.shape;
+    match &passes[..] {
+        [pass]
+            if !out.is_empty() && winograd::correlates(count, channels, weights.columns, pass) =>
+        {
+            winograd::correlate(correlation, pass, out);
+        }
+        _ => correlate::correlate(correlation, passes, out),
+    }
+}
+
+/// The gradients of weights and bias, likewise.
+fn reduce(geometry: &Geometry, images: &Images, gradient: &Images) -> (Buffer, Vec<f32>) {
+    match winograd::reduces(geometry) {
+        true => by_winograd(geometry, images, gradient),
+        false => reduce::reduce(geometry, images, gradient),
+    }
+}
+
+/// The same, of 3×3 taps at stride 1, by Winograd's algorithm.
+fn by_winograd(geometry: &Geometry, images: &Images, gradient: &Images) -> (Buffer, Vec<f32>) {
+    let blocks = correlate::blocks(geometry.filters);
+    let sums = winograd::reduce(geometry, images, gradient, &blocks);
+    reduce::gathered(geometry, &blocks, &sums)
 }
 
 /// The output.

@@ -7,7 +7,6 @@
 use super::correlate::{Block, blocks};
 use super::geometry::Geometry;
 use super::kernel::{self, MOST_HEIGHT, Reduce};
-use super::winograd;
 use crate::ops::memory::buffer::{Buffer, scratch};
 use crate::ops::memory::images::{Frame, Images};
 use crate::ops::memory::vector::{self, Kernel, Vector};
@@ -25,9 +24,6 @@ pub(crate) fn reduce(
     images: &Images,
     gradient: &Images,
 ) -> (Buffer, Vec<f32>) {
-    if winograd::reduces(geometry) {
-        return by_winograd(geometry, images, gradient);
-    }
     let blocks = blocks(geometry.filters);
     let (together, frame) = (geometry.together(), geometry.frame());
     let rows = Rows::new(geometry, &blocks);
@@ -97,16 +93,10 @@ impl Task<'_> {
     }
 }
 
-/// The same, of 3×3 taps at stride 1, by Winograd's algorithm.
-pub(super) fn by_winograd(
-    geometry: &Geometry,
-    images: &Images,
-    gradient: &Images,
-) -> (Buffer, Vec<f32>) {
-    let blocks = blocks(geometry.filters);
-    let sums = winograd::reduce(geometry, images, gradient, &blocks);
+/// The gradients out of the sums of all tasks, where rows of taps lie without gaps.
+pub(super) fn gathered(geometry: &Geometry, blocks: &[Block], sums: &[Sums]) -> (Buffer, Vec<f32>) {
     let padded = vec![geometry.kernel[1] * geometry.channels; blocks.len()];
-    Rows { padded }.gather(geometry, &blocks, &sums)
+    Rows { padded }.gather(geometry, blocks, sums)
 }
 
 /// Channels whose gradients are moved together, so that they stay in the first-level cache.

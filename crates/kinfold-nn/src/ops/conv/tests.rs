@@ -3,8 +3,7 @@
 
 use super::correlate::Correlation;
 use super::geometry::Pass;
-use super::reduce::by_winograd;
-use super::{Geometry, Weights, forward, of_input, reduce, winograd};
+use super::{Geometry, Weights, by_winograd, forward, of_input, reduce, winograd};
 use crate::ops::memory::buffer::Buffer;
 use crate::ops::memory::images::Frame;
 use crate::ops::memory::tensor::{contiguous, images, images_tensor, numbers, shape};

@@ -1,0 +1,70 @@
+//! `summary.json`: what a run reached.
+
+use super::SUMMARY;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// Accuracies between 0 and 1 on the images held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// With one labelled example of each class, the nearest decides; the mean over 200 draws of
+    /// the examples.
+    pub one_shot: Measured,
+    /// With every training image labelled, the nearest decides.
+    pub nearest_neighbour: Measured,
+}
+
+/// One measure, three ways.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Of the pixels themselves.
+    pub raw: f64,
+    /// Of the encoder before training.
+    pub random_encoder: f64,
+    /// Of the encoder after training.
+    pub trained: f64,
+}
+
+/// What a run reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// `digits`, or the folder.
+    pub data: String,
+    /// Pairs trained on in an epoch.
+    pub pairs: usize,
+    /// Epochs begun.
+    pub epochs: usize,
+    /// Steps taken.
+    pub steps: usize,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Pairs trained on each second.
+    pub pairs_per_second: f64,
+    /// The temperature at the end.
+    pub temperature: f64,
+    /// The sigmoid's bias at the end, where it is learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<f64>,
+    /// The mean loss over the last epoch's steps, in nats.
+    pub loss: f64,
+    /// The least that the last batch could reach; none where no closed form is known.
+    pub loss_floor: Option<f64>,
+    /// What the last batch has where nothing is learned.
+    pub loss_ceiling: f64,
+    /// The most memory the process held, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    /// What the embeddings are worth, each measure for raw pixels, the random encoder and the
+    /// trained one; nothing where there are no labels to judge with.
+    pub evaluation: Option<Evaluation>,
+}
+
+impl Summary {
+    /// What a run folder holds; none where it holds nothing that can be used, as that of a run that
+    /// is still going on or was ended by force.
+    pub fn read(run: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(run.join(SUMMARY)).ok()?).ok()
+    }
+}
