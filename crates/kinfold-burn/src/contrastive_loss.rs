@@ -226,7 +226,7 @@ impl ContrastiveLoss {
     /// [`forward_batch`](Self::forward_batch) that returns what is wrong with the input.
     ///
     /// # Errors
-    /// As [`kinfold::ContrastiveLoss::value_of`]. Devices other than the CPU do not look at numbers:
+    /// As [`kinfold::ContrastiveLoss::value`]. Devices other than the CPU do not look at numbers:
     /// there a NaN in the input is a NaN in the loss.
     pub fn try_forward_batch(&self, batch: impl Into<PairBatch>) -> Result<Tensor<1>, Error> {
         self.compute(batch.into(), Some(self.settings.reduction()))

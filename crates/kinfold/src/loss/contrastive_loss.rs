@@ -169,7 +169,7 @@ impl ContrastiveLoss {
     }
 
     /// Whether the other keys of the batch are negatives; without them there are only those that are
-    /// [given](Batch::with_negatives). MoCo's queue is that.
+    /// [given](super::Batch::with_negatives). MoCo's queue is that.
     ///
     /// # Errors
     /// When that has no meaning with the other settings.

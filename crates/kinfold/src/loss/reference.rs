@@ -51,7 +51,7 @@ pub fn info_nce<T: Element>(
     dense(loss, &Batch::new(queries, keys))
 }
 
-/// The loss and all its gradients for a batch that [`ContrastiveLoss::value_of`] would accept.
+/// The loss and all its gradients for a batch that [`ContrastiveLoss::value`] would accept.
 pub fn dense<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense {
     let problem = Problem::new(loss, batch);
     let scale = loss.temperature().scale();
