@@ -79,6 +79,43 @@ fn unsafe_stays_in_its_rooms() {
     }
 }
 
+/// The code map and every other path in ARCHITECTURE.md exist.
+#[test]
+fn the_map_names_what_is_there() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = text.split("```").nth(1).unwrap();
+    let (mut room, mut missing) = (root(), Vec::new());
+    for line in map.lines().filter(|line| !line.trim().is_empty()) {
+        let depth = line.len() - line.trim_start().len();
+        let names = line.trim_start().split("  ").next().unwrap().split(' ');
+        if depth > 4 {
+            continue; // More about what stands above.
+        }
+        for name in names {
+            match depth {
+                0 => {
+                    room = root().join(name);
+                    if room.join("src").is_dir() {
+                        room.push("src");
+                    }
+                }
+                _ if room.join(name).exists() => {}
+                _ if room.join("engine").join(name).exists() => {}
+                _ => missing.push(format!("{name} in {}", room.display())),
+            }
+            if depth == 0 && !room.exists() {
+                missing.push(name.to_owned());
+            }
+        }
+    }
+    for path in text.split('`').filter(|part| part.starts_with("crates/") && !part.contains(' ')) {
+        if !root().join(path).exists() {
+            missing.push(path.to_owned());
+        }
+    }
+    assert!(missing.is_empty(), "ARCHITECTURE.md names what is not there: {missing:?}");
+}
+
 /// A module of a crate: its path, such as `engine::strips`, and what its file imports of the crate.
 struct Module {
     path: Vec<String>,

@@ -138,14 +138,14 @@ type Sample = (Rows, Numbers);
 
 /// A measure of one sample by another.
 struct ByLabels<'a> {
-    train: (&'a Rows, Vec<usize>),
-    test: (&'a Rows, Vec<usize>),
+    train: (&'a Rows, Vec<u64>),
+    test: (&'a Rows, Vec<u64>),
 }
 
 fn by_labels<'a>(train: &'a Sample, test: &'a Sample) -> PyResult<ByLabels<'a>> {
-    let labels = |numbers: &Numbers| -> PyResult<Vec<usize>> {
+    let labels = |numbers: &Numbers| -> PyResult<Vec<u64>> {
         let label = |&label: &i64| {
-            usize::try_from(label).map_err(|_| PyValueError::new_err("labels count from 0"))
+            u64::try_from(label).map_err(|_| PyValueError::new_err("labels count from 0"))
         };
         numbers.read::<i64>()?.iter().map(label).collect()
     };

@@ -331,7 +331,7 @@ fn the_numbers_are_the_definitions() {
             let same = preset.loss().with_similarity(kinfold::Similarity::Cosine);
             assert_eq!(under.loss, same.value((q, k)).unwrap().mean, "{}", under.name);
         }
-        assert_eq!(diagnosis.presets.len(), 12);
+        assert_eq!(diagnosis.presets.len(), 13);
 
         let [q, k] = [q, k].map(|x| unit(&x.to_f64(), d));
         let cosine = |i: usize, j: usize| (0..d).map(|l| q[i * d + l] * k[j * d + l]).sum::<f64>();

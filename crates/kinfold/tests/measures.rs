@@ -3,14 +3,17 @@
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
 
+mod common;
+use common::normal;
+
 /// Four clusters on the axes, `each` rows a class, the last row of each class on the next axis.
-fn clusters(each: usize) -> (Vec<f64>, Vec<usize>) {
+fn clusters(each: usize) -> (Vec<f64>, Vec<u64>) {
     let (mut rows, mut labels) = (Vec::new(), Vec::new());
     for class in 0..4 {
         for member in 0..each {
             let axis = if member + 1 == each { (class + 1) % 4 } else { class };
             rows.extend((0..4).map(|i| if i == axis { 2.0 + member as f64 } else { 0.0 }));
-            labels.push(class);
+            labels.push(class as u64);
         }
     }
     (rows, labels)
@@ -56,4 +59,48 @@ fn labels_must_match_rows() {
     assert_eq!(error.to_string(), "labels have 2 rows but embeddings have 3");
 }
 
-mod common;
+/// Neighbours found by blocked products are those of f64, ties and all: labels win by the first of
+/// equals.
+#[test]
+fn neighbours_are_those_of_f64() {
+    let (n, m, d) = (300, 40, 17);
+    let mut train: Vec<f32> = normal(1, n * d).iter().map(|&x| x as f32).collect();
+    // Every third row is a copy of the row before, and some differ in the last bit.
+    for i in (1..n).filter(|i| i % 3 == 0) {
+        let (before, here) = train.split_at_mut(i * d);
+        here[..d].copy_from_slice(&before[(i - 1) * d..]);
+        if i % 2 == 0 {
+            here[0] = here[0].next_up();
+        }
+    }
+    let test: Vec<f32> = normal(2, m * d).iter().map(|&x| x as f32).collect();
+    let labels: Vec<u64> = (0..n as u64).map(|i| 1_000_000_007 * (i * 7 % 11)).collect();
+    let cosine = |a: &[f32], b: &[f32]| {
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
+        dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
+    };
+    for k in [1, 2, 5, 40, n] {
+        let predicted: Vec<u64> = test
+            .chunks(d)
+            .map(|query| {
+                let mut all: Vec<(f64, usize)> =
+                    train.chunks(d).enumerate().map(|(j, key)| (cosine(key, query), j)).collect();
+                all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                let vote = |label: u64| -> f64 {
+                    let own = all[..k].iter().filter(|(_, j)| labels[*j] == label);
+                    own.map(|(cosine, _)| ((cosine - 1.0) / 0.1).exp()).sum()
+                };
+                let mut classes: Vec<u64> = labels.clone();
+                classes.sort_unstable();
+                classes.dedup();
+                classes.into_iter().rev().max_by(|a, b| vote(*a).total_cmp(&vote(*b))).unwrap()
+            })
+            .collect();
+        let of = |x| Embeddings::new(x, d).unwrap();
+        let train = Labelled::new(of(&train), &labels).unwrap();
+        let test = Labelled::new(of(&test), &predicted).unwrap();
+        assert_eq!(knn_accuracy(train, test, k).unwrap(), 1.0, "k = {k}");
+    }
+}

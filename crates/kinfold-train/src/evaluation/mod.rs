@@ -46,9 +46,9 @@ impl Evaluation {
 fn accuracies(images: &Images, split: &Split, embeddings: &[f32]) -> Result<[f64; 2], Error> {
     let dim = embeddings.len() / images.len();
     let (_, classes) = images.classes();
-    let side = |rows: &[usize]| -> (Vec<f32>, Vec<usize>) {
+    let side = |rows: &[usize]| -> (Vec<f32>, Vec<u64>) {
         let embeddings = rows.iter().flat_map(|&i| &embeddings[i * dim..(i + 1) * dim]);
-        (embeddings.copied().collect(), rows.iter().map(|&i| classes[i]).collect())
+        (embeddings.copied().collect(), rows.iter().map(|&i| classes[i] as u64).collect())
     };
     let (train, test) = (side(&split.train), side(&split.test));
     let train = Labelled::new(Embeddings::new(&train.0, dim)?, &train.1)?;

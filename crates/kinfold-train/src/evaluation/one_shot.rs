@@ -131,8 +131,9 @@ fn errors(episodes: &[Episode], embeddings: &[f32], images: usize) -> Result<Vec
         rows.iter().flat_map(|&row| &embeddings[row * dim..(row + 1) * dim]).copied().collect()
     };
     let error = |episode: &Episode| {
-        let (tests, labels): (Vec<usize>, Vec<usize>) = episode.tests.iter().copied().unzip();
-        let places: Vec<usize> = (0..episode.examples.len()).collect();
+        let tests = episode.tests.iter().map(|&(row, label)| (row, label as u64));
+        let (tests, labels): (Vec<usize>, Vec<u64>) = tests.unzip();
+        let places: Vec<u64> = (0..episode.examples.len() as u64).collect();
         let (examples, tests) = (of(&episode.examples), of(&tests));
         let examples = Labelled::new(Embeddings::new(&examples, dim)?, &places)?;
         let tests = Labelled::new(Embeddings::new(&tests, dim)?, &labels)?;

@@ -1,19 +1,23 @@
 //! What labels say of embeddings: nearest neighbours and one example a class.
 //!
-//! Comes in: embeddings `[n, d]` and a label for each. Goes out: accuracies. Cosines are computed in
-//! f64, a row at a time.
+//! Input: embeddings `[n, d]` and a label for each. Output: accuracies. Neighbours are found by blocked
+//! products in the type of the embeddings, and those that rounding could have put in another order are
+//! compared again in f64: the answer is that of f64 throughout.
 
+use super::neighbours::Largest;
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
+use crate::engine::Cosines;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 /// Embeddings whose labels are known.
 #[derive(Debug, Clone, Copy)]
 pub struct Labelled<'a, T> {
     embeddings: Embeddings<'a, T>,
-    labels: &'a [usize],
+    labels: &'a [u64],
 }
 
 impl<'a, T: Element> Labelled<'a, T> {
@@ -21,7 +25,7 @@ impl<'a, T: Element> Labelled<'a, T> {
     ///
     /// # Errors
     /// When there are no rows, or not as many labels as rows, or a number is not finite.
-    pub fn new(embeddings: Embeddings<'a, T>, labels: &'a [usize]) -> Result<Self, Error> {
+    pub fn new(embeddings: Embeddings<'a, T>, labels: &'a [u64]) -> Result<Self, Error> {
         if labels.len() != embeddings.rows() {
             return Err(Error::Rows {
                 left: "labels",
@@ -58,22 +62,15 @@ pub fn knn_accuracy<T: Element>(
             most,
         });
     }
-    let classes = 1 + train.labels.iter().max().copied().unwrap_or(0);
-    let hits = hits(train, test, |cosines, label| {
-        let mut order: Vec<usize> = (0..cosines.len()).collect();
-        // Ties go to the row that comes first, whatever the selection does.
-        let nearer =
-            |&a: &usize, &b: &usize| cosines[b].total_cmp(&cosines[a]).then_with(|| a.cmp(&b));
-        order.select_nth_unstable_by(k - 1, nearer);
-        order.truncate(k);
-        order.sort_unstable_by(nearer);
-        let mut votes = vec![0.0; classes];
-        for j in order {
-            votes[train.labels[j]] += ((cosines[j] - 1.0) / 0.1).exp();
+    check_dimension(train, test)?;
+    let hits = nearest(train.embeddings, test.embeddings, k, |i, neighbours| {
+        let mut votes: BTreeMap<u64, f64> = BTreeMap::new();
+        for &(cosine, row) in neighbours {
+            *votes.entry(train.labels[row]).or_default() += ((cosine - 1.0) / 0.1).exp();
         }
-        usize::from(first_largest(votes.into_iter().enumerate()) == Some(label))
-    })?;
-    Ok(hits as f64 / test.labels.len() as f64)
+        first_largest(votes.into_iter()) == Some(test.labels[i])
+    });
+    Ok(hits.into_iter().filter(|&hit| hit).count() as f64 / test.labels.len() as f64)
 }
 
 /// One-shot accuracy: with a single labelled example for each class, drawn from `train`, the share
@@ -95,70 +92,96 @@ pub fn one_shot_accuracy<T: Element>(
             most: usize::MAX,
         });
     }
-    let classes = 1 + train.labels.iter().max().copied().unwrap_or(0);
-    let mut members = vec![Vec::new(); classes];
+    check_dimension(train, test)?;
+    let mut members: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (row, &label) in train.labels.iter().enumerate() {
-        members[label].push(row);
+        members.entry(label).or_default().push(row);
     }
-    members.retain(|rows| !rows.is_empty());
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut below = |n: usize| ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize;
-    let examples: Vec<Vec<usize>> =
-        (0..draws).map(|_| members.iter().map(|rows| rows[below(rows.len())]).collect()).collect();
-    let hits = hits(train, test, |cosines, label| {
+    let examples: Vec<Vec<usize>> = (0..draws)
+        .map(|_| members.values().map(|rows| rows[below(rows.len())]).collect())
+        .collect();
+    let mut drawn: Vec<usize> = examples.concat();
+    drawn.sort_unstable();
+    drawn.dedup();
+    let cosines = ExactCosines::new(train.embeddings, test.embeddings);
+    let hits_of = |i: usize| {
+        let of_drawn: Vec<f64> = drawn.iter().map(|&j| cosines.get(i, j)).collect();
+        let cosine = |row: usize| drawn.binary_search(&row).map_or(f64::NAN, |at| of_drawn[at]);
         let right = |draw: &&Vec<usize>| {
-            let nearest = first_largest(draw.iter().map(|&j| (j, cosines[j])));
-            nearest.is_some_and(|j| train.labels[j] == label)
+            let nearest = first_largest(draw.iter().map(|&row| (row, cosine(row))));
+            nearest.is_some_and(|row| train.labels[row] == test.labels[i])
         };
         examples.iter().filter(right).count()
-    })?;
+    };
+    let hits: usize = (0..test.labels.len()).into_par_iter().map(hits_of).sum();
     Ok(hits as f64 / (draws * test.labels.len()) as f64)
 }
 
 /// The item with the largest number; the first of equals.
-fn first_largest(items: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
+fn first_largest<I>(items: impl Iterator<Item = (I, f64)>) -> Option<I> {
     items
-        .fold(None, |best: Option<(usize, f64)>, item| match best {
+        .fold(None, |best: Option<(I, f64)>, item| match best {
             Some(best) if best.1 >= item.1 => Some(best),
             _ => Some(item),
         })
         .map(|best| best.0)
 }
 
-/// The sum, over the rows of `test`, of what `judge` says of a row's cosines with `train` and its
-/// label.
-fn hits<T: Element>(
-    train: Labelled<'_, T>,
-    test: Labelled<'_, T>,
-    judge: impl Fn(&[f64], usize) -> usize + Sync,
-) -> Result<usize, Error> {
-    let (rows, queries) = (train.embeddings, test.embeddings);
-    if rows.dim() != queries.dim() {
-        return Err(Error::Dimension {
-            left: "test embeddings",
-            left_dim: queries.dim(),
-            right: "training embeddings",
-            right_dim: rows.dim(),
-        });
+fn check_dimension<T: Element>(train: Labelled<'_, T>, test: Labelled<'_, T>) -> Result<(), Error> {
+    let (left_dim, right_dim) = (test.embeddings.dim(), train.embeddings.dim());
+    if left_dim == right_dim {
+        return Ok(());
     }
-    let lengths: Vec<f64> = (0..rows.rows()).map(|j| norm(rows.row(j)).max(NORM_FLOOR)).collect();
-    Ok((0..queries.rows())
-        .into_par_iter()
-        .map(|i| {
-            let query = queries.row(i);
-            let length = norm(query).max(NORM_FLOOR);
-            let cosines: Vec<f64> = (0..rows.rows())
-                .map(|j| {
-                    let dot: f64 = rows
-                        .row(j)
-                        .iter()
-                        .zip(query)
-                        .map(|(a, b)| a.real().f64() * b.real().f64())
-                        .sum();
-                    dot / (lengths[j] * length)
-                })
-                .collect();
-            judge(&cosines, test.labels[i])
-        })
-        .sum())
+    let (left, right) = ("test embeddings", "training embeddings");
+    Err(Error::Dimension { left, left_dim, right, right_dim })
+}
+
+/// What `look` says of each query and its `k` nearest keys, with their cosines in f64: the nearest
+/// first, and of equals the one that comes first.
+fn nearest<T: Element, O: Send>(
+    keys: Embeddings<'_, T>,
+    queries: Embeddings<'_, T>,
+    k: usize,
+    look: impl Fn(usize, &[(f64, usize)]) -> O + Sync,
+) -> Vec<O> {
+    let cosines = ExactCosines::new(keys, queries);
+    // Each of two cosines of unit rows is off by at most a unit of rounding for each product and sum.
+    let unit = if size_of::<T::Real>() == 4 { f64::from(f32::EPSILON) } else { f64::EPSILON };
+    let apart = 2.0 * unit * (keys.dim() + 8) as f64;
+    Cosines::with(keys).each_row(queries, |i, row| {
+        let least = match Largest::of(row, k).best.last() {
+            Some((kth, _)) => kth.f64() - apart,
+            None => f64::NEG_INFINITY,
+        };
+        let near = row.iter().enumerate().filter(|(_, cosine)| cosine.f64() >= least);
+        let mut near: Vec<(f64, usize)> = near.map(|(j, _)| (cosines.get(i, j), j)).collect();
+        near.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        near.truncate(k);
+        look(i, &near)
+    })
+}
+
+/// Cosines of queries with keys in f64, one at a time.
+struct ExactCosines<'a, T> {
+    keys: Embeddings<'a, T>,
+    queries: Embeddings<'a, T>,
+    key_lengths: Vec<f64>,
+    query_lengths: Vec<f64>,
+}
+
+impl<'a, T: Element> ExactCosines<'a, T> {
+    fn new(keys: Embeddings<'a, T>, queries: Embeddings<'a, T>) -> Self {
+        let lengths = |x: Embeddings<'a, T>| {
+            (0..x.rows()).into_par_iter().map(|i| norm(x.row(i)).max(NORM_FLOOR)).collect()
+        };
+        Self { keys, queries, key_lengths: lengths(keys), query_lengths: lengths(queries) }
+    }
+
+    fn get(&self, query: usize, key: usize) -> f64 {
+        let pairs = self.keys.row(key).iter().zip(self.queries.row(query));
+        let dot: f64 = pairs.map(|(a, b)| a.real().f64() * b.real().f64()).sum();
+        dot / (self.key_lengths[key] * self.query_lengths[query])
+    }
 }
