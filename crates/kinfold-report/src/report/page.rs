@@ -259,8 +259,8 @@ impl Page<'_> {
             };
             return section("What it is worth", &format!("<p>{why}</p>"), "");
         };
-        let rows = measure("one labelled example of each class", measured.one_shot)
-            + &measure("all examples labelled (1-NN)", measured.nearest_neighbour);
+        let rows = measure("all examples labelled (1-NN)", measured.nearest_neighbour)
+            + &measure("one labelled example of each class", measured.one_shot);
         section(
             "What it is worth",
             &format!(
