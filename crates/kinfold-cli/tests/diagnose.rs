@@ -103,7 +103,7 @@ fn every_format_has_the_same_diagnosis() {
     assert_eq!(told["findings"].as_array().unwrap().len(), 0, "{}", told["findings"]);
     assert_eq!(told["false_negatives"], Value::Null);
     assert_eq!(told["sections"].as_array().unwrap().len(), 8);
-    assert_eq!(told["presets"].as_array().unwrap().len(), 12);
+    assert_eq!(told["presets"].as_array().unwrap().len(), 13);
     for other in ["k64.npy", "k.csv", "k.safetensors"] {
         let mut same = json(&[&path("q.npy"), &path(other)]);
         same["of"] = told["of"].clone();
