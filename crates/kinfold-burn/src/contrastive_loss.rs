@@ -74,7 +74,7 @@ impl ContrastiveLossConfig {
         let temperature = Temperature::new(self.temperature)?;
         let settings = match self.form {
             Form::OneWay => kinfold::ContrastiveLoss::info_nce(temperature),
-            Form::BothWays => kinfold::ContrastiveLoss::info_nce(temperature).symmetric(),
+            Form::BothWays => kinfold::ContrastiveLoss::clip(temperature),
             Form::NtXent => kinfold::ContrastiveLoss::nt_xent(temperature),
         };
         // Settings that contradict each other are refused by whichever comes last.

@@ -121,7 +121,7 @@ fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     let Case { form, rows, dim, .. } = case;
     let (loss, name) = match form {
         Form::OneWay => (ContrastiveLoss::info_nce(temperature), "one-way"),
-        Form::BothWays => (ContrastiveLoss::info_nce(temperature).symmetric(), "both"),
+        Form::BothWays => (ContrastiveLoss::clip(temperature), "both"),
         Form::NtXent => (ContrastiveLoss::nt_xent(temperature), "nt-xent"),
     };
     let (queries, keys) = pairs(rows, dim);

@@ -42,7 +42,8 @@ impl Error {
         matches!(self, Self::Setting(_))
     }
 
-    pub(crate) fn data_file(path: &Path, reason: impl Into<String>) -> Self {
+    /// [`Error::DataFile`] of a path.
+    pub fn data_file(path: &Path, reason: impl Into<String>) -> Self {
         Self::DataFile { path: path.to_path_buf(), reason: reason.into() }
     }
 

@@ -59,7 +59,7 @@ impl Loss {
         let temperature = Temperature::new(temperature).map_err(refused)?;
         let loss = match form {
             "one-way" => ContrastiveLoss::info_nce(temperature),
-            "both-ways" => ContrastiveLoss::info_nce(temperature).symmetric(),
+            "both-ways" => ContrastiveLoss::clip(temperature),
             "nt-xent" => ContrastiveLoss::nt_xent(temperature),
             other => return Err(not_among("form", other, "one-way, both-ways, nt-xent")),
         };

@@ -62,15 +62,6 @@ pub enum Error {
     #[error("{0}")]
     Data(String),
 
-    /// A file of data is not what it has to be.
-    #[error("{}: {reason}", path.display())]
-    DataFile {
-        /// The file, or the entry of an archive.
-        path: PathBuf,
-        /// What was found and what was needed.
-        reason: String,
-    },
-
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -126,9 +117,9 @@ impl Error {
         }
     }
 
-    /// [`Error::DataFile`] of a path.
+    /// A file of data is not what it has to be, as [`kinfold_data::Error::data_file`] says it.
     pub fn data_file(path: &Path, reason: impl Into<String>) -> Self {
-        Self::DataFile { path: path.to_path_buf(), reason: reason.into() }
+        kinfold_data::Error::data_file(path, reason).into()
     }
 
     /// [`Error::File`] of an action and a path, for `map_err`.

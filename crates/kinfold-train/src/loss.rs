@@ -82,7 +82,7 @@ impl LossSettings {
         let inside = |loss: ContrastiveLoss| loss.with_objective(Objective::SupConInside);
         Ok(match self.name.as_str() {
             "one-way" => ContrastiveLoss::info_nce(temperature(0.5)?),
-            "both-ways" => ContrastiveLoss::info_nce(temperature(0.5)?).symmetric(),
+            "both-ways" => ContrastiveLoss::clip(temperature(0.5)?),
             "nt-xent" => ContrastiveLoss::nt_xent(temperature(0.5)?),
             "sup-con" => ContrastiveLoss::sup_con(temperature(0.1)?),
             "sup-con-inside" => inside(ContrastiveLoss::sup_con(temperature(0.1)?))?,

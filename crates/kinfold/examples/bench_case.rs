@@ -40,7 +40,7 @@ impl Case {
         let tau = Temperature::new(tau.parse()?)?;
         let loss = match form {
             "one-way" => ContrastiveLoss::info_nce(tau),
-            "both" => ContrastiveLoss::info_nce(tau).symmetric(),
+            "both" => ContrastiveLoss::clip(tau),
             "nt-xent" => ContrastiveLoss::nt_xent(tau),
             preset => preset.parse::<Preset>()?.at(tau),
         };

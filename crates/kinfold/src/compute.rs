@@ -27,8 +27,8 @@ impl ContrastiveLoss {
     /// or RINCE's exponentials leave the range of the type ([`Error::Range`]).
     pub fn value<'a, T: Element>(&self, batch: impl Into<Batch<'a, T>>) -> Result<Value, Error> {
         let batch = batch.into();
-        batch.check(self)?;
-        let (value, _) = engine::run(self, &batch, None);
+        let shape = batch.checked(self)?;
+        let (value, _) = engine::run(self, &batch, &shape, None);
         self.in_range::<T>(&value)?;
         Ok(value)
     }
@@ -77,7 +77,7 @@ impl ContrastiveLoss {
         gradient: GradientMut<'_, T::Real>,
     ) -> Result<(Value, ParameterGradient), Error> {
         let batch = batch.into();
-        batch.check(self)?;
+        let shape = batch.checked(self)?;
         let numbers = |x: &Embeddings<'_, T>| x.rows() * x.dim();
         let negatives = batch.negatives.given().as_ref().map_or(0, numbers);
         for (matrix, needed, given, may_be_empty) in [
@@ -89,7 +89,7 @@ impl ContrastiveLoss {
                 return Err(Error::Buffer { matrix, given, needed });
             }
         }
-        let (value, parameters) = engine::run(self, &batch, Some(gradient));
+        let (value, parameters) = engine::run(self, &batch, &shape, Some(gradient));
         self.in_range::<T>(&value)?;
         Ok((value, parameters))
     }

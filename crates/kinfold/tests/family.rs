@@ -423,7 +423,7 @@ fn what_a_guide_finds_equal_stays() {
 #[test]
 fn a_small_sigma_overflows_nowhere() {
     let objective = Objective::DecoupledWeighted { sigma: 1e-3 };
-    for form in sample::forms(0.2) {
+    for form in common::forms(0.2) {
         let setup = &variations(form.with_objective(objective).unwrap())[0];
         let right = setup.sample.dense(&setup.loss());
         let out = setup.loss().value_and_gradient(setup.sample.batch()).unwrap();

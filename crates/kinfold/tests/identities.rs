@@ -6,8 +6,8 @@ use kinfold::{ContrastiveLoss, Form, Objective, Reduction};
 mod common;
 #[path = "common/sample.rs"]
 mod sample;
-use common::{normal, tau};
-use sample::{Sample, all_close, close, every_loss, forms, has_labels, is_sigmoid};
+use common::{forms, normal, tau};
+use sample::{Sample, all_close, close, every_loss, has_labels, is_sigmoid};
 
 /// Everything but the rows, whose order may differ.
 fn same(what: &str, a: &Dense, b: &Dense, most: f64) {

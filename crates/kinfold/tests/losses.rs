@@ -6,15 +6,7 @@ use kinfold::{ContrastiveLoss, Element, Embeddings, Error, Real, Similarity, bf1
 use proptest::prelude::*;
 
 mod common;
-use common::{Executed, normal, relative_error, tau};
-
-fn forms(t: f64) -> [ContrastiveLoss; 3] {
-    [
-        ContrastiveLoss::info_nce(tau(t)),
-        ContrastiveLoss::info_nce(tau(t)).symmetric(),
-        ContrastiveLoss::nt_xent(tau(t)),
-    ]
-}
+use common::{Executed, forms, normal, relative_error, tau};
 
 /// Value and gradients equal the oracle's, to a tolerance in units of the logits' own rounding:
 /// an error of `unit` in a cosine is an error of `unit / τ` in a logit.

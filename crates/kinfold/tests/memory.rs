@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod common;
 #[path = "common/sample.rs"]
 mod sample;
-use common::{Executed, normal, tau};
+use common::{Executed, forms, normal, tau};
 use sample::{every_loss, has_labels};
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -72,14 +72,6 @@ fn peak(loss: &ContrastiveLoss, n: usize, d: usize, gradient: bool) -> usize {
         loss.value((q, k)).unwrap();
     }
     PEAK.load(Ordering::SeqCst) - before
-}
-
-fn forms(t: f64) -> [ContrastiveLoss; 3] {
-    [
-        ContrastiveLoss::info_nce(tau(t)),
-        ContrastiveLoss::info_nce(tau(t)).symmetric(),
-        ContrastiveLoss::nt_xent(tau(t)),
-    ]
 }
 
 #[test]

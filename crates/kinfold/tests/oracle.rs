@@ -6,10 +6,8 @@ use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Preset, Similarity,
 mod common;
 #[path = "common/sample.rs"]
 mod sample;
-use common::{normal, orthonormal, tau};
-use sample::{
-    Sample, Setup, all_close, close, every_loss, forms, has_labels, is_sigmoid, variations,
-};
+use common::{forms, normal, orthonormal, tau};
+use sample::{Sample, Setup, all_close, close, every_loss, has_labels, is_sigmoid, variations};
 
 // ---------------------------------------------------------------------------------------------
 // Central differences

@@ -8,7 +8,7 @@ use kinfold::{ContrastiveLoss, Embeddings, Similarity};
 use proptest::prelude::*;
 
 mod common;
-use common::{Executed, normal, tau};
+use common::{Executed, forms, normal};
 
 /// What a program with a matrix of logits computes, all of it in f32.
 struct Dense {
@@ -153,14 +153,6 @@ fn pairs(seed: u64, n: usize, d: usize, noise: f64) -> (Vec<f32>, Vec<f32>) {
     let q = normal(seed, n * d);
     let k = normal(seed ^ 1, n * d).iter().zip(&q).map(|(a, b)| (noise * a + b) as f32).collect();
     (q.iter().map(|&x| x as f32).collect(), k)
-}
-
-fn forms(t: f64) -> [ContrastiveLoss; 3] {
-    [
-        ContrastiveLoss::info_nce(tau(t)),
-        ContrastiveLoss::info_nce(tau(t)).symmetric(),
-        ContrastiveLoss::nt_xent(tau(t)),
-    ]
 }
 
 #[test]

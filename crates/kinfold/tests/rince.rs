@@ -5,18 +5,10 @@ use kinfold::loss::reference::dense;
 use kinfold::{Batch, ContrastiveLoss, Element, Embeddings, Error, Objective, Real, Reduction};
 
 mod common;
-use common::{Executed, normal, orthonormal, relative_error, tau};
+use common::{Executed, forms, normal, orthonormal, relative_error, tau};
 
 fn rince(loss: ContrastiveLoss, q: f64, lambda: f64) -> ContrastiveLoss {
     loss.with_objective(Objective::Rince { q, lambda }).unwrap()
-}
-
-fn forms(t: f64) -> [ContrastiveLoss; 3] {
-    [
-        ContrastiveLoss::info_nce(tau(t)),
-        ContrastiveLoss::clip(tau(t)),
-        ContrastiveLoss::nt_xent(tau(t)),
-    ]
 }
 
 /// Engine and oracle agree, relative to the size of each result.

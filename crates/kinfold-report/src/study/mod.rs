@@ -192,14 +192,11 @@ impl Study {
             }
             recorder.on_event(&event)
         })?;
-        let Some((images, split)) = data.filter(|_| !summary.interrupted) else {
+        let stopped = summary.interrupted || stop.load(Ordering::Relaxed);
+        let Some((images, split)) = data.filter(|_| !stopped) else {
             let _ = fs::remove_dir_all(&folder);
             return Ok(None);
         };
-        if stop.load(Ordering::Relaxed) {
-            let _ = fs::remove_dir_all(&folder);
-            return Ok(None);
-        }
         let device = Device::flex();
         let model = SavedModel::open(&folder)?.trained(&folder, &device)?;
         let rows = if split.test.is_empty() { &split.train } else { &split.test };

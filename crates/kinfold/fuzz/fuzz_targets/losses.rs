@@ -85,7 +85,7 @@ fn loss(tau: Temperature, form: u8, objective: u8, number: u8) -> Option<Contras
     };
     let loss = match form % 3 {
         0 => ContrastiveLoss::info_nce(tau),
-        1 => ContrastiveLoss::info_nce(tau).symmetric(),
+        1 => ContrastiveLoss::clip(tau),
         _ => ContrastiveLoss::nt_xent(tau),
     };
     loss.with_objective(objective).ok()

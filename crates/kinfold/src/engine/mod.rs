@@ -106,7 +106,8 @@ mod threads;
 
 use crate::embeddings::Element;
 use crate::loss::{
-    Batch, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient, Statistics, Value,
+    Batch, BatchShape, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient,
+    Statistics, Value,
 };
 pub use aligned::release_memory;
 use candidates::sides::NegativeCounts;
@@ -128,9 +129,10 @@ pub const WORTH_THREADS: usize = 1 << 20;
 pub(crate) fn run<T: Element>(
     loss: &ContrastiveLoss,
     batch: &Batch<'_, T>,
+    batch_shape: &BatchShape,
     gradient: Option<GradientMut<'_, T::Real>>,
 ) -> (Value, ParameterGradient) {
-    let counts = BatchCounts::of(batch);
+    let counts = BatchCounts::of(batch_shape);
     let threads = match loss.execution.threads {
         _ if counts.dot_product_terms() < WORTH_THREADS => 1,
         0 => rayon::current_num_threads(),

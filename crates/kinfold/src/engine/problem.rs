@@ -4,10 +4,9 @@
 //! Every figure that does not depend on the data is read from it: the plan of a computation, its scratch
 //! bytes, its number of products.
 
-use crate::embeddings::Element;
-use crate::loss::{Batch, ContrastiveLoss, Form, Negatives};
+use crate::loss::{BatchShape, ContrastiveLoss, Form, NegativesShape};
 
-/// A batch's numbers of rows, without the rows.
+/// The numbers of rows of a batch: of one that has been checked, or of one to come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchCounts {
     pub(crate) queries: usize,
@@ -24,20 +23,20 @@ pub(crate) struct BatchCounts {
 }
 
 impl BatchCounts {
-    pub(crate) fn of<T: Element>(batch: &Batch<'_, T>) -> Self {
-        let queries = batch.queries.rows();
+    pub(crate) fn of(batch: &BatchShape) -> Self {
+        let [queries, dim] = batch.queries;
         let (shared, per_query) = match batch.negatives {
-            Negatives::None => (0, 0),
-            Negatives::Shared(x) => (x.rows(), 0),
-            Negatives::PerQuery(x) => (0, x.rows().div_ceil(queries)),
+            None => (0, 0),
+            Some(NegativesShape::Shared([rows, _])) => (rows, 0),
+            Some(NegativesShape::PerQuery([_, each, _])) => (0, each),
         };
         Self {
             queries,
-            keys: batch.keys.map_or(0, |keys| keys.rows()),
+            keys: batch.keys.map_or(0, |[rows, _]| rows),
             shared,
             per_query,
-            dim: batch.queries.dim(),
-            guide_dim: batch.guide.map_or(0, |guide| guide.queries.dim()),
+            dim,
+            guide_dim: batch.guide.map_or(0, |guide| guide.queries[1]),
             labelled: batch.labels.is_some(),
         }
     }

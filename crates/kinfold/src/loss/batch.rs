@@ -176,9 +176,11 @@ impl<'a, T: Element> Batch<'a, T> {
         })
     }
 
-    /// Every shape agrees with every other and with `loss`, and every number is finite.
-    pub(crate) fn check(&self, loss: &ContrastiveLoss) -> Result<(), Error> {
-        loss.check(&self.shape()?)?;
+    /// The shapes of a batch in which every shape agrees with every other and with `loss`, and every
+    /// number is finite.
+    pub(crate) fn checked(&self, loss: &ContrastiveLoss) -> Result<BatchShape, Error> {
+        let shape = self.shape()?;
+        loss.check(&shape)?;
         self.row_weights.map_or(Ok(()), check_row_weights)?;
         let guide = self.guide.as_ref();
         for (matrix, given) in [
@@ -191,7 +193,7 @@ impl<'a, T: Element> Batch<'a, T> {
         ] {
             given.map_or(Ok(()), |given| given.check_finite(matrix))?;
         }
-        Ok(())
+        Ok(shape)
     }
 }
 

@@ -10,6 +10,15 @@ pub(crate) fn tau(t: f64) -> Temperature {
     Temperature::new(t).unwrap()
 }
 
+/// InfoNCE one way, both ways, and NT-Xent.
+pub(crate) fn forms(t: f64) -> [ContrastiveLoss; 3] {
+    [
+        ContrastiveLoss::info_nce(tau(t)),
+        ContrastiveLoss::clip(tau(t)),
+        ContrastiveLoss::nt_xent(tau(t)),
+    ]
+}
+
 /// `count` numbers that look normal (a sum of twelve uniforms, less six).
 pub(crate) fn normal(seed: u64, count: usize) -> Vec<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

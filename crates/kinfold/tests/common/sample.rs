@@ -1,7 +1,7 @@
 //! Every loss of the family with something to compute it of, for tests that hold for all of them.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-use super::common::{Executed, normal, tau};
+use super::common::{Executed, forms, normal};
 use kinfold::loss::reference::{Dense, dense};
 use kinfold::{Batch, ContrastiveLoss, Embeddings, Form, Objective, Reduction, Similarity};
 use rand_chacha::ChaCha8Rng;
@@ -20,14 +20,6 @@ pub(crate) const OBJECTIVES: [Objective; 10] = [
     Objective::SupConInside,
     Objective::Sigmoid { bias: -2.0 },
 ];
-
-pub(crate) fn forms(t: f64) -> [ContrastiveLoss; 3] {
-    [
-        ContrastiveLoss::info_nce(tau(t)),
-        ContrastiveLoss::info_nce(tau(t)).symmetric(),
-        ContrastiveLoss::nt_xent(tau(t)),
-    ]
-}
 
 /// Every objective in every form and with every similarity that it has a meaning with.
 pub(crate) fn every_loss(t: f64) -> Vec<ContrastiveLoss> {
