@@ -2,15 +2,16 @@
 
 use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
 use crate::threads::OpenMp;
+use kinfold::loss::{BatchShape, GuideShape, NegativesShape};
 use kinfold::runtime::Execution;
 use kinfold::{
-    Batch, ContrastiveLoss, Element, GradientMut, Objective, ParameterGradient, Reduction,
-    Similarity, Temperature, Value,
+    Batch, ContrastiveLoss, Element, GradientMut, NORM_FLOOR, Objective, ParameterGradient,
+    Reduction, Similarity, Temperature, Value,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Settings, validated once. Names and defaults are those of `kinfold::ContrastiveLoss`.
+/// Settings, validated once. Names are those of `kinfold.torch.contrastive`, and so are the defaults.
 #[pyclass(frozen, module = "kinfold._native")]
 pub(crate) struct Loss(ContrastiveLoss);
 
@@ -20,26 +21,30 @@ type Derivatives = (f64, f64, f64);
 #[pymethods]
 impl Loss {
     #[new]
-    #[pyo3(signature = (*, form, objective, temperature, cosine, margin, label_smoothing, factor,
-        norm_floor, in_batch, within_views, offset, sigma, positive_share, concentration, bias, sum))]
+    #[pyo3(signature = (*, form = "one-way", objective = "softmax", temperature = 0.1, reduction = "mean",
+        normalize = true, margin = 0.0, label_smoothing = 0.0, factor = 1.0, norm_floor = NORM_FLOOR,
+        in_batch_negatives = true, within_views = false, offset = 0, sigma = 0.5, positive_share = 0.1,
+        concentration = 1.0, q = 0.5, lam = 0.025, bias = -10.0))]
     #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
     fn new(
         form: &str,
         objective: &str,
         temperature: f64,
-        cosine: bool,
+        reduction: &str,
+        normalize: bool,
         margin: f64,
         label_smoothing: f64,
         factor: f64,
         norm_floor: f64,
-        in_batch: bool,
+        in_batch_negatives: bool,
         within_views: bool,
         offset: usize,
         sigma: f64,
         positive_share: f64,
         concentration: f64,
+        q: f64,
+        lam: f64,
         bias: f64,
-        sum: bool,
     ) -> PyResult<Self> {
         let objective = match objective {
             "softmax" => Objective::Softmax,
@@ -49,10 +54,11 @@ impl Loss {
             "hard-negatives" => Objective::HardNegatives { positive_share, concentration },
             "sup-con-outside" => Objective::SupConOutside,
             "sup-con-inside" => Objective::SupConInside,
+            "rince" => Objective::Rince { q, lambda: lam },
             "sigmoid" => Objective::Sigmoid { bias },
             other => {
                 let known = "softmax, decoupled, decoupled-weighted, debiased, hard-negatives, \
-                             sup-con-outside, sup-con-inside, sigmoid";
+                             sup-con-outside, sup-con-inside, rince, sigmoid";
                 return Err(not_among("objective", other, known));
             }
         };
@@ -63,8 +69,12 @@ impl Loss {
             "nt-xent" => ContrastiveLoss::nt_xent(temperature),
             other => return Err(not_among("form", other, "one-way, both-ways, nt-xent")),
         };
-        let similarity = if cosine { Similarity::Cosine } else { Similarity::Dot };
-        let reduction = if sum { Reduction::Sum } else { Reduction::Mean };
+        let reduction = match reduction {
+            "mean" => Reduction::Mean,
+            "sum" => Reduction::Sum,
+            other => return Err(not_among("reduction", other, "mean, sum")),
+        };
+        let similarity = if normalize { Similarity::Cosine } else { Similarity::Dot };
         loss.with_similarity(similarity)
             .with_reduction(reduction)
             .with_offset(offset)
@@ -73,10 +83,52 @@ impl Loss {
             .and_then(|loss| loss.with_label_smoothing(label_smoothing))
             .and_then(|loss| loss.with_factor(factor))
             .and_then(|loss| loss.with_norm_floor(norm_floor))
-            .and_then(|loss| loss.with_in_batch_negatives(in_batch))
+            .and_then(|loss| loss.with_in_batch_negatives(in_batch_negatives))
             .and_then(|loss| loss.with_within_views(within_views))
             .map(Self)
             .map_err(refused)
+    }
+
+    /// All settings in one string, for PyTorch, whose operations take no object of ours.
+    #[getter]
+    fn settings(&self) -> PyResult<String> {
+        serde_json::to_string(&self.0).map_err(|e| PyValueError::new_err(e.to_string()))
+    }
+
+    /// The loss of [`settings`](Self::settings).
+    #[staticmethod]
+    fn of(settings: &str) -> PyResult<Self> {
+        let loss = serde_json::from_str(settings).map_err(|e| PyValueError::new_err(e.to_string()));
+        loss.map(Self)
+    }
+
+    /// Refuses a batch of which that can be told by its shapes.
+    #[pyo3(signature = (queries, keys, negatives, ids, labels, weights, guide))]
+    #[expect(clippy::too_many_arguments, reason = "everything that a batch may have")]
+    fn check(
+        &self,
+        queries: [usize; 2],
+        keys: Option<[usize; 2]>,
+        negatives: Option<Vec<usize>>,
+        ids: Option<usize>,
+        labels: Option<usize>,
+        weights: Option<usize>,
+        guide: Option<([usize; 2], [usize; 2], Option<[usize; 2]>)>,
+    ) -> PyResult<()> {
+        let negatives = match negatives.as_deref() {
+            None => None,
+            Some(&[rows, dim]) => Some(NegativesShape::Shared([rows, dim])),
+            Some(&[rows, each, dim]) => Some(NegativesShape::PerQuery([rows, each, dim])),
+            Some(other) => {
+                let message =
+                    format!("negatives have shape {other:?}, but must be [n, d] or [n, m, d]");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let guide = guide.map(|(queries, keys, negatives)| GuideShape { queries, keys, negatives });
+        let shape =
+            BatchShape { queries, keys, negatives, ids, labels, row_weights: weights, guide };
+        self.0.check(&shape).map_err(refused)
     }
 
     /// The least value that so many pairs can reach, where it is known; in nats.

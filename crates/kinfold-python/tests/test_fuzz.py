@@ -11,7 +11,7 @@ import kinfold.numpy as of_arrays
 ROUNDS = 900
 FORMS = ["one-way", "both-ways", "nt-xent", "round", ""]
 OBJECTIVES = [
-    "softmax", "decoupled", "decoupled-weighted", "debiased", "hard-negatives", "sup-con-outside",
+    "softmax", "decoupled", "decoupled-weighted", "debiased", "hard-negatives", "rince", "sup-con-outside",
     "sup-con-inside", "sigmoid", "hinge",
 ]
 NUMBERS = [0.1, 1.0, 1e-3, 0.0, -1.0, math.nan, math.inf, 1e308, 1e-320, 3, None, "x", [1.0]]
@@ -54,7 +54,7 @@ def array(random, like=None):
 def settings(random):
     given = {"form": random.choice(FORMS[:3] * 15 + FORMS), "objective": random.choice(["softmax"] * 9 + OBJECTIVES)}
     for name in ("temperature", "margin", "label_smoothing", "factor", "norm_floor", "sigma", "positive_share",
-                 "concentration", "bias"):
+                 "concentration", "q", "lam", "bias"):
         if random.random() < 0.04:
             given[name] = random.choice(NUMBERS)
     for name in ("normalize", "in_batch_negatives", "within_views"):

@@ -52,6 +52,13 @@ def test_value_and_rows():
     assert value(q, k, weights=weights) == pytest.approx(rows @ weights / weights.sum(), rel=1e-12)
 
 
+def test_rince():
+    q, k = pairs()
+    logits = unit(q) @ unit(k).T / 0.5
+    rows = ((0.1 * numpy.exp(logits).sum(1)) ** 0.3 - numpy.exp(0.3 * numpy.diag(logits))) / 0.3
+    assert numpy.allclose(row_losses(q, k, objective="rince", q=0.3, lam=0.1, temperature=0.5), rows, rtol=1e-12)
+
+
 @pytest.mark.parametrize("settings", [{}, {"form": "nt-xent"}, {"objective": "sigmoid", "bias": -1.0}], ids=str)
 def test_gradients_are_differences(settings):
     q, k = pairs(5, 3)

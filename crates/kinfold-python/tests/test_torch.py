@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from kinfold.torch import ClipLoss, InfoNCE, SigLipLoss, SupConLoss, contrastive, info_nce  # noqa: E402
 from kinfold.torch import _operation  # noqa: E402
+from kinfold.torch._batch import settings_text  # noqa: E402
 
 
 class Watch(TorchDispatchMode):
@@ -46,7 +47,8 @@ def test_value_and_gradients_are_those_of_cross_entropy():
 
 
 @pytest.mark.parametrize("settings", [{"form": "both-ways"}, {"form": "nt-xent", "reduction": "none"},
-                                      {"objective": "hard-negatives", "form": "nt-xent"}], ids=str)
+                                      {"objective": "hard-negatives", "form": "nt-xent"},
+                                      {"objective": "rince", "form": "nt-xent"}], ids=str)
 def test_gradcheck(settings):
     q, k = pairs(5, 3)
     tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -67,8 +69,7 @@ def test_gradcheck_with_negatives_and_bias():
 def test_opcheck(unreduced, gradients):
     q, k = pairs(6, 3)
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
-    settings = ("both-ways", "softmax", 0.1, True, 0.0, 0.0, 1.0, 1e-12, True, False, 0, 0.5, 0.1, 1.0, 0.0)
-    given = (q, k, None, scale, *(None,) * 7, *settings, False, unreduced, gradients)
+    given = (q, k, None, scale, *(None,) * 7, settings_text(form="both-ways"), unreduced, gradients)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     if gradients:
         tests += ("test_aot_dispatch_dynamic",)
@@ -124,6 +125,15 @@ def test_compile():
         # Another size compiles anew, or not at all; it is right all the same.
         q, k = pairs(9, dtype=torch.float32)
         close(compiled(q.sin(), k), loss(q.sin(), k), (q, k), rtol=1e-6, retain_graph=False)
+
+
+def test_compile_with_settings_that_change():
+    """Each call compiles anew; numbers that have changed are symbols to the compiler."""
+    loss = lambda q, k, tau, offset: contrastive(q, k, temperature=tau, offset=offset)  # noqa: E731
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    q, k = pairs(9, dtype=torch.float32)
+    for tau, offset in ((0.1, 0), (0.2, 1), (0.3, 2), (0.4, 3)):
+        torch.testing.assert_close(compiled(q[:4], k, tau, offset), loss(q[:4], k, tau, offset))
 
 
 def test_compile_with_a_learned_temperature():

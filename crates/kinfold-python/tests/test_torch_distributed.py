@@ -32,6 +32,7 @@ SETTINGS = {
     "weighted": {"form": "nt-xent", "objective": "decoupled-weighted"},
     "debiased": {"form": "nt-xent", "objective": "debiased"},
     "hard": {"form": "nt-xent", "objective": "hard-negatives"},
+    "rince": {"form": "both-ways", "objective": "rince"},
     "labels": {"form": "nt-xent", "objective": "sup-con-outside", "labels": LABELS},
     "sigmoid": {"objective": "sigmoid"},
     "negatives": {"negatives": True},

@@ -13,22 +13,39 @@ class Loss:
     def __init__(
         self,
         *,
-        form: str,
-        objective: str,
-        temperature: float,
-        cosine: bool,
-        margin: float,
-        label_smoothing: float,
-        factor: float,
-        norm_floor: float,
-        in_batch: bool,
-        within_views: bool,
-        offset: int,
-        sigma: float,
-        positive_share: float,
-        concentration: float,
-        bias: float,
-        sum: bool,
+        form: str = "one-way",
+        objective: str = "softmax",
+        temperature: float = 0.1,
+        reduction: str = "mean",
+        normalize: bool = True,
+        margin: float = 0.0,
+        label_smoothing: float = 0.0,
+        factor: float = 1.0,
+        norm_floor: float = 1e-12,
+        in_batch_negatives: bool = True,
+        within_views: bool = False,
+        offset: int = 0,
+        sigma: float = 0.5,
+        positive_share: float = 0.1,
+        concentration: float = 1.0,
+        q: float = 0.5,
+        lam: float = 0.025,
+        bias: float = -10.0,
+    ) -> None: ...
+    # All of them in one string.
+    settings: str
+    @staticmethod
+    def of(settings: str) -> Loss: ...
+    # Refuses, by their shapes or counts, what does not go together.
+    def check(
+        self,
+        queries: list[int],
+        keys: list[int] | None,
+        negatives: list[int] | None,
+        ids: int | None,
+        labels: int | None,
+        weights: int | None,
+        guide: tuple[list[int], list[int], list[int] | None] | None,
     ) -> None: ...
     def floor(self, pairs: int) -> float | None: ...
     def ceiling(self, pairs: int) -> float: ...

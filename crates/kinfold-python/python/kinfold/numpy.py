@@ -13,12 +13,16 @@ is a `TypeError` or a `ValueError` that says what was given and what was needed.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from . import _native
+from ._settings import NAMES, Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "Gradients",
@@ -37,24 +41,16 @@ __all__ = [
 ]
 
 _DTYPES = ("float16", "float32", "float64", "bfloat16")
-_SETTINGS = {
-    "form": "one-way",
-    "objective": "softmax",
-    "temperature": 0.1,
-    "reduction": "mean",
-    "normalize": True,
-    "margin": 0.0,
-    "label_smoothing": 0.0,
-    "factor": 1.0,
-    "norm_floor": 1e-12,
-    "in_batch_negatives": True,
-    "within_views": False,
-    "offset": 0,
-    "sigma": 0.5,
-    "positive_share": 0.1,
-    "concentration": 1.0,
-    "bias": -10.0,
-}
+
+
+class Given(Settings, total=False):
+    """Settings, and what a batch may have beside its matrices; `value` says what each is."""
+
+    ids: ArrayLike
+    labels: ArrayLike
+    weights: ArrayLike
+    guide: tuple[ArrayLike, ...]
+    threads: int
 
 
 class Gradients(NamedTuple):
@@ -70,7 +66,9 @@ class Gradients(NamedTuple):
     bias: float
 
 
-def value(queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLike | None = None, **settings) -> float:
+def value(
+    queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLike | None = None, **settings: Unpack[Given]
+) -> float:
     """The loss, in nats.
 
     Args:
@@ -85,13 +83,13 @@ def value(queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLik
         threads: at most so many; 0 for as many as there are.
         settings: form, objective, temperature, reduction ("mean" or "sum"), normalize, margin,
             label_smoothing, factor, norm_floor, in_batch_negatives, within_views, offset, sigma,
-            positive_share, concentration, bias: as `kinfold.torch.contrastive` has them.
+            positive_share, concentration, q, lam, bias: as `kinfold.torch.contrastive` has them.
     """
     return _Task(queries, keys, negatives, settings).compute()[0]
 
 
 def value_and_gradients(
-    queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLike | None = None, **settings
+    queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLike | None = None, **settings: Unpack[Given]
 ) -> tuple[float, Gradients]:
     """The loss and its derivatives; what is given is what `value` is given."""
     task = _Task(queries, keys, negatives, settings)
@@ -101,7 +99,7 @@ def value_and_gradients(
 
 
 def row_losses(
-    queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLike | None = None, **settings
+    queries: ArrayLike, keys: ArrayLike | None = None, negatives: ArrayLike | None = None, **settings: Unpack[Given]
 ) -> NDArray[numpy.float64]:
     """Each row's loss, without its weight: `[n]`, or `[2n]` in the form "nt-xent", queries first; what is
     given is what `value` is given."""
@@ -111,12 +109,13 @@ def row_losses(
     return rows
 
 
-def floor(pairs: int, **settings) -> float | None:
+def floor(pairs: int, **settings: Unpack[Settings]) -> float | None:
     """The least value that so many pairs can reach, in nats; None where it is not known."""
     return _loss(settings).floor(pairs)
 
 
-def ceiling(pairs: int, **settings) -> float:
+def ceiling(pairs: int, **settings: Unpack[Given]
+) -> float:
     """The value when nothing has been learned, or all has collapsed into one point, in nats."""
     return _loss(settings).ceiling(pairs)
 
@@ -194,17 +193,12 @@ def diagnose(
 
 
 def _loss(settings) -> _native.Loss:
-    unknown = sorted(set(settings) - set(_SETTINGS))
+    unknown = sorted(set(settings) - set(NAMES))
     if unknown:
-        raise TypeError(f"there is no setting {unknown[0]!r}; there are: {', '.join(_SETTINGS)}")
-    given = {**_SETTINGS, **settings}
-    reduction = given.pop("reduction")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}, but must be 'mean' or 'sum'")
-    given["offset"] = _count("offset", given["offset"])
-    given["cosine"] = given.pop("normalize")
-    given["in_batch"] = given.pop("in_batch_negatives")
-    return _native.Loss(**given, sum=reduction == "sum")
+        raise TypeError(f"there is no setting {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    if "offset" in settings:
+        settings = {**settings, "offset": _count("offset", settings["offset"])}
+    return _native.Loss(**settings)
 
 
 class _Task:
@@ -220,7 +214,7 @@ class _Task:
             raise TypeError("guide must be a tuple of two or three arrays: of queries, keys and negatives")
         guide = (None,) * 3 if guide is None else (*guide, None)[:3]
         self.loss = _loss(settings)
-        self.form = settings.get("form", _SETTINGS["form"])
+        self.form = settings.get("form")
         names = ("queries", "keys", "negatives", *(f"the guide's {x}" for x in ("queries", "keys", "negatives")))
         arrays = [_matrix(name, x) for name, x in zip(names, (queries, keys, negatives, *guide))]
         if arrays[0] is None:

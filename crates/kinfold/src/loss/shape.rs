@@ -1,7 +1,7 @@
 //! The contract: what a loss may be given, and why something is refused. It is said here, once.
 //!
-//! Comes in: a loss and a [`BatchShape`], a batch without its data. Goes out: nothing, or the reason
-//! why they do not go together. [`Batch`](super::Batch) asks this before it looks at numbers, and so do
+//! Input: a loss and a [`BatchShape`], a batch without its data. Output: nothing, or the reason why they
+//! do not go together. [`Batch`](super::Batch) asks this before it looks at numbers, and so do
 //! the adapters for other frameworks, on every device.
 
 use super::{ContrastiveLoss, Form, Objective};
@@ -89,7 +89,10 @@ impl ContrastiveLoss {
     /// When settings do not go together, or shapes disagree with each other or with the loss.
     pub fn check(&self, batch: &BatchShape) -> Result<(), Error> {
         self.check_settings()?;
-        let [n, _] = batch.queries;
+        let [n, dim] = batch.queries;
+        if dim == 0 {
+            return Err(Error::ZeroDimension);
+        }
         if n == 0 {
             return Err(Error::Empty { matrix: "queries", needed: 1 });
         }

@@ -1,6 +1,6 @@
 """One batch over several processes.
 
-Comes in: this process's rows. Goes out: the loss of all processes' rows together, the same number in each
+Input: this process's rows. Output: the loss of all processes' rows together, the same number in each
 of them, and gradients that are exact once DistributedDataParallel has averaged them. docs/python.md says
 why they are.
 
@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._operation import computed, computed_in
-from ._settings import OFFSET
+from ._batch import Batch, computed_in
+from ._operation import computed
 
 
 def world_size() -> int:
@@ -24,17 +24,18 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def contrastive(batch, settings, reduction: str) -> Tensor:
+def contrastive(batch: Batch, settings: dict, reduction: str) -> Tensor:
     """`_functional.contrastive` of all processes' batches, given this one's."""
     queries, keys, negatives, scale, bias, ids, labels, weights, *guide = batch
-    form, objective, *_ = settings
-    if settings[OFFSET]:
+    form, objective = settings["form"], settings["objective"]
+    if settings["offset"]:
         raise ValueError("with gather=True offsets are worked out here; leave `offset` at 0")
     if keys is not None and keys.shape[0] != queries.shape[0]:
         raise ValueError(f"keys have {keys.shape[0]} rows but queries have {queries.shape[0]}")
     shared = negatives is not None and negatives.dim() == 2
     sizes = _Sizes(queries, negatives if shared else None)
-    whole = labels is not None or objective == "decoupled-weighted" or guide[0] is not None or settings[9]
+    whole = labels is not None or objective == "decoupled-weighted" or guide[0] is not None
+    whole = whole or settings["within_views"]
     if whole and negatives is not None and not shared:
         raise ValueError("negatives of each query have no meaning here with gather=True")
     of_own = whole and reduction != "none"
@@ -43,8 +44,8 @@ def contrastive(batch, settings, reduction: str) -> Tensor:
     all_negatives = others(negatives) if shared else negatives
     all_ids = _ids(ids, queries.shape[0], rows, others)
     if whole:
-        batch = (rows(queries), rows(keys), all_negatives, scale, bias, all_ids, rows(labels),
-                 sizes.weights(weights, form, keys), rows(guide[0]), rows(guide[1]), others(guide[2]))
+        batch = Batch(rows(queries), rows(keys), all_negatives, scale, bias, all_ids, rows(labels),
+                      sizes.weights(weights, form, keys), rows(guide[0]), rows(guide[1]), others(guide[2]))
         value = computed(batch, settings, reduction)
         return sizes.own_rows(value, form, keys) if reduction == "none" else value
     task = _Task(sizes, all_negatives, scale, bias, settings, reduction)
@@ -60,7 +61,7 @@ def contrastive(batch, settings, reduction: str) -> Tensor:
 
 def _own_rows(task, queries, keys, ids, weights, rows) -> Tensor:
     """The losses of this process's rows: their sum, or where nothing is reduced each of them."""
-    form, objective = task.settings[:2]
+    form, objective = task.settings["form"], task.settings["objective"]
     if form == "one-way" or objective == "sigmoid":
         return task.one_way(queries, rows(keys), ids, weights)
     all_queries, all_keys = rows(queries), rows(keys)
@@ -89,7 +90,7 @@ class _Task:
     def __init__(self, sizes, negatives, scale, bias, settings, reduction: str):
         self.sizes, self.negatives, self.scale, self.bias = sizes, negatives, scale, bias
         self.reduction = reduction
-        self.settings = (*settings[:OFFSET], sizes.offset, *settings[OFFSET + 1 :])
+        self.settings = {**settings, "offset": sizes.offset}
 
     def one_way(self, queries: Tensor, columns: Tensor, ids, weights) -> Tensor:
         if queries.shape[0] == 0 or (weights is not None and not weights.any()):
@@ -100,11 +101,9 @@ class _Task:
             nothing = sum(part.sum().to(exact) for part in parts if part is not None) * 0
             rows = queries.shape[0] if self.reduction == "none" else ()
             return nothing + queries.new_zeros(rows, dtype=exact)
-        settings = ("one-way", *self.settings[1:])
-        batch = (queries, columns, self.negatives, self.scale, self.bias, ids, None, weights,
-                 None, None, None)
-        value = computed(batch, settings, "none" if self.reduction == "none" else "sum")
-        return value
+        settings = {**self.settings, "form": "one-way"}
+        batch = Batch(queries, columns, self.negatives, self.scale, self.bias, ids, weights=weights)
+        return computed(batch, settings, "none" if self.reduction == "none" else "sum")
 
     def total(self, weights: Tensor | None, views: int) -> float:
         """What the rows of all processes count."""

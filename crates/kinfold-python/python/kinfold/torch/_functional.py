@@ -1,17 +1,19 @@
 """The losses as functions.
 
-Comes in: tensors, whatever they are. Goes out: a loss that can be differentiated; or a `TypeError` or a
+Input: tensors, whatever they are. Output: a loss that can be differentiated; or a `TypeError` or a
 `ValueError` that says what was given and what was needed.
 """
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
 from . import _distributed
+from ._batch import Batch, exact_numbers
 from ._operation import computed
-from ._settings import exact_numbers
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -38,6 +40,8 @@ def contrastive(
     sigma: float = 0.5,
     positive_share: float = 0.1,
     concentration: float = 1.0,
+    q: float = 0.5,
+    lam: float = 0.025,
     bias: float | Tensor = -10.0,
     ids: Tensor | None = None,
     labels: Tensor | None = None,
@@ -55,7 +59,7 @@ def contrastive(
         negatives: `[m, d]`, of every query, or `[n, m, d]`, m of each.
         form: "one-way", "both-ways" (CLIP) or "nt-xent" (SimCLR).
         objective: "softmax", "decoupled", "decoupled-weighted", "debiased", "hard-negatives",
-            "sup-con-outside", "sup-con-inside" or "sigmoid".
+            "sup-con-outside", "sup-con-inside", "rince" or "sigmoid".
         temperature: τ; a tensor of one number where it is learned.
         reduction: "mean", "sum" or "none", a loss for each row: `[n]`, or `[2n]` in the form "nt-xent".
         normalize: whether to compare by the cosine, or else by the dot product as it is.
@@ -66,8 +70,10 @@ def contrastive(
         in_batch_negatives: whether the other keys are negatives, too, where `negatives` are given.
         within_views: whether queries are pushed from queries, and keys from keys (GISTEmbed).
         offset: query i's positive is key i + offset.
-        sigma, positive_share, concentration, bias: what some objectives take; the sigmoid's bias is a
-            tensor of one number where it is learned.
+        sigma: of "decoupled-weighted", the temperature of its weights.
+        positive_share, concentration: τ⁺ of "debiased" and "hard-negatives", and β of the latter.
+        q, lam: of "rince", how robust it is, and λ, the weight of the denominator.
+        bias: of "sigmoid", what is added to every logit; a tensor of one number where it is learned.
         ids: `[n]` integers, what each pair is of: pairs of one id are known duplicates and not pushed
             apart. Ids of shared negatives may follow them.
         labels: `[n]` integers, for SupCon.
@@ -94,7 +100,7 @@ def contrastive(
         raise ValueError(f"offset is {offset!r}, but it must be an integer of at least 0")
     like = queries
     queries, keys, negatives = _together(queries=queries, keys=keys, negatives=negatives)
-    guide_queries, guide_keys, guide_negatives = _guide(guide, like, queries.dtype)
+    guide = _guide(guide, like, queries.dtype)
     scale, temperature = _scale(temperature, logit_scale, like)
     learned_bias, bias = _learned("bias", bias, like)
     if learned_bias is not None and objective != "sigmoid":
@@ -102,18 +108,27 @@ def contrastive(
     for name, x in (("form", form), ("objective", objective)):
         if not isinstance(x, str):
             raise TypeError(f"{name} must be a string, but is of type {type(x).__name__}")
-    margin, label_smoothing = _number("margin", margin), _number("label_smoothing", label_smoothing)
-    factor, norm_floor = _number("factor", factor), _number("norm_floor", norm_floor)
-    sigma, concentration = _number("sigma", sigma), _number("concentration", concentration)
-    settings = (
-        form, objective, temperature, bool(normalize), margin, label_smoothing, factor, norm_floor,
-        bool(in_batch_negatives), bool(within_views), offset, sigma, _number("positive_share", positive_share),
-        concentration, bias,
-    )
+    settings = {
+        "form": form,
+        "objective": objective,
+        "temperature": temperature,
+        "normalize": bool(normalize),
+        "margin": _number("margin", margin),
+        "label_smoothing": _number("label_smoothing", label_smoothing),
+        "factor": _number("factor", factor),
+        "norm_floor": _number("norm_floor", norm_floor),
+        "in_batch_negatives": bool(in_batch_negatives),
+        "within_views": bool(within_views),
+        "offset": operator.index(offset),
+        "sigma": _number("sigma", sigma),
+        "positive_share": _number("positive_share", positive_share),
+        "concentration": _number("concentration", concentration),
+        "q": _number("q", q),
+        "lam": _number("lam", lam),
+        "bias": bias,
+    }
     ids, labels = _integers("ids", ids, like), _integers("labels", labels, like)
-    weights = _weights(weights, like)
-    batch = (queries, keys, negatives, scale, learned_bias, ids, labels, weights,
-             guide_queries, guide_keys, guide_negatives)
+    batch = Batch(queries, keys, negatives, scale, learned_bias, ids, labels, _weights(weights, like), *guide)
     if gather and _distributed.world_size() > 1:
         return _distributed.contrastive(batch, settings, reduction)
     return computed(batch, settings, reduction)

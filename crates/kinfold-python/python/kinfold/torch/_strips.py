@@ -1,12 +1,12 @@
 """The losses in PyTorch's own operations, for devices that kinfold's engine does not run on.
 
-Comes in: what the operation `kinfold::info_nce` is given. Goes out: the same as from the engine. A strip
-of logits, so many rows × all candidates, is the largest thing it holds: never the n × n matrix.
+Input: what the operation `kinfold::info_nce` is given. Output: the same as from the engine. A strip of
+logits, so many rows × all candidates, is the largest thing that is held: never the n × n matrix.
 
 1. the matrices that are compared (`_Problem`);
-2. what a strip of rows chooses among, and the logits (`strip`);
-3. from a strip's logits to losses and slopes (`_rows`);
-4. from slopes to gradients (`info_nce`).
+2. what a strip of rows chooses among, and the logits (`strips`);
+3. sums over each row of a strip (`_terms`), and losses from these (`_rule`);
+4. from slopes to gradients (`reduced`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _checks, _rows
-from ._settings import computed_in, exact_numbers, native_loss
+from . import _engine, _rule
+from ._batch import Batch, computed_in, exact_numbers, loss_of, parsed
+from ._terms import Logits, Terms
 
 # Logits that a strip may have, and rows.
 LOGITS, ROWS = 1 << 24, 1024
@@ -27,58 +28,65 @@ QUERIES, KEYS, NEGATIVES = 0, 1, 2
 
 def info_nce(*given):
     """Value and gradients; see `_operation`."""
-    queries = given[0]
-    native_loss(*given[_checks.TENSORS : -2])
+    *tensors, settings, unreduced, gradients = given
+    batch, loss = Batch(*tensors), loss_of(settings)
+    _engine.check(batch, loss)
     # Products in half of the digits would be another loss.
-    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
-        problem = _Problem(*given)
-        return problem.unreduced_rows() if problem.unreduced else problem.reduced()
+    with torch.no_grad(), torch.autocast(batch.queries.device.type, enabled=False):
+        if not _in_range(batch):
+            _engine.compute(_on_cpu(batch), loss, unreduced=False, gradients=False)  # It says what is not.
+        problem = _Problem(batch, parsed(settings))
+        return problem.unreduced_rows() if unreduced else problem.reduced(gradients)
+
+
+def _in_range(batch: Batch) -> bool:
+    """Whether all numbers are such that there is a loss; the device is asked once."""
+    matrices = (batch.queries, batch.keys, batch.negatives, *batch.guide, batch.bias)
+    right = [torch.isfinite(x).all() for x in matrices if x is not None]
+    if batch.weights is not None:
+        right += [(torch.isfinite(batch.weights) & (batch.weights >= 0)).all(), batch.weights.any()]
+    if batch.scale is not None:
+        right.append((batch.scale > 0) & torch.isfinite(batch.scale))
+    return bool(torch.stack(right).all())
+
+
+def _on_cpu(batch: Batch) -> Batch:
+    there = Batch(*(None if x is None else x.cpu() for x in batch))
+    return there._replace(weights=None if there.weights is None else there.weights.double())
 
 
 class _Problem:
-    def __init__(
-        self, queries, keys, negatives, scale, bias, ids, labels, weights, guide_queries, guide_keys,
-        guide_negatives, form, objective, temperature, cosine, margin, label_smoothing, factor, norm_floor,
-        in_batch, within_views, offset, sigma, positive_share, concentration, fixed_bias, sum, unreduced,
-        gradients,
-    ):
-        self.form, self.objective, self.offset = form, objective, offset
-        self.margin, self.label_smoothing, self.factor = margin, label_smoothing, factor
-        self.in_batch, self.within_views = in_batch, within_views
-        self.positive_share, self.concentration = positive_share, concentration
-        self.sum, self.unreduced, self.gradients = sum, unreduced, gradients
-        self.given = (queries, keys, negatives)
-        self.learned = scale, bias
-        guide = (guide_queries, guide_keys, guide_negatives)
-        _checks.batch(self, ids, labels, weights, guide)
+    def __init__(self, batch: Batch, settings):
+        self.settings, self.given = settings, batch[:3]
+        self.learned = batch.scale, batch.bias
+        queries, keys, negatives = self.given
         self.exact = computed_in(queries.dtype)
-        self.scale = 1.0 / temperature if scale is None else scale.to(self.exact)
-        self.bias = fixed_bias if bias is None else bias.to(self.exact)
+        self.scale = 1.0 / settings.temperature if batch.scale is None else batch.scale.to(self.exact)
+        self.bias = settings.numbers.get("bias") if batch.bias is None else batch.bias.to(self.exact)
         self.pairs = n = queries.shape[0]
         self.per_query = negatives.shape[1] if negatives is not None and negatives.dim() == 3 else None
-        self.floor = norm_floor if cosine else None
+        self.floor = settings.norm_floor if settings.similarity == "cosine" else None
         self.lengths: list[Tensor | None] = [None, None, None]
         self.compared = [self._as_compared(which, x) for which, x in enumerate(self.given)]
-        self.guide = [None if x is None else _unit(x.to(self.exact), 1e-12)[0] for x in guide]
+        self.guide = [None if x is None else _unit(x.to(self.exact), 1e-12)[0] for x in batch.guide]
         self.ids = [None, None, None]
-        if ids is not None:
-            m = keys.shape[0]
-            self.ids = [ids[offset : offset + n], ids[:m], ids[m:] if len(ids) > m else None]
-        self.labels = labels
+        if (ids := batch.ids) is not None:
+            m, own = keys.shape[0], slice(settings.offset, settings.offset + n)
+            self.ids = [ids[own], ids[:m], ids[m:] if len(ids) > m else None]
+        self.labels = batch.labels
         self.positive_weights = None
-        if objective == "decoupled-weighted":
-            pairs = (self.compared[QUERIES] * self.compared[KEYS][offset : offset + n]).sum(1, True)
-            self.positive_weights = 2 - n * torch.softmax(pairs / sigma, 0)
-        if form == "nt-xent" and keys is not None:
+        if settings.objective == "decoupled-weighted":
+            own = self.compared[KEYS][settings.offset : settings.offset + n]
+            pairs = (self.compared[QUERIES] * own).sum(1, True)
+            self.positive_weights = 2 - n * torch.softmax(pairs / settings.numbers["sigma"], 0)
+        if settings.form == "nt-xent" and keys is not None:
             self._stack()
-        self.weights = self._weights(weights)
+        self.weights = self._weights(batch.weights)
 
     def _as_compared(self, which: int, x: Tensor | None) -> Tensor | None:
         if x is None:
             return None
         x = x.flatten(0, -2).to(self.exact)
-        if not torch.isfinite(x).all():
-            raise _checks.not_finite(("queries", "keys", "negatives")[which], x)
         if self.floor is None:
             return x
         x, self.lengths[which] = _unit(x, self.floor)
@@ -97,35 +105,43 @@ class _Problem:
         if weights is None:
             weights = self.compared[QUERIES].new_ones(rows)
         weights = weights.to(self.exact)[:, None]
-        return weights if self.sum else weights / weights.sum()
+        return weights if self.settings.reduction == "sum" else weights / weights.sum()
 
     # --- strips -------------------------------------------------------------------------------------
 
     def passes(self):
         """Which matrix's rows choose, from which matrix, and what share of the loss that is."""
-        if self.form == "nt-xent":
+        if self.settings.form == "nt-xent":
             return [(QUERIES, QUERIES, 1.0)]
         # Where every pair is on its own, both ways are one.
-        if self.form == "one-way" or self.objective == "sigmoid":
+        if self.settings.form == "one-way" or self.settings.objective == "sigmoid":
             return [(QUERIES, KEYS, 1.0)]
         return [(QUERIES, KEYS, 0.5), (KEYS, QUERIES, 0.5)]
 
     def strips(self, chooser: int, target: int):
-        """Each strip's first row and number of rows, its logits, and what these are of."""
+        """Each strip's first row and number of rows, its outcome, and what its columns are of."""
         blocks = self._blocks(chooser, target)
         columns = sum(block.columns for block in blocks)
         most = max(1, min(ROWS, LOGITS // max(columns, 1)))
         for start in range(0, self.compared[chooser].shape[0], most):
             rows = min(most, self.compared[chooser].shape[0] - start)
-            yield start, rows, self._logits(blocks, start, rows), blocks
+            yield start, rows, self._outcome(self._logits(blocks, start, rows), start, rows), blocks
+
+    def _outcome(self, logits: Logits, start: int, rows: int):
+        """The terms of a strip, its rows' outcome, and which of them have no loss."""
+        weights = self.positive_weights
+        weights = None if weights is None else weights[start : start + rows]
+        terms = Terms(logits, self.labels is not None, self.settings.objective == "sigmoid")
+        numbers = _rule.Numbers(self.scale, self.bias, weights)
+        return terms, *_rule.row_outcome(self.settings, terms, numbers)
 
     def _blocks(self, chooser: int, target: int):
         all_of = lambda left, right: _Block(self, left, right)  # noqa: E731
-        first = all_of(chooser, target) if self.in_batch else _Block(self, chooser, KEYS, 1, self.offset)
-        blocks = [first]
+        own = lambda: _Block(self, chooser, KEYS, 1, self.settings.offset)  # noqa: E731
+        blocks = [all_of(chooser, target) if self.settings.in_batch else own()]
         if self.compared[NEGATIVES] is not None:
             blocks.append(_Block(self, QUERIES, NEGATIVES, self.per_query))
-        if self.within_views:
+        if self.settings.within_views:
             blocks += [all_of(QUERIES, QUERIES), all_of(KEYS, KEYS)]
         # Negatives of no rows have no columns.
         return [block for block in blocks if block.columns]
@@ -139,8 +155,8 @@ class _Problem:
             positive = torch.zeros_like(similarity, dtype=torch.bool)
             if i == 0:
                 positive = self._positive(block, start, rows)
-            if self.margin:
-                similarity = similarity - self.margin * positive.to(self.exact)
+            if margin := self.settings.margin:
+                similarity = similarity - margin * positive.to(self.exact)
             out = positive
             if closest is not None:
                 left, right = self.guide[block.left][start : start + rows], self.guide[block.right]
@@ -150,12 +166,10 @@ class _Problem:
             if block.each is None and self.ids[block.right] is not None:
                 out = out | _same(self.ids[block.left][start : start + rows], self.ids[block.right])
             similarities.append(similarity), positives.append(positive), left_out.append(out)
-        weights = self.positive_weights
-        return _rows.Logits(
+        return Logits(
             s=torch.cat(similarities, 1) * self.scale,
             positive=torch.cat(positives, 1),
             not_negative=torch.cat(left_out, 1),
-            positive_weight=None if weights is None else weights[start : start + rows],
         )
 
     def _positive(self, block, start: int, rows: int) -> Tensor:
@@ -167,9 +181,9 @@ class _Problem:
         if self.labels is not None:
             same = _same(self.labels[start : start + rows], self.labels)
             return same & ~_same(row, column)
-        if self.form == "nt-xent":
+        if self.settings.form == "nt-xent":
             return _same((row + self.pairs) % (2 * self.pairs), column)
-        return _same(row + self.offset, column)
+        return _same(row + self.settings.offset, column)
 
     def _closest(self, start: int, rows: int) -> Tensor | None:
         """What the guide finds of the positives of the rows from `start` on, `[rows, 1]`."""
@@ -186,26 +200,29 @@ class _Problem:
         value = 0
         for chooser, target, share in self.passes():
             strips = self.strips(chooser, target)
-            rows = [_rows.losses(self, logits).value for _, _, logits, _ in strips]
-            value = value + self.factor * share * torch.cat(rows)[:, 0]
+            rows = [outcome.value for _, _, (_, outcome, _), _ in strips]
+            value = value + self.settings.factor * share * torch.cat(rows)[:, 0]
         return value, *self._nothing(), self._number([])
 
-    def reduced(self):
+    def reduced(self, gradients: bool):
         value = of_log_scale = of_bias = self.compared[QUERIES].new_zeros(())
         of = [None if x is None else torch.zeros_like(x) for x in self.compared]
         for chooser, target, share in self.passes():
-            for start, rows, logits, blocks in self.strips(chooser, target):
-                losses = _rows.losses(self, logits)
-                weights = self.weights[start : start + rows] * (self.factor * share)
-                value = value + (losses.value * weights).sum()
-                if not self.gradients:
+            for start, rows, (terms, outcome, empty), blocks in self.strips(chooser, target):
+                weights = self.weights[start : start + rows] * (self.settings.factor * share)
+                value = value + (outcome.value * weights).sum()
+                if not gradients:
                     continue
-                of_log_scale = of_log_scale + (losses.log_scale * weights).sum()
-                of_bias = of_bias + (losses.bias * weights).sum()
-                slopes = losses.slopes * weights * self.scale
+                slopes = terms.slopes(outcome).masked_fill(empty, 0)
+                # Where the slopes balance, the logits' common part, the reference, has no say.
+                log_scale = (slopes * terms.u).sum(1, True) + outcome.reference * terms.reference
+                of_log_scale = of_log_scale + ((log_scale + outcome.log_scale).masked_fill(empty, 0) * weights).sum()
+                slopes = slopes * weights
+                of_bias = of_bias + slopes.sum()
+                slopes = slopes * self.scale
                 for block, part in zip(blocks, slopes.split([b.columns for b in blocks], 1)):
                     block.spread(of, start, rows, part)
-        if not self.gradients:
+        if not gradients:
             return value, *self._nothing(), self._number([])
         scale, bias = self.learned
         of_scale = of_log_scale / self.scale if scale is not None else torch.zeros_like(value)
