@@ -108,7 +108,7 @@ pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Erro
                     div class="found" {
                         @for neighbour in &sample.neighbours[point] {
                             @let near = neighbour.row;
-                            @let cosine = signed(f64::from(neighbour.cosine));
+                            @let cosine = signed(neighbour.cosine);
                             @let hit = sample.labelled().then(|| same_label(row, near));
                             @let (class, mark, word) = match hit {
                                 Some(true) => ("hit", "✓ ", ", a hit"),

@@ -17,8 +17,8 @@ pub use geometry::{
     two_clusters, uniformity,
 };
 pub use labelled::{Labelled, knn_accuracy, one_shot_accuracy};
-pub(crate) use neighbours::Largest;
-pub use neighbours::{Hubness, hubness};
+pub(crate) use neighbours::largest;
+pub use neighbours::{Hubness, Neighbour, hubness, nearest};
 pub use retrieval::{Rank, Retrieval, retrieval};
 pub(crate) use spectrum::rank_of;
 pub use spectrum::{effective_rank, singular_values};
