@@ -2,7 +2,8 @@
 //!
 //! Input: embeddings `[n, d]` and a label for each. Output: accuracies, those of f64 throughout.
 
-use super::neighbours::{ExactCosines, Neighbour, check_count, each_nearest};
+use super::check_count;
+use super::neighbours::{ExactCosines, NUMBER, Neighbour, each_nearest};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings};
 use rand_chacha::ChaCha8Rng;
@@ -50,7 +51,7 @@ pub fn knn_accuracy<T: Element>(
     test: Labelled<'_, T>,
     k: usize,
 ) -> Result<f64, Error> {
-    check_count(k, train.labels.len())?;
+    check_count(NUMBER, k, train.labels.len())?;
     check_dimension(train, test)?;
     let hits = each_nearest(test.embeddings, train.embeddings, k, |i, neighbours| {
         let mut votes: BTreeMap<u64, f64> = BTreeMap::new();
@@ -73,14 +74,7 @@ pub fn one_shot_accuracy<T: Element>(
     draws: usize,
     seed: u64,
 ) -> Result<f64, Error> {
-    if draws == 0 {
-        return Err(Error::Count {
-            what: "the number of draws",
-            given: 0,
-            least: 1,
-            most: usize::MAX,
-        });
-    }
+    check_count("the number of draws", draws, usize::MAX)?;
     check_dimension(train, test)?;
     let mut members: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (row, &label) in train.labels.iter().enumerate() {

@@ -3,12 +3,15 @@
 //! Input: queries `[n, d]` and keys `[m, d]`. Output: neighbours by cosine, or how unevenly the keys are
 //! found (Radovanović et al. 2010).
 
-use super::{check, same_dimension};
+use super::{check, check_count, same_dimension};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
 use crate::engine::Cosines;
 use rayon::prelude::*;
 use std::cmp::Ordering;
+
+/// What `k` is called where it cannot be.
+pub(super) const NUMBER: &str = "k, the number of neighbours,";
 
 /// A key that is near a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,19 +35,11 @@ pub fn nearest<T: Element>(
     keys: Embeddings<'_, T>,
     k: usize,
 ) -> Result<Vec<Vec<Neighbour>>, Error> {
-    check_count(k, keys.rows())?;
+    check_count(NUMBER, k, keys.rows())?;
     same_dimension(&queries, &keys)?;
     check(&queries, "queries", 0)?;
     check(&keys, "keys", 1)?;
     Ok(each_nearest(queries, keys, k, |_, neighbours| neighbours.to_vec()))
-}
-
-pub(super) fn check_count(k: usize, most: usize) -> Result<(), Error> {
-    if (1..=most).contains(&k) {
-        return Ok(());
-    }
-    let what = "k, the number of neighbours,";
-    Err(Error::Count { what, given: k, least: 1, most })
 }
 
 /// What `look` says of each query, given its number and its [`nearest`] keys.
@@ -162,7 +157,7 @@ pub fn hubness<T: Element>(
     same_dimension(&queries, &keys)?;
     check(&queries, "queries", 1)?;
     check(&keys, "keys", 1)?;
-    check_count(k, keys.rows())?;
+    check_count(NUMBER, k, keys.rows())?;
     let nearest = Cosines::with(keys).each_row(queries, |_, row| largest(row, k));
     let mut found = vec![0; keys.rows()];
     nearest.iter().flatten().for_each(|&(_, j)| found[j] += 1);
