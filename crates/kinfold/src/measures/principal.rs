@@ -24,8 +24,8 @@ pub struct PrincipalComponents {
 
 /// The first `count` principal components of rows as they are, by power iteration.
 ///
-/// Axes along which rows vary alike, or not at all, are any that are orthogonal. Nothing is random: the
-/// same rows have the same axes, signs included.
+/// Axes along which rows vary nearly alike are not told apart, and an axis along which they do not vary
+/// is arbitrary. Nothing is random: the same rows have the same axes, signs included.
 ///
 /// # Errors
 /// When there are no rows, `count` is not between 1 and the dimension, or a number is not finite.
