@@ -1,10 +1,9 @@
 //! The nearest neighbours of an image: search by example.
 //!
-//! Comes in: a run, query images, and images to search among. Goes out: for each query the nearest by
-//! cosine of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
+//! Input: a run, query images, and images to search among. Output: for each query the nearest by cosine
+//! of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
 
 use crate::picture::{png, shrunk};
-use crate::snapshots::{dot, normalise};
 use burn::tensor::Device;
 use embedded_graphics::mono_font::MonoTextStyle;
 use embedded_graphics::mono_font::iso_8859_1::FONT_6X13;
@@ -12,12 +11,12 @@ use embedded_graphics::pixelcolor::Gray8;
 use embedded_graphics::prelude::*;
 use embedded_graphics::text::Text;
 use image::ExtendedColorType;
+use kinfold::Embeddings;
+use kinfold::measures::{Neighbour, nearest};
 use kinfold_data::Images;
-use kinfold_nn::encoders::Model;
 use kinfold_train::Error;
 use kinfold_train::run::{SavedModel, write_whole};
 use kinfold_train::tensors::embed;
-use rayon::prelude::*;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::io::Write;
@@ -81,30 +80,21 @@ pub fn search(
             "the {k} nearest are asked for, but it must be 1 to {n}: {data} has {n} images"
         )));
     }
-    let (keys, asked) = (unit(&model, &images, &device)?, unit(&model, &queries, &device)?);
+    let (keys, asked) = (embed(&model, &images, &device)?, embed(&model, &queries, &device)?);
     let dim = keys.len() / n;
-    let nearest = |(name, query): (&String, &[f32])| {
-        let cosine = |(row, key): (usize, &[f32])| (dot(query, key), row);
-        let mut all: Vec<(f32, usize)> = keys.chunks(dim).enumerate().map(cosine).collect();
-        all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let neighbours = all[..k].iter().map(|&(cosine, row)| Match {
-            cosine,
-            label: images.labels[row].clone(),
-            name: images.names[row].clone(),
-            row,
-        });
-        Matches { query: name.clone(), neighbours: neighbours.collect() }
+    let found = nearest(Embeddings::new(&asked, dim)?, Embeddings::new(&keys, dim)?, k)?;
+    let matched = |Neighbour { row, cosine }| Match {
+        cosine: cosine as f32,
+        label: images.labels[row].clone(),
+        name: images.names[row].clone(),
+        row,
     };
-    let matches = queries.names.par_iter().zip(asked.par_chunks(dim)).map(nearest).collect();
+    let matches = queries.names.iter().zip(found).map(|(query, neighbours)| Matches {
+        query: query.clone(),
+        neighbours: neighbours.into_iter().map(matched).collect(),
+    });
+    let matches = matches.collect();
     Ok(Found { images, matches, queries })
-}
-
-/// The embeddings of all images, each of length 1.
-fn unit(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
-    let mut rows = embed(model, images, device)?;
-    let dim = rows.len() / images.len();
-    normalise(&mut rows, dim);
-    Ok(rows)
 }
 
 /// The side of an image in the picture, the space about it, and the height of a line of text, in

@@ -1,7 +1,7 @@
 //! Measures on cases whose answer is known.
 
 use kinfold::Embeddings;
-use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
+use kinfold::measures::{Labelled, Neighbour, knn_accuracy, nearest, one_shot_accuracy};
 
 mod common;
 use common::normal;
@@ -81,16 +81,33 @@ fn neighbours_are_those_of_f64() {
         };
         dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
     };
+    let of = |x| Embeddings::new(x, d).unwrap();
     for k in [1, 2, 5, 40, n] {
-        let predicted: Vec<u64> = test
+        let expected: Vec<Vec<Neighbour>> = test
             .chunks(d)
             .map(|query| {
-                let mut all: Vec<(f64, usize)> =
-                    train.chunks(d).enumerate().map(|(j, key)| (cosine(key, query), j)).collect();
-                all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                let mut all: Vec<Neighbour> = (0..n)
+                    .map(|row| Neighbour { row, cosine: cosine(&train[row * d..][..d], query) })
+                    .collect();
+                all.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row)));
+                all.truncate(k);
+                all
+            })
+            .collect();
+        let found = nearest(of(&test), of(&train), k).unwrap();
+        let rows = |all: &[Vec<Neighbour>]| -> Vec<usize> {
+            all.iter().flatten().map(|neighbour| neighbour.row).collect()
+        };
+        assert_eq!(rows(&found), rows(&expected), "k = {k}");
+        let cosines = found.iter().flatten().zip(expected.iter().flatten());
+        assert!(cosines.into_iter().all(|(a, b)| (a.cosine - b.cosine).abs() < 1e-14));
+
+        let predicted: Vec<u64> = expected
+            .iter()
+            .map(|neighbours| {
                 let vote = |label: u64| -> f64 {
-                    let own = all[..k].iter().filter(|(_, j)| labels[*j] == label);
-                    own.map(|(cosine, _)| ((cosine - 1.0) / 0.1).exp()).sum()
+                    let own = neighbours.iter().filter(|near| labels[near.row] == label);
+                    own.map(|near| ((near.cosine - 1.0) / 0.1).exp()).sum()
                 };
                 let mut classes: Vec<u64> = labels.clone();
                 classes.sort_unstable();
@@ -98,9 +115,20 @@ fn neighbours_are_those_of_f64() {
                 classes.into_iter().rev().max_by(|a, b| vote(*a).total_cmp(&vote(*b))).unwrap()
             })
             .collect();
-        let of = |x| Embeddings::new(x, d).unwrap();
         let train = Labelled::new(of(&train), &labels).unwrap();
         let test = Labelled::new(of(&test), &predicted).unwrap();
         assert_eq!(knn_accuracy(train, test, k).unwrap(), 1.0, "k = {k}");
     }
+    assert!(nearest(of(&[]), of(&train), 3).unwrap().is_empty());
+    for (k, said) in [(0, "0"), (n + 1, "301")] {
+        let refused = nearest(of(&test), of(&train), k).unwrap_err().to_string();
+        assert!(
+            refused.contains("the number of neighbours") && refused.contains(said),
+            "{refused}"
+        );
+    }
+    let mut hole = test.clone();
+    hole[d + 3] = f32::NAN;
+    let refused = nearest(of(&hole), of(&train), 1).unwrap_err().to_string();
+    assert!(refused.contains("queries") && refused.contains("row 1, column 3"), "{refused}");
 }

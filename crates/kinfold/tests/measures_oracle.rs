@@ -2,7 +2,7 @@
 
 use kinfold::measures::{
     alignment, dimension_spread, duplicates, effective_rank, hubness, mean_cosine, modality_gap,
-    retrieval, singular_values, two_clusters, uniformity,
+    principal_components, retrieval, singular_values, two_clusters, uniformity,
 };
 use kinfold::{Embeddings, f16};
 
@@ -292,4 +292,40 @@ fn what_cannot_be_measured_is_said() {
     let wrong = "queries have dimension 2 but keys have dimension 3";
     assert_eq!(modality_gap(good, wide).unwrap_err().to_string(), wrong);
     assert!(hubness(good, good, 4).is_err() && hubness(good, good, 0).is_err());
+}
+
+#[test]
+fn principal_components_are_those_of_the_singular_values() {
+    let (n, d) = (300, 7);
+    let basis = orthonormal(d);
+    let mut rows = vec![0.0; n * d];
+    for (row, factors) in rows.chunks_mut(d).zip(normal(5, n * d).chunks(d)) {
+        for (l, factor) in factors.iter().enumerate() {
+            let along = 5.0 * 0.6f64.powi(l as i32) * factor;
+            row.iter_mut().zip(&basis[l * d..]).for_each(|(x, b)| *x += along * b);
+        }
+        row.iter_mut().for_each(|x| *x += 2.0);
+    }
+    let of = |rows| Embeddings::new(rows, d).unwrap();
+    let all: Vec<Vec<f64>> = rows.chunks(d).map(<[f64]>::to_vec).collect();
+    let middle = mean(&all);
+    let centred: Vec<f64> = rows.iter().zip(middle.iter().cycle()).map(|(x, m)| x - m).collect();
+    let squares: Vec<f64> = singular_values(of(&centred)).unwrap().iter().map(|s| s * s).collect();
+    let total: f64 = squares.iter().sum();
+
+    let found = principal_components(of(&rows), 3).unwrap();
+    for (i, axis) in found.axes.chunks(d).enumerate() {
+        near("share", found.shares[i], squares[i] / total, 1e-9);
+        for (j, other) in found.axes.chunks(d).enumerate() {
+            near("axes", dot(axis, other), f64::from(i == j), 1e-6);
+        }
+        let places = centred.chunks(d).zip(found.places.chunks(3));
+        places.for_each(|(row, place)| near("place", place[i], dot(row, axis), 1e-9));
+    }
+    let flat = principal_components(of(&[0.5; 4 * 7]), 2).unwrap();
+    assert!(flat.shares == [0.0; 2] && flat.axes.iter().all(|x| x.is_finite()));
+    for count in [0, 8] {
+        let refused = principal_components(of(&rows), count).unwrap_err().to_string();
+        assert!(refused.contains("the number of components"), "{refused}");
+    }
 }

@@ -1,9 +1,13 @@
 //! An array of NumPy: `[n, height, width]`, `[n, height, width, c]` or `[n, c, height, width]`, with
 //! c 1 or 3, of u8, or of f32 between 0 and 1.
 //!
-//! Comes in: the file, and `labels.npy` beside it where there is one, `[n]` of integers. Goes out:
-//! its images. The header is read here rather than by ndarray-npy, which reads whole files only;
-//! its format is in NumPy's `numpy.lib.format`.
+//! Input: the file, and `labels.npy` beside it where there is one, `[n]` of integers. Output: its
+//! images.
+//!
+//! The header is read here, as NumPy's `numpy.lib.format` defines it, and by no crate. ndarray-npy reads
+//! whole files only. npyz 0.9 trusts the header: it allocates as many bytes as the header says that it
+//! has, up to 4 GiB; the product of the sides overflows; and its parser of Python literals takes twice
+//! as long for every nested bracket, so that a header of 100 bytes keeps it busy for years.
 
 use super::raw::{Layout, Number, Raw, floats};
 use super::source::Listing;

@@ -267,10 +267,22 @@ fn arrays_that_are_no_images_are_refused() {
     refused(&path, &["ends within its header"]);
     std::fs::write(&path, "no array of NumPy").unwrap();
     refused(&path, &["no .npy file"]);
-    let header = b"\x93NUMPY\x01\x00\x0a\x00{'a': 1}  ";
-    std::fs::write(&path, header).unwrap();
-    refused(&path, &["its header is not NumPy's", "{'a': 1}"]);
     let header = b"\x93NUMPY\x02\x00\xff\xff\xff\xff{";
     std::fs::write(&path, header).unwrap();
     refused(&path, &["header is 4294967295 bytes"]);
+    let headed = |header: &str, parts: &[&str]| {
+        let length = (header.len() as u16).to_le_bytes();
+        let file = [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes()].concat();
+        std::fs::write(&path, file).unwrap();
+        refused(&path, parts);
+    };
+    headed("{'a': 1}  ", &["its header is not NumPy's", "{'a': 1}"]);
+    // Brackets that a parser of nested literals would be lost in.
+    let nested = format!("{{'descr': {}{}, 'shape': (2, 4, 4)}}", "[".repeat(99), "]".repeat(99));
+    headed(&nested, &["its header is not NumPy's"]);
+    // Sides whose product no number holds.
+    let side = u64::MAX;
+    let huge =
+        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({side}, {side}, {side})}}");
+    headed(&huge, &[&format!("{side} images"), "but 0 are there"]);
 }

@@ -1,19 +1,21 @@
 //! Numbers over the steps of a run: the loss on its ruler, and what it was trained with.
 //!
-//! Comes in: what the metrics say. Goes out: SVG.
+//! Input: what the metrics say. Output: figures.
 
 use super::facts::{Facts, Step};
-use crate::svg::{self, Plot, escape, label, short, ticks};
+use crate::svg::{Plot, label, short, steps, ticks};
+use maud::{Markup, html};
 
 /// The most points of a curve; where there are more steps, means of steps are drawn.
 const POINTS: usize = 400;
 
 /// The loss between its floor and its ceiling, `width` wide.
-pub(super) fn loss(facts: &Facts, width: f64) -> String {
-    let steps = &facts.steps;
-    let Some(last) = steps.last() else { return String::new() };
-    let points = means(steps, |step| Some(step.loss));
-    let mut floors = means(steps, |step| step.floor);
+pub(super) fn loss(facts: &Facts, width: f64) -> Markup {
+    let (Some(first), Some(last)) = (facts.steps.first(), facts.steps.last()) else {
+        return Markup::default();
+    };
+    let points = means(&facts.steps, |step| Some(step.loss));
+    let mut floors = means(&facts.steps, |step| step.floor);
     if let Some(&(_, first)) = floors.first() {
         floors.insert(0, (0.0, first));
     }
@@ -30,67 +32,67 @@ pub(super) fn loss(facts: &Facts, width: f64) -> String {
         y: (low - air, high + air),
     };
     let span = plot.y.1 - plot.y.0;
-    let mut drawn = String::new();
-    if let (Some(first), Some(end)) = (floors.first(), floors.last()) {
-        let (x0, x1) = (plot.at_x(0.0), plot.at_x(end.0));
-        let top = plot.at_y(facts.ceiling);
-        let edge: String = floors
-            .iter()
-            .map(|&(x, y)| format!("L{:.1} {:.1}", plot.at_x(x), plot.at_y(y)))
-            .collect();
-        let begin = plot.at_y(first.1);
-        drawn += &format!(
-            "<path class=\"range\" d=\"M{x0:.1} {top:.1}L{x0:.1} {begin:.1}{edge}L{x1:.1} {top:.1}Z\"/>"
-        );
-    }
-    drawn += &plot.across(&ticks(plot.y, 5), &|y| short(y, span));
-    drawn += &plot.below(
-        &ticks(plot.x, if narrow { 4 } else { 8 }),
-        &|x| short(x, last.step as f64),
-        "step",
-    );
-    drawn += &plot.level("end-line", facts.ceiling);
-    drawn += &plot.curve("end-line", &floors);
-    drawn += &plot.curve("loss", &points);
-    let right = plot.right() - 4.0;
-    let named = |y: f64, text: String| label(right, y, "end", "end-name", &text);
-    let ceiling = plot.at_y(facts.ceiling);
-    drawn += &named(ceiling + 15.0, format!("nothing learned: {:.3}", facts.ceiling));
-    if let Some((_, floor)) = floors.last() {
-        let y = plot.at_y(*floor);
-        drawn += &named(y - 6.0, format!("floor: {floor:.3}"));
-    }
+    let end = last.step as f64;
+    let named = |y: f64, text: String| label(plot.right() - 4.0, y, "end", "end-name", &text);
+    let drawn = html! {
+        (range(&plot, &floors, facts.ceiling))
+        (plot.across(&ticks(plot.y, 5), &|y| short(y, span)))
+        (plot.below(&ticks(plot.x, if narrow { 4 } else { 8 }), &|x| short(x, end), "step"))
+        (plot.level("end-line", facts.ceiling))
+        (plot.curve("end-line", &floors))
+        (plot.curve("loss", &points))
+        (named(plot.at_y(facts.ceiling) + 15.0, format!("nothing learned: {:.3}", facts.ceiling)))
+        @if let Some((_, floor)) = floors.last() {
+            (named(plot.at_y(*floor) - 6.0, format!("floor: {floor:.3}")))
+        }
+    };
     let floor = facts.floor().map_or(String::new(), |floor| format!(", its floor {floor:.3}"));
     let says = format!(
         "The loss over {}, from {:.3} at the first to {:.3} at the last; its ceiling is {:.3}{floor}.",
-        svg::steps(last.step),
-        steps[0].loss,
+        steps(last.step),
+        first.loss,
         last.loss,
         facts.ceiling
     );
-    plot.close(if narrow { "narrow" } else { "wide" }, &says, &drawn)
+    plot.close(if narrow { "narrow" } else { "wide" }, &says, drawn)
+}
+
+/// The band between the floor and the ceiling; nothing where no floor is known.
+fn range(plot: &Plot, floors: &[(f64, f64)], ceiling: f64) -> Markup {
+    let [(_, first), .., (end, _)] = *floors else { return Markup::default() };
+    let (left, right, top) = (plot.at_x(0.0), plot.at_x(end), plot.at_y(ceiling));
+    let edge: String =
+        floors.iter().map(|&(x, y)| format!("L{:.1} {:.1}", plot.at_x(x), plot.at_y(y))).collect();
+    let begin = plot.at_y(first);
+    let path = format!("M{left:.1} {top:.1}L{left:.1} {begin:.1}{edge}L{right:.1} {top:.1}Z");
+    html! { path class="range" d=(path) {} }
 }
 
 /// One number over the steps, in a small figure; nothing where no step has it.
-pub(super) fn small(facts: &Facts, name: &str, of: fn(&Step) -> Option<f64>) -> Option<String> {
+pub(super) fn small(facts: &Facts, name: &str, of: fn(&Step) -> Option<f64>) -> Option<Markup> {
     let points = means(&facts.steps, of);
-    let (last, steps) = (points.last()?, facts.steps.last()?.step);
-    let end = steps as f64;
+    let (last, end) = (points.last()?, facts.steps.last()?.step);
     let high = points.iter().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
     let plot = Plot {
         width: 340.0,
         height: 170.0,
         around: [52.0, 14.0, 12.0, 44.0],
-        x: (0.0, end),
+        x: (0.0, end as f64),
         y: (0.0, 1.08 * high),
     };
-    let mut drawn = plot.across(&ticks(plot.y, 3), &|y| short(y, high));
-    drawn += &plot.below(&ticks(plot.x, 4), &|x| short(x, end), "step");
-    drawn += &plot.curve("loss", &points);
-    let over = svg::steps(steps);
+    let drawn = html! {
+        (plot.across(&ticks(plot.y, 3), &|y| short(y, high)))
+        (plot.below(&ticks(plot.x, 4), &|x| short(x, end as f64), "step"))
+        (plot.curve("loss", &points))
+    };
+    let over = steps(end);
     let says = format!("{name} over {over}: at most {high:.4}, {:.4} at the end.", last.1);
-    let svg = plot.close("small", &says, &drawn);
-    Some(format!("<figure><figcaption class=\"over\">{}</figcaption>{svg}</figure>", escape(name)))
+    Some(html! {
+        figure {
+            figcaption class="over" { (name) }
+            (plot.close("small", &says, drawn))
+        }
+    })
 }
 
 /// The steps' numbers, or means of neighbouring ones where there are many.

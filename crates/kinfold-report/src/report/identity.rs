@@ -1,12 +1,13 @@
 //! The similarity matrix before, during and after training, and its histograms.
 //!
-//! Comes in: snapshots. Goes out: figures. All share one scale, so that they can be compared.
+//! Input: snapshots. Output: figures. All share one scale, so that they can be compared.
 
 use super::order::{Order, order};
 use crate::picture::{COLOURS, matrix};
 use crate::snapshots::{Moment, Seen};
-use crate::svg::{Plot, escape, label, short, steps, ticks};
+use crate::svg::{Plot, label, short, steps, ticks};
 use kinfold_train::Error;
+use maud::{Markup, html};
 use std::fmt::Write;
 
 /// Labels are written beside a matrix where there are no more than so many.
@@ -54,85 +55,82 @@ impl<'a> Identity<'a> {
     }
 
     /// A matrix a moment, and the scale that they share.
-    pub(super) fn matrices(&self) -> Result<String, Error> {
+    pub(super) fn matrices(&self) -> Result<Markup, Error> {
+        Ok(html! {
+            div class="three" {
+                @for (at, moment) in self.seen.moments.iter().enumerate() {
+                    (self.matrix(moment, &self.when(at))?)
+                }
+            }
+            (self.scale())
+        })
+    }
+
+    fn matrix(&self, moment: &Moment, when: &str) -> Result<Markup, Error> {
         let n = self.seen.pairs.len();
-        let mut out = "<div class=\"three\">".to_owned();
-        for (at, moment) in self.seen.moments.iter().enumerate() {
-            let cosine = |i: usize, j: usize| {
-                let cosine = moment.cosine(self.order.rows[i], self.order.rows[j]);
-                (cosine - self.least) / (1.0 - self.least)
-            };
-            let picture = matrix(n, &cosine)?;
-            let (pairs, others) = self.means(moment);
-            let when = self.when(at);
-            let says = escape(&format!(
-                "Similarity matrix of {n} pairs {when}: pairs have cosine {pairs:.2} in the mean, \
-                 others {others:.2}."
-            ));
-            let whole = SIDE + BESIDE;
-            let _ = write!(
-                out,
-                "<figure><figcaption class=\"over\">{}</figcaption>\
-                 <svg viewBox=\"0 0 {whole} {whole}\" role=\"img\" aria-label=\"{says}\">\
-                 <image x=\"{BESIDE}\" y=\"{BESIDE}\" width=\"{SIDE}\" height=\"{SIDE}\" \
-                 class=\"pixels\" preserveAspectRatio=\"none\" href=\"{picture}\"/>{}</svg>\
-                 <p class=\"numbers\">pairs <b>{}</b> · others <b>{}</b></p></figure>",
-                escape(&when),
-                self.labels(),
-                signed(pairs),
-                signed(others)
-            );
-        }
-        out += "</div>";
-        out += &self.scale();
-        Ok(out)
+        let cosine = |i: usize, j: usize| {
+            let cosine = moment.cosine(self.order.rows[i], self.order.rows[j]);
+            (cosine - self.least) / (1.0 - self.least)
+        };
+        let (pairs, others) = self.split(moment);
+        let (pairs, others) = (mean(&pairs), mean(&others));
+        let says = format!(
+            "Similarity matrix of {n} pairs {when}: pairs have cosine {pairs:.2} in the mean, \
+             others {others:.2}."
+        );
+        let view = format!("0 0 {0} {0}", SIDE + BESIDE);
+        Ok(html! {
+            figure {
+                figcaption class="over" { (when) }
+                svg viewBox=(view) role="img" aria-label=(says) {
+                    image x=(BESIDE) y=(BESIDE) width=(SIDE) height=(SIDE) class="pixels"
+                        preserveAspectRatio="none" href=(matrix(n, &cosine)?) {}
+                    (self.labels())
+                }
+                p class="numbers" {
+                    "pairs " b { (signed(pairs)) } " · others " b { (signed(others)) }
+                }
+            }
+        })
     }
 
     /// The labels beside a matrix, each in the middle of its rows.
-    fn labels(&self) -> String {
+    fn labels(&self) -> Markup {
         let groups = &self.order.groups;
         if groups.len() > NAMED {
-            return String::new();
+            return Markup::default();
         }
         let one = SIDE / self.seen.pairs.len() as f64;
-        let (mut out, mut at) = (String::new(), BESIDE);
-        for (i, (name, count)) in groups.iter().enumerate() {
-            let end = at + *count as f64 * one;
-            let middle = (at + end) / 2.0;
-            let short: String = name.rsplit('/').next().unwrap_or(name).chars().take(4).collect();
-            out += &label(BESIDE - 9.0, middle + 4.5, "end", "tick", &short);
-            // Above there is room for a character or two.
-            let first: String = short.chars().take(2).collect();
-            out += &label(middle, BESIDE - 9.0, "middle", "tick", &first);
-            if i > 0 {
-                let (near, far) = (BESIDE - 6.0, BESIDE - 1.0);
-                let _ = write!(
-                    out,
-                    "<path class=\"axis\" d=\"M{near} {at:.1}H{far}M{at:.1} {near}V{far}\"/>"
-                );
+        let mut end = BESIDE;
+        let bands = groups.iter().map(|(name, count)| {
+            let start = end;
+            end += *count as f64 * one;
+            (name.rsplit('/').next().unwrap_or(name), start, end)
+        });
+        let (near, far) = (BESIDE - 6.0, BESIDE - 1.0);
+        let mark = |at: f64| format!("M{near} {at:.1}H{far}M{at:.1} {near}V{far}");
+        html! {
+            @for (i, (name, start, end)) in bands.enumerate() {
+                @let middle = (start + end) / 2.0;
+                // Above there is room for a character or two.
+                @let [short, first] = [4, 2].map(|most| name.chars().take(most).collect::<String>());
+                (label(BESIDE - 9.0, middle + 4.5, "end", "tick", &short))
+                (label(middle, BESIDE - 9.0, "middle", "tick", &first))
+                @if i > 0 { path class="axis" d=(mark(start)) {} }
             }
-            at = end;
         }
-        out
     }
 
     /// The colours and what they stand for.
-    fn scale(&self) -> String {
-        let colours: Vec<String> =
-            COLOURS.iter().map(|[r, g, b]| format!("rgb({r},{g},{b})")).collect();
-        format!(
-            "<p class=\"scale\"><span>cosine {}</span><i style=\"background:linear-gradient(to right,\
-             {})\"></i><span>1</span></p>",
-            signed(self.least),
-            colours.join(",")
-        )
-    }
-
-    /// The mean cosine of pairs and of all others.
-    fn means(&self, moment: &Moment) -> (f64, f64) {
-        let (pairs, others) = self.split(moment);
-        let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len().max(1) as f64;
-        (mean(&pairs), mean(&others))
+    fn scale(&self) -> Markup {
+        let colours = COLOURS.map(|[r, g, b]| format!("rgb({r},{g},{b})")).join(",");
+        html! {
+            p class="scale" {
+                span { "cosine " (signed(self.least)) }
+                i style={ "background:linear-gradient(to right," (colours) ")" } {}
+                span { "1" }
+            }
+        }
     }
 
     /// The cosines of pairs, and of all others.
@@ -144,24 +142,26 @@ impl<'a> Identity<'a> {
     }
 
     /// A histogram a moment.
-    pub(super) fn histograms(&self) -> String {
-        let mut out = "<div class=\"three\">".to_owned();
-        for (at, moment) in self.seen.moments.iter().enumerate() {
-            let (pairs, others) = self.split(moment);
-            let when = self.when(at);
-            let _ = write!(
-                out,
-                "<figure><figcaption class=\"over\">{}</figcaption>{}</figure>",
-                escape(&when),
-                self.histogram(&pairs, &others, &when)
-            );
+    pub(super) fn histograms(&self) -> Markup {
+        html! {
+            div class="three" {
+                @for (at, moment) in self.seen.moments.iter().enumerate() {
+                    figure {
+                        figcaption class="over" { (self.when(at)) }
+                        (self.histogram(moment, &self.when(at)))
+                    }
+                }
+            }
+            p class="legend" {
+                span class="key pairs" { "pairs" }
+                span class="key others" { "all others" }
+            }
         }
-        out + "</div><p class=\"legend\"><span class=\"key pairs\">pairs</span>\
-               <span class=\"key others\">all others</span></p>"
     }
 
-    fn histogram(&self, pairs: &[f64], others: &[f64], when: &str) -> String {
+    fn histogram(&self, moment: &Moment, when: &str) -> Markup {
         const BINS: usize = 30;
+        let (pairs, others) = self.split(moment);
         let bin =
             |x: f64| (((x - self.least) / (1.0 - self.least) * BINS as f64) as usize).min(BINS - 1);
         let shares = |all: &[f64]| {
@@ -169,7 +169,7 @@ impl<'a> Identity<'a> {
             all.iter().for_each(|&x| counts[bin(x)] += 1.0 / all.len().max(1) as f64);
             counts
         };
-        let (of_pairs, of_others) = (shares(pairs), shares(others));
+        let (of_pairs, of_others) = (shares(&pairs), shares(&others));
         let high = of_pairs.iter().chain(&of_others).fold(0.01f64, |high, x| high.max(*x));
         let plot = Plot {
             width: 340.0,
@@ -179,32 +179,39 @@ impl<'a> Identity<'a> {
             y: (0.0, 1.05 * high),
         };
         let percent = |y: f64| format!("{} %", short(100.0 * y, 100.0 * high));
-        let mut drawn = plot.across(&ticks(plot.y, 3), &percent);
-        let bottom = plot.bottom();
-        for (class, shares) in [("others", of_others), ("pairs", of_pairs)] {
-            let mut path = format!("M{:.1} {bottom:.1}", plot.left());
-            for (i, share) in shares.iter().enumerate() {
-                let edge =
-                    |i: usize| plot.at_x(self.least + (1.0 - self.least) * i as f64 / BINS as f64);
-                let y = plot.at_y(*share);
-                let _ = write!(path, "L{:.1} {y:.1}L{:.1} {y:.1}", edge(i), edge(i + 1));
-            }
-            let _ = write!(path, "L{:.1} {bottom:.1}Z", plot.right());
-            let _ = write!(drawn, "<path class=\"area {class}\" d=\"{path}\"/>");
-        }
         let span = 1.0 - self.least;
-        drawn += &plot.below(&ticks(plot.x, 5), &|x| short(x, span), "cosine");
-        let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len().max(1) as f64;
-        let least = |all: &[f64]| all.iter().copied().fold(1.0, f64::min);
+        let drawn = html! {
+            (plot.across(&ticks(plot.y, 3), &percent))
+            path class="area others" d=(stairs(&plot, &of_others)) {}
+            path class="area pairs" d=(stairs(&plot, &of_pairs)) {}
+            (plot.below(&ticks(plot.x, 5), &|x| short(x, span), "cosine"))
+        };
+        let least = pairs.iter().copied().fold(1.0, f64::min);
         let says = format!(
-            "Histogram of cosines {when}: pairs {:.2} in the mean and {:.2} at least, others {:.2} in \
-             the mean.",
-            mean(pairs),
-            least(pairs),
-            mean(others)
+            "Histogram of cosines {when}: pairs {:.2} in the mean and {least:.2} at least, others \
+             {:.2} in the mean.",
+            mean(&pairs),
+            mean(&others)
         );
-        plot.close("small", &says, &drawn)
+        plot.close("small", &says, drawn)
     }
+}
+
+/// The outline of bars of one width over the whole of a plot.
+fn stairs(plot: &Plot, heights: &[f64]) -> String {
+    let (from, to) = plot.x;
+    let edge = |i: usize| plot.at_x(from + (to - from) * i as f64 / heights.len() as f64);
+    let mut path = format!("M{:.1} {:.1}", plot.left(), plot.bottom());
+    for (i, height) in heights.iter().enumerate() {
+        let y = plot.at_y(*height);
+        let _ = write!(path, "L{:.1} {y:.1}L{:.1} {y:.1}", edge(i), edge(i + 1));
+    }
+    let _ = write!(path, "L{:.1} {:.1}Z", plot.right(), plot.bottom());
+    path
+}
+
+fn mean(all: &[f64]) -> f64 {
+    all.iter().sum::<f64>() / all.len().max(1) as f64
 }
 
 /// A cosine with a true minus.

@@ -1,9 +1,11 @@
 //! Embeddings on a plane.
 //!
-//! Comes in: unit embeddings `[n, d]`. Goes out: a place in the plane for each. Nothing is random: the
+//! Input: unit embeddings `[n, d]`. Output: a place in the plane for each. Nothing is random: the
 //! principal components are where t-SNE begins.
 
 use crate::snapshots::dot;
+use kinfold::Embeddings;
+use kinfold::measures::principal_components;
 
 /// Where embeddings lie on the plane.
 #[derive(Debug, Clone)]
@@ -22,64 +24,24 @@ const EARLY: usize = 150;
 const EXAGGERATION: f64 = 12.0;
 
 /// t-SNE (van der Maaten and Hinton 2008), exact, from the first two principal components; none for
-/// fewer than 8 rows. It takes n² steps an iteration, so n should be some hundreds.
+/// fewer than 8 rows, and where a number is not finite. It takes n² steps an iteration, so n should be
+/// some hundreds.
 pub(super) fn map(rows: &[f32], dim: usize) -> Option<Map> {
     let n = rows.len() / dim;
     if n < 8 {
         return None;
     }
-    let (components, variance) = principal(rows, dim);
-    let spread = components.iter().map(|p| p[0] * p[0]).sum::<f64>() / n as f64;
+    let axes = dim.min(2);
+    let components = principal_components(Embeddings::new(rows, dim).ok()?, axes).ok()?;
+    // Of embeddings of one dimension the second component is 0.
+    let place = |row: &[f64]| [row[0], row.get(1).copied().unwrap_or(0.0)];
+    let mut places: Vec<[f64; 2]> = components.places.chunks(axes).map(place).collect();
+    let spread = places.iter().map(|p| p[0] * p[0]).sum::<f64>() / n as f64;
     let unit = 1e-2 / spread.sqrt().max(1e-12);
-    let mut places: Vec<[f64; 2]> = components.iter().map(|p| [p[0] * unit, p[1] * unit]).collect();
+    places.iter_mut().flatten().for_each(|x| *x *= unit);
     descend(&mut places, &affinities(rows, dim));
+    let variance = components.shares.iter().sum::<f64>().min(1.0);
     Some(Map { places: squared(places), variance })
-}
-
-/// The first two principal components of each row, by powers of the covariance, and their share of
-/// the variance.
-fn principal(rows: &[f32], dim: usize) -> (Vec<[f64; 2]>, f64) {
-    let n = rows.len() / dim;
-    let mean: Vec<f64> = (0..dim)
-        .map(|j| rows.chunks(dim).map(|row| f64::from(row[j])).sum::<f64>() / n as f64)
-        .collect();
-    let centred: Vec<Vec<f64>> = rows
-        .chunks(dim)
-        .map(|row| row.iter().zip(&mean).map(|(x, m)| f64::from(*x) - m).collect())
-        .collect();
-    let product = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
-    let total: f64 = centred.iter().map(|row| product(row, row)).sum();
-    let mut axes: Vec<Vec<f64>> = Vec::new();
-    let mut held = 0.0;
-    for _ in 0..2 {
-        // No axis that data knows of is orthogonal to it.
-        let mut axis: Vec<f64> = (0..dim).map(|j| 1.0 + (j as f64 * 0.7).sin()).collect();
-        let mut value = 0.0;
-        for _ in 0..100 {
-            for other in &axes {
-                let along = product(&axis, other);
-                axis.iter_mut().zip(other).for_each(|(x, o)| *x -= along * o);
-            }
-            let length = product(&axis, &axis).sqrt().max(1e-300);
-            axis.iter_mut().for_each(|x| *x /= length);
-            let mut next = vec![0.0; dim];
-            for row in &centred {
-                let along = product(row, &axis);
-                next.iter_mut().zip(row).for_each(|(x, r)| *x += along * r);
-            }
-            value = product(&next, &axis);
-            if value <= 1e-12 * total {
-                break;
-            }
-            axis = next;
-        }
-        let length = product(&axis, &axis).sqrt().max(1e-300);
-        axis.iter_mut().for_each(|x| *x /= length);
-        held += value.max(0.0);
-        axes.push(axis);
-    }
-    let places = centred.iter().map(|row| [product(row, &axes[0]), product(row, &axes[1])]);
-    (places.collect(), if total > 0.0 { (held / total).min(1.0) } else { 0.0 })
 }
 
 /// How much two rows should be neighbours, `[n, n]`, summing to 1.
@@ -216,6 +178,8 @@ mod tests {
     #[test]
     fn one_point_or_few_rows_are_no_trouble() {
         assert!(map(&[1.0; 7], 1).is_none());
+        let line = map(&[1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0], 1).expect("enough rows");
+        assert!(line.variance == 1.0 && line.places.iter().flatten().all(|x| x.is_finite()));
         let map = map(&[0.5; 4 * 10], 4).expect("enough rows");
         assert!(map.places.iter().flatten().all(|x| x.is_finite()));
         assert_eq!(map.variance, 0.0);

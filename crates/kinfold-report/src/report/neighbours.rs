@@ -1,14 +1,14 @@
 //! What lies near what: the map, and nearest neighbours.
 //!
-//! Comes in: a sample of images and their embeddings. Goes out: figures with thumbnails in them.
+//! Input: a sample of images and their embeddings. Output: figures with thumbnails in them.
 
 use super::identity::signed;
 use super::map::Map;
 use super::sample::Sample;
 use crate::picture::thumbnail;
-use crate::svg::{escape, label as text};
+use crate::svg::{Px, label as text};
 use kinfold_train::Error;
-use std::fmt::Write;
+use maud::{Markup, html};
 
 /// Colours tell labels apart where there are no more than so many; the style has as many.
 const COLOURS: usize = 12;
@@ -22,56 +22,65 @@ const ON_MAP: usize = 32;
 const IN_ROWS: usize = 48;
 
 /// All points of the sample at their places, as pictures framed in their label's colour.
-pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<String, Error> {
-    let (labels, places) = sample.images.classes();
+pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<Markup, Error> {
+    let (labels, classes) = sample.images.classes();
     let coloured = sample.labelled() && labels.len() <= COLOURS;
-    let room = SIDE - 2.0 * PICTURE;
-    let mut drawn = String::new();
+    let place = |at: [f64; 2]| at.map(|x| PICTURE + x * (SIDE - 2.0 * PICTURE));
+    let centre = |class: usize| {
+        let all = sample.points.iter().zip(&map.places);
+        middle(all.filter(|(row, _)| classes[**row] == class).map(|(_, at)| *at).collect())
+    };
     let mut bytes = 0;
-    for (&row, place) in sample.points.iter().zip(&map.places) {
-        let (x, y) = (PICTURE + place[0] * room, PICTURE + place[1] * room);
-        let class = if coloured { format!("c{}", places[row]) } else { "c".to_owned() };
-        let name = escape(&named(sample, row));
-        let _ = write!(drawn, "<g class=\"{class}\"><title>{name}</title>");
-        if bytes < BUDGET {
-            let picture = thumbnail(sample.images, row, ON_MAP)?;
-            bytes += picture.len();
-            let (left, top) = (x - PICTURE / 2.0, y - PICTURE / 2.0);
-            let _ = write!(
-                drawn,
-                "<image class=\"pixels\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{PICTURE}\" \
-                 height=\"{PICTURE}\" href=\"{picture}\"/><rect x=\"{left:.1}\" y=\"{top:.1}\" \
-                 width=\"{PICTURE}\" height=\"{PICTURE}\" rx=\"2\"/>"
-            );
-        } else {
-            let _ = write!(drawn, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>");
-        }
-        drawn += "</g>";
-    }
-    if coloured {
-        for (place, label) in labels.iter().enumerate() {
-            let of_label = |(row, _): &(&usize, &[f64; 2])| places[**row] == place;
-            let lie = sample.points.iter().zip(&map.places).filter(of_label).map(|(_, p)| *p);
-            if let Some([x, y]) = middle(lie.collect()) {
-                let (x, y) = (PICTURE + x * room, PICTURE + y * room + 6.0);
-                drawn += &text(x, y, "middle", "", last(label));
+    let points = html! {
+        @for (&row, at) in sample.points.iter().zip(&map.places) {
+            @let class = if coloured { format!("c{}", classes[row]) } else { "c".to_owned() };
+            g class=(class) {
+                title { (named(sample, row)) }
+                (point(sample, row, place(*at), &mut bytes)?)
             }
         }
-    }
+    };
     let says = format!("Map of the embeddings of {} images.", sample.points.len());
-    let mut out = format!(
-        "<figure><svg class=\"map\" viewBox=\"0 0 {SIDE} {SIDE}\" role=\"img\" \
-         aria-label=\"{says}\">{drawn}</svg>"
-    );
-    if coloured {
-        out += "<p class=\"legend\">";
-        for (i, label) in labels.iter().enumerate() {
-            let label = if label.is_empty() { "none" } else { label };
-            let _ = write!(out, "<span class=\"chip c{i}\">{}</span>", escape(label));
+    Ok(html! {
+        figure {
+            svg class="map" viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label=(says) {
+                (points)
+                @for (class, label) in labels.iter().enumerate().filter(|_| coloured) {
+                    @if let Some([x, y]) = centre(class).map(place) {
+                        (text(x, y + 6.0, "middle", "", last(label)))
+                    }
+                }
+            }
+            @if coloured {
+                p class="legend" {
+                    @for (i, label) in labels.iter().enumerate() {
+                        span class={ "chip c" (i) } {
+                            (if label.is_empty() { "none" } else { label })
+                        }
+                    }
+                }
+            }
         }
-        out += "</p>";
+    })
+}
+
+/// A point of the map: its picture, or a dot where `bytes` of pictures are too many already.
+fn point(
+    sample: &Sample<'_>,
+    row: usize,
+    [x, y]: [f64; 2],
+    bytes: &mut usize,
+) -> Result<Markup, Error> {
+    if *bytes >= BUDGET {
+        return Ok(html! { circle cx=(Px(x)) cy=(Px(y)) r="5" {} });
     }
-    Ok(out + "</figure>")
+    let picture = thumbnail(sample.images, row, ON_MAP)?;
+    *bytes += picture.len();
+    let (left, top) = (Px(x - PICTURE / 2.0), Px(y - PICTURE / 2.0));
+    Ok(html! {
+        image class="pixels" x=(left) y=(top) width=(PICTURE) height=(PICTURE) href=(picture) {}
+        rect x=(left) y=(top) width=(PICTURE) height=(PICTURE) rx="2" {}
+    })
 }
 
 /// The place whose distances to all others sum to the least; none of none.
@@ -81,39 +90,43 @@ fn middle(places: Vec<[f64; 2]>) -> Option<[f64; 2]> {
 }
 
 /// A row for each of some points: the image, and its nearest neighbours.
-pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<String, Error> {
-    let mut out = "<div class=\"gallery\">".to_owned();
-    for &point in points {
-        let row = sample.points[point];
+pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Error> {
+    let same_label = |a: usize, b: usize| sample.label(a) == sample.label(b);
+    let picture = |row: usize, says: &str| -> Result<Markup, Error> {
         let picture = thumbnail(sample.images, row, IN_ROWS)?;
-        let name = escape(&named(sample, row));
-        let _ = write!(
-            out,
-            "<div class=\"row\"><div class=\"cell query\"><img src=\"{picture}\" alt=\"{name}\" \
-             title=\"{name}\"><span>{}</span></div><div class=\"found\">",
-            escape(last(short(sample, row)))
-        );
-        for neighbour in &sample.neighbours[point] {
-            let picture = thumbnail(sample.images, neighbour.row, IN_ROWS)?;
-            let cosine = signed(f64::from(neighbour.cosine));
-            let (class, mark, word) = match sample.labelled() {
-                false => ("", "", ""),
-                true if sample.label(neighbour.row) == sample.label(row) => {
-                    ("hit", "✓ ", ", a hit")
+        Ok(html! { img src=(picture) alt=(says) title=(says); })
+    };
+    Ok(html! {
+        div class="gallery" {
+            @for &point in points {
+                @let row = sample.points[point];
+                div class="row" {
+                    div class="cell query" {
+                        (picture(row, &named(sample, row))?)
+                        span { (last(short(sample, row))) }
+                    }
+                    div class="found" {
+                        @for neighbour in &sample.neighbours[point] {
+                            @let near = neighbour.row;
+                            @let cosine = signed(neighbour.cosine);
+                            @let hit = sample.labelled().then(|| same_label(row, near));
+                            @let (class, mark, word) = match hit {
+                                Some(true) => ("hit", "✓ ", ", a hit"),
+                                Some(false) => ("miss", "✗ ", ", a miss"),
+                                None => ("", "", ""),
+                            };
+                            @let says = format!("{}, cosine {cosine}{word}", named(sample, near));
+                            div class={ "cell " (class) } {
+                                (picture(near, &says)?)
+                                span { (mark) (last(short(sample, near))) }
+                                small { (cosine) }
+                            }
+                        }
+                    }
                 }
-                true => ("miss", "✗ ", ", a miss"),
-            };
-            let says = escape(&format!("{}, cosine {cosine}{word}", named(sample, neighbour.row)));
-            let _ = write!(
-                out,
-                "<div class=\"cell {class}\"><img src=\"{picture}\" alt=\"{says}\" title=\"{says}\">\
-                 <span>{mark}{}</span><small>{cosine}</small></div>",
-                escape(last(short(sample, neighbour.row)))
-            );
+            }
         }
-        out += "</div></div>";
-    }
-    Ok(out + "</div>")
+    })
 }
 
 /// An image's name, and its label where it has one.

@@ -1,7 +1,7 @@
 //! The page: what is told, in which order, in which words.
 //!
-//! Comes in: what a run folder says, and a sample of images. Goes out: HTML. Whatever comes from
-//! outside, names of files above all, is escaped.
+//! Input: what a run folder says, and a sample of images. Output: HTML. Templates escape whatever comes
+//! from outside, names of files above all.
 
 use super::facts::Facts;
 use super::identity::Identity;
@@ -9,9 +9,9 @@ use super::map::map;
 use super::sample::{NEIGHBOURS, Sample};
 use super::{curves, neighbours};
 use crate::diagnose::DiagnosisReport;
-use crate::svg::escape;
-use kinfold::diagnosis::{Finding, Line, Section, Severity};
+use kinfold::diagnosis::{Finding, Severity};
 use kinfold_train::{Error, Measured};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -26,93 +26,122 @@ pub(super) struct Page<'a> {
 
 impl Page<'_> {
     pub(super) fn html(&self) -> Result<String, Error> {
-        let name = escape(&self.facts.name);
         let identity = self.facts.seen.as_ref().and_then(Identity::new);
-        let body = [
-            self.head(),
-            self.curves(),
-            identity.as_ref().map_or(Ok(String::new()), |identity| self.identity(identity))?,
-            self.map()?,
-            self.neighbours()?,
-            self.evaluation(),
-            self.diagnosis.as_ref().map_or(String::new(), diagnosis),
-        ]
-        .concat();
-        let version = escape(&self.facts.settings.version);
-        Ok(format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-             <meta name=\"color-scheme\" content=\"light dark\">\
-             <link rel=\"icon\" href=\"data:,\"><title>{name} – kinfold</title>\
-             <style>{STYLE}</style></head>\n<body><main>{body}</main>\
-             <footer>kinfold {version}. This page is one file and asks nothing of the network; \
-             <code>kinfold report</code> makes it anew.</footer></body></html>\n"
-        ))
+        let page = html! {
+            (DOCTYPE) "\n"
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    link rel="icon" href="data:,";
+                    title { (self.facts.name) " – kinfold" }
+                    style { (PreEscaped(STYLE)) }
+                }
+                "\n"
+                body {
+                    main {
+                        (self.head())
+                        (self.curves())
+                        @if let Some(identity) = &identity { (self.identity(identity)?) }
+                        (self.map()?)
+                        (self.neighbours()?)
+                        (self.evaluation())
+                        @if let Some(report) = &self.diagnosis { (diagnosis(report)) }
+                    }
+                    footer {
+                        "kinfold " (self.facts.settings.version)
+                        ". This page is one file and asks nothing of the network; "
+                        code { "kinfold report" } " makes it anew."
+                    }
+                }
+            }
+            "\n"
+        };
+        // No character of control may stand in a page.
+        let stray = |c: char| c.is_control() && c != '\n' && c != '\t';
+        Ok(page.into_string().replace(stray, "\u{fffd}"))
     }
 
     /// What was trained, what came of it, and how to repeat it.
-    fn head(&self) -> String {
-        let Facts { name, path, settings, config, steps, summary, .. } = self.facts;
-        let taken = steps.last().map_or(0, |step| step.step);
-        let ended = match summary.as_ref().map(|summary| summary.interrupted) {
-            Some(false) => "",
-            Some(true) => " It was stopped before its end.",
-            None => " It has no summary: it is still going on, or was ended by force.",
-        };
-        let pairs = summary.as_ref().map(|summary| format!("{} pairs an epoch, ", summary.pairs));
-        let learned = match settings.loss.learned_temperature {
-            Some(true) => ", learned",
-            _ => "",
-        };
-        let told = format!(
-            "An encoder trained on <b>{}</b> by pulling pairs together and pushing the rest apart: \
-             {}{} to a batch, {} of {} epochs, the loss <b>{}</b>{}.{ended}",
-            escape(&settings.data),
-            pairs.unwrap_or_default(),
-            settings.batch.unwrap_or(0),
-            summary.as_ref().map_or("some".to_owned(), |summary| summary.epochs.to_string()),
-            settings.epochs,
-            escape(&settings.loss.name),
-            self.facts
-                .temperature()
-                .map_or(String::new(), |t| format!(" at temperature {t:.3}{learned}")),
-        );
-        let mut tiles = vec![tile(if taken == 1 { "step" } else { "steps" }, &taken.to_string())];
-        if let Some(loss) = self.facts.loss() {
-            tiles.push(tile("loss, in nats", &format!("{loss:.3}")));
-        }
-        if let Some(way) = self.facts.way() {
-            tiles.push(tile("of the way to its floor", &format!("{:.0} %", 100.0 * way)));
-        }
-        if let Some(summary) = summary {
-            tiles.push(tile("of training", &duration(summary.seconds)));
-            tiles.push(tile("pairs a second", &format!("{:.0}", summary.pairs_per_second)));
-            if let Some(bytes) = summary.peak_memory_bytes {
-                let mib = bytes as f64 / 1048576.0;
-                tiles.push(tile("of memory at most", &format!("{mib:.0} MiB")));
+    fn head(&self) -> Markup {
+        let Facts { name, path, settings, config, .. } = self.facts;
+        let file = shell(&format!("{path}/config.toml"));
+        html! {
+            header {
+                p class="kind" { "kinfold · training report" }
+                h1 { (name) }
+                (self.lede())
+                (self.tiles())
+                h2 class="minor" { "How to repeat it" }
+                pre { code { "kinfold train --config " (file) } }
+                p {
+                    "The same data, settings and seed (" (settings.seed) ") give the same weights, bit \
+                     for bit."
+                }
+                details {
+                    summary { "Every setting, as config.toml has it" }
+                    pre { code { (config.trim_end()) } }
+                }
             }
         }
-        let file = shell(&format!("{path}/config.toml"));
-        format!(
-            "<header><p class=\"kind\">kinfold · training report</p><h1>{}</h1>\
-             <p class=\"lede\">{told}</p><dl class=\"tiles\">{}</dl>\
-             <h2 class=\"minor\">How to repeat it</h2>\
-             <pre><code>kinfold train --config {}</code></pre>\
-             <p>The same data, settings and seed ({}) give the same weights, bit for bit.</p>\
-             <details><summary>Every setting, as config.toml has it</summary>\
-             <pre><code>{}</code></pre></details></header>",
-            escape(name),
-            tiles.concat(),
-            escape(&file),
-            settings.seed,
-            escape(config.trim_end()),
-        )
     }
 
-    fn curves(&self) -> String {
+    /// What was trained, in a sentence or two.
+    fn lede(&self) -> Markup {
+        let Facts { settings, summary, .. } = self.facts;
+        let summary = summary.as_ref();
+        let learned = settings.loss.learned_temperature == Some(true);
+        html! {
+            p class="lede" {
+                "An encoder trained on " b { (settings.data) } " by pulling pairs together and pushing \
+                 the rest apart: "
+                @if let Some(summary) = summary { (summary.pairs) " pairs an epoch, " }
+                (settings.batch.unwrap_or(0)) " to a batch, "
+                (summary.map_or("some".to_owned(), |summary| summary.epochs.to_string()))
+                " of " (settings.epochs) " epochs, the loss " b { (settings.loss.name) }
+                @if let Some(temperature) = self.facts.temperature() {
+                    " at temperature " (format!("{temperature:.3}"))
+                    @if learned { ", learned" }
+                }
+                "."
+                @match summary.map(|summary| summary.interrupted) {
+                    Some(false) => {}
+                    Some(true) => { " It was stopped before its end." }
+                    None => { " It has no summary: it is still going on, or was ended by force." }
+                }
+            }
+        }
+    }
+
+    /// The numbers that a run is known by.
+    fn tiles(&self) -> Markup {
+        let taken = self.facts.steps.last().map_or(0, |step| step.step);
+        html! {
+            dl class="tiles" {
+                (tile(if taken == 1 { "step" } else { "steps" }, &taken.to_string()))
+                @if let Some(loss) = self.facts.loss() {
+                    (tile("loss, in nats", &format!("{loss:.3}")))
+                }
+                @if let Some(way) = self.facts.way() {
+                    (tile("of the way to its floor", &percent(way, 0)))
+                }
+                @if let Some(summary) = &self.facts.summary {
+                    (tile("of training", &duration(summary.seconds)))
+                    (tile("pairs a second", &format!("{:.0}", summary.pairs_per_second)))
+                    @if let Some(bytes) = summary.peak_memory_bytes {
+                        @let mib = bytes as f64 / 1048576.0;
+                        (tile("of memory at most", &format!("{mib:.0} MiB")))
+                    }
+                }
+            }
+        }
+    }
+
+    fn curves(&self) -> Markup {
         let facts = self.facts;
         if facts.steps.is_empty() {
-            return section("Loss", "<p>No step was taken.</p>", "");
+            return section("Loss", html! { p { "No step was taken." } }, "");
         }
         let floor = match facts.floor() {
             Some(_) => {
@@ -126,29 +155,26 @@ impl Page<'_> {
             curves::small(facts, "temperature", |step| step.temperature),
             curves::small(facts, "pairs a second", |step| step.pairs_per_second),
         ];
-        let smalls: String = smalls.into_iter().flatten().collect();
-        let fixed = match facts.steps.iter().any(|step| step.temperature.is_some()) {
-            true => String::new(),
-            false => facts.temperature().map_or(String::new(), |t| {
-                format!("<p class=\"aside\">The temperature was {t} throughout.</p>")
-            }),
+        let drawn = facts.steps.iter().any(|step| step.temperature.is_some());
+        let body = html! {
+            p { "The loss of each batch, in nats." (floor) }
+            figure { (curves::loss(facts, 720.0)) (curves::loss(facts, 350.0)) }
+            div class="three" { @for small in smalls.into_iter().flatten() { (small) } }
+            @if let Some(temperature) = facts.temperature().filter(|_| !drawn) {
+                p class="aside" { "The temperature was " (temperature) " throughout." }
+            }
         };
         section(
             "Loss",
-            &format!(
-                "<p>The loss of each batch, in nats.{floor}</p><figure>{}{}</figure>\
-                 <div class=\"three\">{smalls}</div>{fixed}",
-                curves::loss(facts, 720.0),
-                curves::loss(facts, 350.0)
-            ),
+            body,
             "the loss leaves its ceiling within the first steps, falls fast, then ever more slowly, \
              and levels off with the learning rate. A loss that stays at its ceiling learns nothing; \
              one on its floor has nothing left to learn from.",
         )
     }
 
-    fn identity(&self, identity: &Identity<'_>) -> Result<String, Error> {
-        let Some(seen) = &self.facts.seen else { return Ok(String::new()) };
+    fn identity(&self, identity: &Identity<'_>) -> Result<Markup, Error> {
+        let Some(seen) = &self.facts.seen else { return Ok(Markup::default()) };
         let which = if seen.held_out { "held out from training" } else { "that are trained on" };
         let by = if identity.by_label() { "label" } else { "similarity" };
         let blocks = match identity.by_label() {
@@ -158,61 +184,65 @@ impl Page<'_> {
             }
             false => "",
         };
-        let matrices = section(
-            "The identity appears",
-            &format!(
-                "<p>The cosine of each of {} queries (rows) with every key (columns), as the loss \
-                 sees them: always the same pairs, {which}, in views that are never trained on, \
-                 ordered by {by}. Pairs lie on the diagonal.</p>{}",
-                seen.pairs.len(),
-                identity.matrices()?
-            ),
-            &format!(
-                "all alike before training; at the end a light diagonal on dark ground, close to the \
-                 identity matrix.{blocks} A light square throughout has collapsed."
-            ),
+        let matrices = html! {
+            p {
+                "The cosine of each of " (seen.pairs.len()) " queries (rows) with every key (columns), \
+                 as the loss sees them: always the same pairs, " (which) ", in views that are never \
+                 trained on, ordered by " (by) ". Pairs lie on the diagonal."
+            }
+            (identity.matrices()?)
+        };
+        let histograms = html! {
+            p { "The same cosines, counted: pairs beside all others." }
+            (identity.histograms())
+        };
+        let good = format!(
+            "all alike before training; at the end a light diagonal on dark ground, close to the \
+             identity matrix.{blocks} A light square throughout has collapsed."
         );
-        let histograms = section(
-            "Pairs and the rest",
-            &format!(
-                "<p>The same cosines, counted: pairs beside all others.</p>{}",
-                identity.histograms()
-            ),
-            "two hills that hardly overlap: pairs near 1, the others about 0 or below it. The part \
-             that overlaps is what the encoder still confuses.",
-        );
-        Ok(matrices + &histograms)
+        Ok(html! {
+            (section("The identity appears", matrices, &good))
+            (section(
+                "Pairs and the rest",
+                histograms,
+                "two hills that hardly overlap: pairs near 1, the others about 0 or below it. The part \
+                 that overlaps is what the encoder still confuses.",
+            ))
+        })
     }
 
-    fn map(&self) -> Result<String, Error> {
+    fn map(&self) -> Result<Markup, Error> {
         let Some(sample) = self.sample else {
             let why = self.missing.as_deref().unwrap_or("nothing is known of the images");
-            let text = format!("<p>There is no map and no neighbours here: {}.</p>", escape(why));
-            return Ok(section("Map", &text, ""));
+            let body = html! { p { "There is no map and no neighbours here: " (why) "." } };
+            return Ok(section("Map", body, ""));
         };
-        let Some(map) = map(&sample.embeddings, sample.dim) else { return Ok(String::new()) };
+        let Some(map) = map(&sample.embeddings, sample.dim) else {
+            return Ok(Markup::default());
+        };
         let which = if sample.held_out { "held-out images" } else { "images" };
-        let text = format!(
-            "<p>The embeddings of {} {which} on a plane, by t-SNE: what is near here is near there, \
-             but sizes of clusters and distances between them say little. (The first two principal \
-             components, where it begins, hold {:.0} % of the variance.)</p>{}",
-            sample.points.len(),
-            100.0 * map.variance,
-            neighbours::map(sample, &map)?
-        );
+        let body = html! {
+            p {
+                "The embeddings of " (sample.points.len()) " " (which) " on a plane, by t-SNE: what is \
+                 near here is near there, but sizes of clusters and distances between them say little. \
+                 (The first two principal components, where it begins, hold "
+                (percent(map.variance, 0)) " of the variance.)"
+            }
+            (neighbours::map(sample, &map)?)
+        };
         Ok(section(
             "Map",
-            &text,
+            body,
             "images of one kind lie together, with gaps between kinds. One cloud in which everything \
              is mixed has learned nothing that these labels, or your eyes, would call alike.",
         ))
     }
 
-    fn neighbours(&self) -> Result<String, Error> {
-        let Some(sample) = self.sample else { return Ok(String::new()) };
+    fn neighbours(&self) -> Result<Markup, Error> {
+        let Some(sample) = self.sample else { return Ok(Markup::default()) };
         let (even, missed) = sample.shown(10, 4);
         if even.is_empty() || sample.among < 2 {
-            return Ok(String::new());
+            return Ok(Markup::default());
         }
         let (which, among) = match sample.held_out {
             true => ("held-out images", format!("{} images that were trained on", sample.among)),
@@ -225,51 +255,63 @@ impl Page<'_> {
             }
             false => " There are no labels to say which of them are hits.",
         };
-        let mut text = format!(
-            "<p>Some {which}, spread evenly and not chosen, and beside each its {NEIGHBOURS} nearest \
-             by cosine among {among}.{marks}</p>{}",
-            neighbours::rows(sample, &even)?
-        );
-        if sample.labelled() {
-            text += &format!(
-                "<p>Of all {} on the map, {:.1} % have a nearest neighbour of their label.</p>",
-                sample.points.len(),
-                100.0 * sample.hits()
-            );
-        }
-        if !missed.is_empty() {
-            text += &format!(
-                "<h3>Where the nearest is wrong</h3>{}",
-                neighbours::rows(sample, &missed)?
-            );
-        }
+        let body = html! {
+            p {
+                "Some " (which) ", spread evenly and not chosen, and beside each its " (NEIGHBOURS)
+                " nearest by cosine among " (among) "." (marks)
+            }
+            (neighbours::rows(sample, &even)?)
+            @if sample.labelled() {
+                p {
+                    "Of all " (sample.points.len()) " on the map, " (percent(sample.hits(), 1))
+                    " have a nearest neighbour of their label."
+                }
+            }
+            @if !missed.is_empty() {
+                h3 { "Where the nearest is wrong" }
+                (neighbours::rows(sample, &missed)?)
+            }
+        };
         Ok(section(
             "Nearest neighbours",
-            &text,
+            body,
             "rows of one kind, cosines that fall slowly, and misses that a person might make, too.",
         ))
     }
 
-    fn evaluation(&self) -> String {
+    fn evaluation(&self) -> Markup {
         let measured = self.facts.summary.as_ref().map(|summary| summary.evaluation);
         let Some(Some(measured)) = measured else {
             let why = match measured {
                 Some(_) => "No labelled images were held out to measure by.",
                 None => "The run did not come to its evaluation.",
             };
-            return section("What it is worth", &format!("<p>{why}</p>"), "");
+            return section("What it is worth", html! { p { (why) } }, "");
         };
-        let rows = measure("all examples labelled (1-NN)", measured.nearest_neighbour)
-            + &measure("one labelled example of each class", measured.one_shot);
+        let body = html! {
+            p {
+                "Each measure on images that were held out, of the pixels themselves, of the encoder \
+                 before training and after it."
+            }
+            div class="scroll" {
+                table {
+                    thead {
+                        tr {
+                            @for name in ["measure", "raw pixels", "random encoder", "trained encoder"] {
+                                th scope="col" { (name) }
+                            }
+                        }
+                    }
+                    tbody {
+                        (measure("all examples labelled (1-NN)", measured.nearest_neighbour))
+                        (measure("one labelled example of each class", measured.one_shot))
+                    }
+                }
+            }
+        };
         section(
             "What it is worth",
-            &format!(
-                "<p>Each measure on images that were held out, of the pixels themselves, of the \
-                 encoder before training and after it.</p><div class=\"scroll\"><table><thead><tr>\
-                 <th scope=\"col\">measure</th><th scope=\"col\">raw pixels</th>\
-                 <th scope=\"col\">random encoder</th><th scope=\"col\">trained encoder</th></tr>\
-                 </thead><tbody>{rows}</tbody></table></div>"
-            ),
+            body,
             "the last column well above the other two. An encoder that does no better than the pixels \
              has learned nothing that these labels ask for.",
         )
@@ -277,67 +319,74 @@ impl Page<'_> {
 }
 
 /// A row of the evaluation.
-fn measure(name: &str, Measured { raw, random_encoder, trained }: Measured) -> String {
-    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
-    format!(
-        "<tr><th scope=\"row\">{name}</th><td>{}</td><td>{}</td><td class=\"best\">{}</td></tr>",
-        percent(raw),
-        percent(random_encoder),
-        percent(trained)
-    )
+fn measure(name: &str, Measured { raw, random_encoder, trained }: Measured) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (name) }
+            td { (percent(raw, 1)) }
+            td { (percent(random_encoder, 1)) }
+            td class="best" { (percent(trained, 1)) }
+        }
+    }
 }
 
 /// What is wrong with the embeddings, what matters most first; and every number behind it.
-fn diagnosis(DiagnosisReport { of, diagnosis, .. }: &DiagnosisReport) -> String {
-    let finding = |Finding { severity, what, change, .. }: &Finding| {
-        let word = match severity {
-            Severity::Problem => "problem",
-            Severity::Warning => "warning",
-            _ => "note",
-        };
-        format!(
-            "<li class=\"{word}\"><b>{}</b> <em>{word}</em><br>{}</li>",
-            escape(what),
-            escape(change)
-        )
+fn diagnosis(DiagnosisReport { of, diagnosis, .. }: &DiagnosisReport) -> Markup {
+    let body = html! {
+        p { (of) ", at τ = " (diagnosis.temperature) "." }
+        @if diagnosis.findings.is_empty() {
+            p class="verdict" { "Nothing is wrong." }
+        } @else {
+            ul class="findings" { @for finding in &diagnosis.findings { (item(finding)) } }
+        }
+        details {
+            summary { "Every number" }
+            @for section in diagnosis.sections() {
+                h3 { (section.title) }
+                div class="scroll" {
+                    table {
+                        @for line in &section.lines {
+                            tr {
+                                th scope="row" { (line.name) }
+                                td { (line.value) }
+                                td class="words" { (line.meaning) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
     };
-    let findings: String = diagnosis.findings.iter().map(finding).collect();
-    let findings = match findings.as_str() {
-        "" => "<p class=\"verdict\">Nothing is wrong.</p>".to_owned(),
-        findings => format!("<ul class=\"findings\">{findings}</ul>"),
+    section("Diagnosis", body, "nothing that is marked a problem or a warning.")
+}
+
+fn item(Finding { severity, what, change, .. }: &Finding) -> Markup {
+    let word = match severity {
+        Severity::Problem => "problem",
+        Severity::Warning => "warning",
+        _ => "note",
     };
-    let line = |line: &Line| {
-        format!(
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"words\">{}</td></tr>",
-            escape(line.name),
-            escape(&line.value),
-            escape(&line.meaning)
-        )
-    };
-    let part = |section: &Section| {
-        let lines: String = section.lines.iter().map(line).collect();
-        format!("<h3>{}</h3><div class=\"scroll\"><table>{lines}</table></div>", section.title)
-    };
-    let parts: String = diagnosis.sections().iter().map(part).collect();
-    let text = format!(
-        "<p>{}, at τ = {}.</p>{findings}<details><summary>Every number</summary>{parts}</details>",
-        escape(of),
-        diagnosis.temperature
-    );
-    section("Diagnosis", &text, "nothing that is marked a problem or a warning.")
+    html! { li class=(word) { b { (what) } " " em { (word) } br; (change) } }
 }
 
 /// A part of the page, and what a good one looks like.
-fn section(title: &str, body: &str, good: &str) -> String {
-    let good = match good {
-        "" => String::new(),
-        good => format!("<p class=\"good\"><b>A good one:</b> {good}</p>"),
-    };
-    format!("<section><h2>{title}</h2>{body}{good}</section>")
+fn section(title: &str, body: Markup, good: &str) -> Markup {
+    html! {
+        section {
+            h2 { (title) }
+            (body)
+            @if !good.is_empty() { p class="good" { b { "A good one:" } " " (good) } }
+        }
+    }
 }
 
-fn tile(what: &str, number: &str) -> String {
-    format!("<div><dt>{what}</dt><dd>{number}</dd></div>")
+fn tile(what: &str, number: &str) -> Markup {
+    html! { div { dt { (what) } dd { (number) } } }
+}
+
+/// A share of 1 in hundredths.
+fn percent(share: f64, digits: usize) -> String {
+    format!("{:.digits$} %", 100.0 * share)
 }
 
 fn duration(seconds: f64) -> String {

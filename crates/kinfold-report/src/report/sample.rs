@@ -1,30 +1,23 @@
 //! Some images of a run as its trained encoder sees them.
 //!
-//! Comes in: a run's model and its images. Goes out: embeddings of some held-out images (of any, where
+//! Input: a run's model and its images. Output: embeddings of some held-out images (of any, where
 //! none are held out) and each one's nearest neighbours among some that were trained on. Which images
 //! these are follows from the data alone: they are spread evenly over it, not chosen.
 
-use crate::snapshots::{dot, normalise};
+use crate::snapshots::normalise;
 use burn::tensor::Device;
+use kinfold::Embeddings;
+use kinfold::measures::{Neighbour, nearest};
 use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
 use kinfold_train::Error;
 use kinfold_train::tensors::embed_rows;
-use rayon::prelude::*;
 
 /// The most images on the map, and the most that neighbours are looked for among.
 const POINTS: usize = 400;
 const SHELF: usize = 1600;
 /// The neighbours of each.
 pub(super) const NEIGHBOURS: usize = 8;
-
-/// A neighbour.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Neighbour {
-    /// Its row among the images.
-    pub(super) row: usize,
-    pub(super) cosine: f32,
-}
 
 /// Some images and their neighbours.
 pub(super) struct Sample<'a> {
@@ -36,7 +29,7 @@ pub(super) struct Sample<'a> {
     /// Their embeddings, each of length 1.
     pub(super) embeddings: Vec<f32>,
     pub(super) dim: usize,
-    /// The nearest neighbours of each, the nearest first.
+    /// The nearest neighbours of each, the nearest first; their rows are among all images.
     pub(super) neighbours: Vec<Vec<Neighbour>>,
     /// Images that neighbours were looked for among.
     pub(super) among: usize,
@@ -52,30 +45,24 @@ impl<'a> Sample<'a> {
             rows
         };
         let points = spread(&by_label(if held_out { &split.test } else { &split.train }), POINTS);
-        let shelf = spread(&by_label(&split.train), SHELF);
-        let embed = |rows: &[usize]| -> Result<Vec<f32>, Error> {
-            let mut embeddings = embed_rows(model, images, rows, &device)?;
-            let dim = embeddings.len() / rows.len().max(1);
-            normalise(&mut embeddings, dim.max(1));
-            Ok(embeddings)
-        };
-        let (embeddings, of_shelf) = (embed(&points)?, embed(&shelf)?);
+        let mut shelf = spread(&by_label(&split.train), SHELF);
+        // Of neighbours that are equally near, the first of all images comes first.
+        shelf.sort_unstable();
+        let mut embeddings = embed_rows(model, images, &points, &device)?;
         let dim = embeddings.len() / points.len().max(1);
-        let neighbours = points
-            .par_iter()
-            .zip(embeddings.par_chunks(dim.max(1)))
-            .map(|(&point, query)| {
-                let mut all: Vec<Neighbour> = shelf
-                    .iter()
-                    .zip(of_shelf.chunks(dim.max(1)))
-                    .filter(|(row, _)| **row != point)
-                    .map(|(&row, key)| Neighbour { row, cosine: dot(query, key) })
-                    .collect();
-                all.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row)));
-                all.truncate(NEIGHBOURS);
-                all
-            })
-            .collect();
+        let of_shelf = embed_rows(model, images, &shelf, &device)?;
+        // One more, since a point that was trained on may find itself.
+        let k = (NEIGHBOURS + 1).min(shelf.len());
+        let found = match k {
+            0 => vec![Vec::new(); points.len()],
+            _ => nearest(Embeddings::new(&embeddings, dim)?, Embeddings::new(&of_shelf, dim)?, k)?,
+        };
+        let others = |(&point, found): (&usize, Vec<Neighbour>)| {
+            let found = found.into_iter().map(|near| Neighbour { row: shelf[near.row], ..near });
+            found.filter(|near| near.row != point).take(NEIGHBOURS).collect()
+        };
+        let neighbours = points.iter().zip(found).map(others).collect();
+        normalise(&mut embeddings, dim.max(1));
         let among = shelf.len();
         Ok(Self { images, held_out, points, embeddings, dim, neighbours, among })
     }

@@ -129,7 +129,7 @@ fn the_page_of_digits_has_every_part() {
     assert_eq!(titles, [&all[..], &["What it is worth", "Diagnosis"]].concat());
     // Each part with a figure says what a good one is like.
     assert_eq!(html.matches("A good one:").count(), titles.len());
-    let command = format!("kinfold train --config &#39;{}/config.toml&#39;", run.display());
+    let command = format!("kinfold train --config '{}/config.toml'", run.display());
     assert!(html.contains(&command), "{command}");
     for moment in ["before training", "after 2 steps", "at the end, after 6 steps"] {
         assert!(html.contains(moment), "{moment}");
@@ -163,7 +163,8 @@ fn files(run: &Path) -> Vec<(String, Vec<u8>)> {
 fn names_are_never_markup() {
     let names: Vec<String> = (0..24)
         .map(|i| {
-            let label = ["<img src=x onerror=alert(1)>", "\"'><script>alert(2)<&script>"][i % 2];
+            let label =
+                ["<img src=x onerror=alert(1)>", "\"'><script>alert(2)<&\u{7}script>"][i % 2];
             format!("{label}/{i:02}'\"><b>&amp;.png")
         })
         .collect();
@@ -181,6 +182,7 @@ fn names_are_never_markup() {
     let (_, html) = trained(&inner.display().to_string(), &run, |_| {});
     holds(&html);
     assert!(html.contains("&lt;svg onload=alert(4)&gt;") && html.contains("onerror=alert(1)&gt;"));
+    assert!(html.contains("&amp;\u{fffd}script&gt;"), "a character of control is replaced");
 }
 
 #[test]

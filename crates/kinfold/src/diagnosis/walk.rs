@@ -3,7 +3,7 @@
 use super::parts::{Distribution, FalseNegatives};
 use crate::embeddings::{Element, Embeddings, Real};
 use crate::engine::Cosines;
-use crate::measures::{Largest, Rank};
+use crate::measures::{Rank, largest};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,7 +103,7 @@ impl Walk<'_> {
             let same = (0..row.len()).filter(|&j| j != i && labels[j] == labels[i]);
             same.fold((0, 0.0), |(count, sum), j| (count + 1, sum + push(row[j].f64())))
         });
-        let top = Largest::of(&row[..self.among], NEIGHBOURS.min(self.among)).best;
+        let top = largest(&row[..self.among], NEIGHBOURS.min(self.among));
         Row {
             own,
             rank: Rank::of(row, i),

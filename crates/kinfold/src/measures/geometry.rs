@@ -1,11 +1,12 @@
 //! How embeddings lie on the sphere.
 //!
-//! Comes in: embeddings, in pairs or alone. Goes out: how near pairs are, how evenly rows are spread,
+//! Input: embeddings, in pairs or alone. Output: how near pairs are, how evenly rows are spread,
 //! and whether they lie in a point, in two clusters, or apart by where they come from.
 
+use super::principal::{Centred, squares};
 use super::{check, check_pairs};
 use crate::Error;
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm, sum_of};
+use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
 use crate::engine::Cosines;
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -28,10 +29,6 @@ fn mean_row<T: Element>(x: &Embeddings<'_, T>) -> Vec<f64> {
     }
     mean.iter_mut().for_each(|mean| *mean /= x.rows() as f64);
     mean
-}
-
-fn squares(x: &[f64]) -> f64 {
-    sum_of(x, x, |x, y| x * y)
 }
 
 /// How many rows are not all zeros.
@@ -150,69 +147,17 @@ pub fn two_clusters<T: Element>(x: Embeddings<'_, T>) -> Result<Clusters, Error>
     Ok(Centred::new(&unit_rows(x), x.dim()).two_clusters())
 }
 
-/// Rows without their mean.
-pub(crate) struct Centred {
-    rows: Vec<f64>,
-    dim: usize,
-    pub(crate) mean: Vec<f64>,
-}
-
 impl Centred {
-    pub(crate) fn new(rows: &[f64], dim: usize) -> Self {
-        let n = (rows.len() / dim) as f64;
-        let mut mean = vec![0.0; dim];
-        for row in rows.chunks(dim) {
-            mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x / n);
-        }
-        let rows = rows.chunks(dim).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| x - m));
-        Self { rows: rows.collect(), dim, mean }
-    }
-
-    fn len(&self) -> usize {
-        self.rows.len() / self.dim
-    }
-
-    /// Σ coefficient · row.
-    pub(crate) fn combined(&self, coefficients: &[f64]) -> Vec<f64> {
-        let mut sum = vec![0.0; self.dim];
-        for (row, c) in self.rows.chunks(self.dim).zip(coefficients) {
-            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += c * x);
-        }
-        sum
-    }
-
-    /// Each row along a direction.
-    fn along(&self, direction: &[f64]) -> Vec<f64> {
-        self.rows.par_chunks(self.dim).map(|row| sum_of(row, direction, |x, y| x * y)).collect()
-    }
-
-    /// The direction in which rows vary most, by power iteration from the row farthest out.
-    fn principal(&self) -> Vec<f64> {
-        const ROUNDS: usize = 30;
-        let farthest = self.rows.chunks(self.dim).fold((0.0, &[][..]), |best, row| {
-            let size = squares(row);
-            if size > best.0 { (size, row) } else { best }
-        });
-        let mut direction = if farthest.0 > 0.0 { farthest.1.to_vec() } else { self.mean.clone() };
-        for _ in 0..ROUNDS {
-            let next = self.combined(&self.along(&direction));
-            let length = squares(&next).sqrt();
-            if length == 0.0 {
-                break;
-            }
-            direction = next.iter().map(|x| x / length).collect();
-        }
-        direction
-    }
-
+    /// See [`two_clusters`].
     pub(crate) fn two_clusters(&self) -> Clusters {
         let n = self.len();
-        let total: f64 = self.rows.chunks(self.dim).map(squares).sum();
+        let total = self.squares();
         let variance = total / n as f64;
         if variance <= 1e-12 {
             return Clusters { variance: 0.0, share: 0.0, smaller: 0.0 };
         }
-        let along = self.along(&self.principal());
+        let (axis, _) = self.principal(self.farthest().to_vec(), &[], 30);
+        let along = self.along(&axis);
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_by(|&a, &b| along[a].total_cmp(&along[b]).then(a.cmp(&b)));
         // Sums are 0 in all, so the first m rows' sum s explains s²/m + s²/(n − m).

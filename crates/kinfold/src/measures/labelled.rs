@@ -1,13 +1,11 @@
 //! What labels say of embeddings: nearest neighbours and one example a class.
 //!
-//! Input: embeddings `[n, d]` and a label for each. Output: accuracies. Neighbours are found by blocked
-//! products in the type of the embeddings, and those that rounding could have put in another order are
-//! compared again in f64: the answer is that of f64 throughout.
+//! Input: embeddings `[n, d]` and a label for each. Output: accuracies, those of f64 throughout.
 
-use super::neighbours::Largest;
+use super::check_count;
+use super::neighbours::{ExactCosines, NUMBER, Neighbour, each_nearest};
 use crate::Error;
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
-use crate::engine::Cosines;
+use crate::embeddings::{Element, Embeddings};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -53,19 +51,11 @@ pub fn knn_accuracy<T: Element>(
     test: Labelled<'_, T>,
     k: usize,
 ) -> Result<f64, Error> {
-    let most = train.labels.len();
-    if k == 0 || k > most {
-        return Err(Error::Count {
-            what: "k, the number of neighbours,",
-            given: k,
-            least: 1,
-            most,
-        });
-    }
+    check_count(NUMBER, k, train.labels.len())?;
     check_dimension(train, test)?;
-    let hits = nearest(train.embeddings, test.embeddings, k, |i, neighbours| {
+    let hits = each_nearest(test.embeddings, train.embeddings, k, |i, neighbours| {
         let mut votes: BTreeMap<u64, f64> = BTreeMap::new();
-        for &(cosine, row) in neighbours {
+        for &Neighbour { row, cosine } in neighbours {
             *votes.entry(train.labels[row]).or_default() += ((cosine - 1.0) / 0.1).exp();
         }
         first_largest(votes.into_iter()) == Some(test.labels[i])
@@ -84,14 +74,7 @@ pub fn one_shot_accuracy<T: Element>(
     draws: usize,
     seed: u64,
 ) -> Result<f64, Error> {
-    if draws == 0 {
-        return Err(Error::Count {
-            what: "the number of draws",
-            given: 0,
-            least: 1,
-            most: usize::MAX,
-        });
-    }
+    check_count("the number of draws", draws, usize::MAX)?;
     check_dimension(train, test)?;
     let mut members: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (row, &label) in train.labels.iter().enumerate() {
@@ -105,7 +88,7 @@ pub fn one_shot_accuracy<T: Element>(
     let mut drawn: Vec<usize> = examples.concat();
     drawn.sort_unstable();
     drawn.dedup();
-    let cosines = ExactCosines::new(train.embeddings, test.embeddings);
+    let cosines = ExactCosines::new(test.embeddings, train.embeddings);
     let hits_of = |i: usize| {
         let of_drawn: Vec<f64> = drawn.iter().map(|&j| cosines.get(i, j)).collect();
         let cosine = |row: usize| drawn.binary_search(&row).map_or(f64::NAN, |at| of_drawn[at]);
@@ -136,52 +119,4 @@ fn check_dimension<T: Element>(train: Labelled<'_, T>, test: Labelled<'_, T>) ->
     }
     let (left, right) = ("test embeddings", "training embeddings");
     Err(Error::Dimension { left, left_dim, right, right_dim })
-}
-
-/// What `look` says of each query and its `k` nearest keys, with their cosines in f64: the nearest
-/// first, and of equals the one that comes first.
-fn nearest<T: Element, O: Send>(
-    keys: Embeddings<'_, T>,
-    queries: Embeddings<'_, T>,
-    k: usize,
-    look: impl Fn(usize, &[(f64, usize)]) -> O + Sync,
-) -> Vec<O> {
-    let cosines = ExactCosines::new(keys, queries);
-    // Each of two cosines of unit rows is off by at most a unit of rounding for each product and sum.
-    let unit = if size_of::<T::Real>() == 4 { f64::from(f32::EPSILON) } else { f64::EPSILON };
-    let apart = 2.0 * unit * (keys.dim() + 8) as f64;
-    Cosines::with(keys).each_row(queries, |i, row| {
-        let least = match Largest::of(row, k).best.last() {
-            Some((kth, _)) => kth.f64() - apart,
-            None => f64::NEG_INFINITY,
-        };
-        let near = row.iter().enumerate().filter(|(_, cosine)| cosine.f64() >= least);
-        let mut near: Vec<(f64, usize)> = near.map(|(j, _)| (cosines.get(i, j), j)).collect();
-        near.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        near.truncate(k);
-        look(i, &near)
-    })
-}
-
-/// Cosines of queries with keys in f64, one at a time.
-struct ExactCosines<'a, T> {
-    keys: Embeddings<'a, T>,
-    queries: Embeddings<'a, T>,
-    key_lengths: Vec<f64>,
-    query_lengths: Vec<f64>,
-}
-
-impl<'a, T: Element> ExactCosines<'a, T> {
-    fn new(keys: Embeddings<'a, T>, queries: Embeddings<'a, T>) -> Self {
-        let lengths = |x: Embeddings<'a, T>| {
-            (0..x.rows()).into_par_iter().map(|i| norm(x.row(i)).max(NORM_FLOOR)).collect()
-        };
-        Self { keys, queries, key_lengths: lengths(keys), query_lengths: lengths(queries) }
-    }
-
-    fn get(&self, query: usize, key: usize) -> f64 {
-        let pairs = self.keys.row(key).iter().zip(self.queries.row(query));
-        let dot: f64 = pairs.map(|(a, b)| a.real().f64() * b.real().f64()).sum();
-        dot / (self.key_lengths[key] * self.query_lengths[query])
-    }
 }

@@ -1,6 +1,6 @@
 //! What embeddings are worth: measures over embeddings, with labels or without.
 //!
-//! Comes in: embeddings `[n, d]`, in pairs, with labels, or alone. Goes out: numbers, each as its
+//! Input: embeddings `[n, d]`, in pairs, with labels, or alone. Output: numbers, each as its
 //! documentation says. Rows are compared by their cosine throughout; a row of zeros has cosine 0 with
 //! everything. Nothing here builds the matrix of all similarities: a block of its rows at a time is
 //! enough. Results have the same bits for every number of threads.
@@ -8,17 +8,20 @@
 mod geometry;
 mod labelled;
 mod neighbours;
+mod principal;
 mod retrieval;
 mod spectrum;
 
-pub(crate) use geometry::{Centred, unit_rows};
+pub(crate) use geometry::unit_rows;
 pub use geometry::{
     Clusters, Gap, alignment, dimension_spread, duplicates, mean_cosine, modality_gap,
     two_clusters, uniformity,
 };
 pub use labelled::{Labelled, knn_accuracy, one_shot_accuracy};
-pub(crate) use neighbours::Largest;
-pub use neighbours::{Hubness, hubness};
+pub(crate) use neighbours::largest;
+pub use neighbours::{Hubness, Neighbour, hubness, nearest};
+pub(crate) use principal::Centred;
+pub use principal::{PrincipalComponents, principal_components};
 pub use retrieval::{Rank, Retrieval, retrieval};
 pub(crate) use spectrum::rank_of;
 pub use spectrum::{effective_rank, singular_values};
@@ -36,6 +39,14 @@ fn check<T: Element>(
         return Err(Error::Few { matrix, given: x.rows(), needed });
     }
     x.check_finite(matrix)
+}
+
+/// A number between 1 and `most`.
+fn check_count(what: &'static str, given: usize, most: usize) -> Result<(), Error> {
+    if (1..=most).contains(&given) {
+        return Ok(());
+    }
+    Err(Error::Count { what, given, least: 1, most })
 }
 
 /// Queries and keys of one dimension; row i of one belongs to row i of the other.

@@ -1,35 +1,113 @@
-//! Whether some keys are everybody's neighbours.
+//! The nearest keys of each query, and whether some keys are everybody's neighbours.
 //!
-//! Comes in: queries and keys. Goes out: how unevenly the keys are found (Radovanović et al. 2010).
+//! Input: queries `[n, d]` and keys `[m, d]`. Output: neighbours by cosine, or how unevenly the keys are
+//! found (Radovanović et al. 2010).
 
-use super::{check, same_dimension};
+use super::{check, check_count, same_dimension};
 use crate::Error;
-use crate::embeddings::{Element, Embeddings};
+use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
 use crate::engine::Cosines;
+use rayon::prelude::*;
+use std::cmp::Ordering;
 
-/// The largest numbers of a row and where they stand; of equals, the first.
-#[derive(Debug)]
-pub(crate) struct Largest<R> {
-    /// The largest first.
-    pub(crate) best: Vec<(R, usize)>,
-    k: usize,
+/// What `k` is called where it cannot be.
+pub(super) const NUMBER: &str = "k, the number of neighbours,";
+
+/// A key that is near a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbour {
+    /// Its row among the keys.
+    pub row: usize,
+    /// Its cosine with the query.
+    pub cosine: f64,
 }
 
-impl<R: PartialOrd + Copy> Largest<R> {
-    pub(crate) fn of(row: &[R], k: usize) -> Self {
-        let mut largest = Self { best: Vec::with_capacity(k + 1), k };
-        row.iter().enumerate().for_each(|(j, &x)| largest.see(x, j));
-        largest
+/// The `k` nearest keys of each query by cosine, `[n][k]`: the nearest first, and of equals the first
+/// row. Every key is compared, so nothing is missed.
+///
+/// The cosines are blocked products in the type of the embeddings; those that rounding could have put
+/// in another order are computed again in f64, so that the answer is that of f64 throughout.
+///
+/// # Errors
+/// When `k` is not between 1 and the number of keys, dimensions disagree, or a number is not finite.
+pub fn nearest<T: Element>(
+    queries: Embeddings<'_, T>,
+    keys: Embeddings<'_, T>,
+    k: usize,
+) -> Result<Vec<Vec<Neighbour>>, Error> {
+    check_count(NUMBER, k, keys.rows())?;
+    same_dimension(&queries, &keys)?;
+    check(&queries, "queries", 0)?;
+    check(&keys, "keys", 1)?;
+    Ok(each_nearest(queries, keys, k, |_, neighbours| neighbours.to_vec()))
+}
+
+/// What `look` says of each query, given its number and its [`nearest`] keys.
+pub(super) fn each_nearest<T: Element, O: Send>(
+    queries: Embeddings<'_, T>,
+    keys: Embeddings<'_, T>,
+    k: usize,
+    look: impl Fn(usize, &[Neighbour]) -> O + Sync,
+) -> Vec<O> {
+    let cosines = ExactCosines::new(queries, keys);
+    // Each of two cosines of unit rows is off by at most a unit of rounding for each product and sum.
+    let unit = if size_of::<T::Real>() == 4 { f64::from(f32::EPSILON) } else { f64::EPSILON };
+    let apart = 2.0 * unit * (keys.dim() + 8) as f64;
+    Cosines::with(keys).each_row(queries, |i, row| {
+        let kth = largest(row, k).last().map_or(f64::NEG_INFINITY, |(cosine, _)| cosine.f64());
+        let near = (0..row.len()).filter(|&j| row[j].f64() >= kth - apart);
+        let mut near: Vec<Neighbour> =
+            near.map(|row| Neighbour { row, cosine: cosines.get(i, row) }).collect();
+        near.sort_unstable_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row)));
+        near.truncate(k);
+        look(i, &near)
+    })
+}
+
+/// The `k` largest numbers of a row and where they stand: the largest first, and of equals the first.
+/// No number is NaN, and `k` is at least 1.
+pub(crate) fn largest<R: PartialOrd + Copy>(row: &[R], k: usize) -> Vec<(R, usize)> {
+    let order = |a: &(R, usize), b: &(R, usize)| {
+        b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
+    };
+    // Twice as many are gathered before the smaller half is dropped: a few steps for each number.
+    let mut best = Vec::with_capacity((2 * k).min(row.len()));
+    let mut least = None;
+    for (j, &x) in row.iter().enumerate() {
+        if least.is_some_and(|least| x <= least) {
+            continue;
+        }
+        best.push((x, j));
+        if best.len() == 2 * k {
+            least = Some(best.select_nth_unstable_by(k - 1, order).1.0);
+            best.truncate(k);
+        }
+    }
+    best.sort_unstable_by(order);
+    best.truncate(k);
+    best
+}
+
+/// Cosines of queries with keys in f64, one at a time.
+pub(super) struct ExactCosines<'a, T> {
+    queries: Embeddings<'a, T>,
+    keys: Embeddings<'a, T>,
+    query_lengths: Vec<f64>,
+    key_lengths: Vec<f64>,
+}
+
+impl<'a, T: Element> ExactCosines<'a, T> {
+    pub(super) fn new(queries: Embeddings<'a, T>, keys: Embeddings<'a, T>) -> Self {
+        let lengths = |x: Embeddings<'a, T>| {
+            (0..x.rows()).into_par_iter().map(|i| norm(x.row(i)).max(NORM_FLOOR)).collect()
+        };
+        Self { queries, keys, query_lengths: lengths(queries), key_lengths: lengths(keys) }
     }
 
-    fn see(&mut self, x: R, j: usize) {
-        let Self { best, k } = self;
-        if best.len() == *k && best.last().is_none_or(|last| x <= last.0) {
-            return;
-        }
-        let at = best.iter().rposition(|other| other.0 >= x).map_or(0, |at| at + 1);
-        best.insert(at, (x, j));
-        best.truncate(*k);
+    pub(super) fn get(&self, query: usize, key: usize) -> f64 {
+        let pairs = self.keys.row(key).iter().zip(self.queries.row(query));
+        let dot: f64 = pairs.map(|(a, b)| a.real().f64() * b.real().f64()).sum();
+        dot / (self.key_lengths[key] * self.query_lengths[query])
     }
 }
 
@@ -79,13 +157,9 @@ pub fn hubness<T: Element>(
     same_dimension(&queries, &keys)?;
     check(&queries, "queries", 1)?;
     check(&keys, "keys", 1)?;
-    let most = keys.rows();
-    if k == 0 || k > most {
-        let what = "k, the number of neighbours,";
-        return Err(Error::Count { what, given: k, least: 1, most });
-    }
-    let nearest = Cosines::with(keys).each_row(queries, |_, row| Largest::of(row, k).best);
-    let mut found = vec![0; most];
+    check_count(NUMBER, k, keys.rows())?;
+    let nearest = Cosines::with(keys).each_row(queries, |_, row| largest(row, k));
+    let mut found = vec![0; keys.rows()];
     nearest.iter().flatten().for_each(|&(_, j)| found[j] += 1);
     Ok(Hubness::of(k, &found))
 }
