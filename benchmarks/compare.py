@@ -61,13 +61,13 @@ def with_torch(options):
     os.execv(python, [str(python), *sys.argv])
 
 
-def build(package, example):
-    """The executable of one of our examples."""
-    command = ["cargo", "build", "--release", "-p", package, "--example", example]
+def build(program, *features):
+    """The executable of one of the programs here."""
+    command = ["cargo", "build", "--release", "-p", "kinfold-benchmarks", "--bin", program, *features]
     command.append("--message-format=json-render-diagnostics")
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     built = [json.loads(line) for line in lines.splitlines()]
-    return next(b["executable"] for b in built if b.get("target", {}).get("name") == example
+    return next(b["executable"] for b in built if b.get("target", {}).get("name") == program
                 and b.get("executable"))
 
 
@@ -349,7 +349,7 @@ def main():
     declared = tomllib.loads((HERE / "cases.toml").read_text())
     threads, tau = declared["threads"], declared["temperature"]
     torch.set_num_threads(threads)
-    binary = build("kinfold", "bench_case")
+    binary = build("bench_case", "--no-default-features")
     record = begun(["python3 benchmarks/compare.py", *shown(options)], threads=threads, temperature=tau,
                    note="Times are of a shared machine: compare within a case.")
     record["cases"] = []

@@ -280,7 +280,7 @@ def main():
     import torch
 
     torch.set_num_threads(THREADS)
-    binary = build("kinfold-train", "training_speed")
+    binary = build("training_speed")
     only = ["--only", options.only] if options.only else []
     rounds = ["--rounds", str(options.rounds)] if options.rounds != 7 else []
     record = begun(["python3 benchmarks/training.py", *only, *rounds])

@@ -1,5 +1,5 @@
 """SimCLR views per second of torchvision on one core: the rival of
-crates/kinfold-data/examples/views_speed.rs.
+views_speed.rs.
 
 Usage: python benchmarks/views.py [seconds per case] [recipe ...]; it needs torch, torchvision, pillow.
 """

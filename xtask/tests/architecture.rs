@@ -10,7 +10,7 @@ fn root() -> PathBuf {
 }
 
 /// Who may know whom, among our own crates.
-const MAY_KNOW: [(&str, &[&str]); 9] = [
+const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("kinfold", &[]),
     ("kinfold-burn", &["kinfold"]),
     ("kinfold-nn", &[]),
@@ -19,6 +19,10 @@ const MAY_KNOW: [(&str, &[&str]); 9] = [
     ("kinfold-report", &["kinfold", "kinfold-data", "kinfold-nn", "kinfold-train"]),
     ("kinfold-cli", &["kinfold", "kinfold-data", "kinfold-report", "kinfold-train"]),
     ("kinfold-python", &["kinfold"]),
+    (
+        "kinfold-benchmarks",
+        &["kinfold", "kinfold-burn", "kinfold-data", "kinfold-nn", "kinfold-train"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -1,7 +1,7 @@
 //! Contrastive losses for Burn models.
 //!
-//! Comes in: queries and keys as Burn tensors, `[n, d]`, and where wanted negatives, ids, labels,
-//! weights or a guide, as a [`PairBatch`]. Goes out: the loss, `[1]`, differentiable.
+//! Input: queries and keys as Burn tensors, `[n, d]`, and where wanted negatives, ids, labels, weights or a
+//! guide, as a [`PairBatch`]. Output: the loss, `[1]`, differentiable.
 //! On the CPU (Burn's Flex device) it is one operation over kinfold's engine, whose gradients are
 //! computed with the value; on every other device it is strips of tensor operations. Neither builds
 //! the n × n matrix of similarities.
@@ -19,6 +19,10 @@
 //! let gradients = loss.backward();
 //! assert_eq!(queries.grad(&gradients).unwrap().dims(), [8, 4]);
 //! ```
+//!
+//! Programs to begin with:
+//! [SimCLR in a page](https://github.com/kinfold/kinfold/blob/main/crates/kinfold-burn/examples/simclr.rs),
+//! and [a batch larger than memory](https://github.com/kinfold/kinfold/blob/main/crates/kinfold-burn/examples/cached_gradients.rs).
 
 #![warn(clippy::unwrap_used)]
 

@@ -18,6 +18,9 @@ pub(crate) struct Loss(ContrastiveLoss);
 /// Value, derivative by log(1/τ), derivative by the sigmoid's bias.
 type Derivatives = (f64, f64, f64);
 
+/// The shapes of a guide's queries, keys and negatives.
+type Guide = ([usize; 2], [usize; 2], Option<[usize; 2]>);
+
 #[pymethods]
 impl Loss {
     #[new]
@@ -113,7 +116,7 @@ impl Loss {
         ids: Option<usize>,
         labels: Option<usize>,
         weights: Option<usize>,
-        guide: Option<([usize; 2], [usize; 2], Option<[usize; 2]>)>,
+        guide: Option<Guide>,
     ) -> PyResult<()> {
         let negatives = match negatives.as_deref() {
             None => None,

@@ -1,7 +1,7 @@
 //! Draws the README's picture: the cosine of every two held-out digits, sorted by class, by their
 //! pixels and by a trained encoder.
 //!
-//! `cargo run --release -p kinfold-train --example similarity -- runs/NAME docs/similarity.png`
+//! `cargo run --release -p kinfold-report --example similarity -- runs/NAME docs/similarity.png`
 
 use image::{GrayImage, Luma, imageops};
 use kinfold_data::Split;

@@ -3,6 +3,23 @@
 //! Input: [`Settings`]. Output: a run folder. The flow, a module a stage: pairs and views
 //! (kinfold-data) → encoder (kinfold-nn) → loss (kinfold-burn) → gradients → optimizer → evaluation →
 //! run folder. Nothing here prints; [`train`] reports each [`Event`] to an observer.
+//!
+//! ```no_run
+//! use kinfold_train::{Event, Settings, train};
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! let settings = Settings { data: "photos/".into(), epochs: 10, ..Settings::default() };
+//! let stop = AtomicBool::new(false); // set it from elsewhere to end the run, resumable
+//! let summary = train(settings, Path::new("run"), &stop, &mut |event| {
+//!     if let Event::Stepped(progress) = event {
+//!         println!("{progress:?}");
+//!     }
+//!     Ok(())
+//! })?;
+//! println!("{summary:?}");
+//! # Ok::<(), kinfold_train::Error>(())
+//! ```
 
 #![warn(clippy::unwrap_used)]
 

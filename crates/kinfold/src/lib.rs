@@ -91,6 +91,13 @@
 //! [`Objective`] has the others: decoupled, debiased, hard-negative weighting, and RINCE for pairs of
 //! which some are false.
 //!
+//! # Programs to begin with
+//!
+//! [`examples/slices.rs`](https://github.com/kinfold/kinfold/blob/main/crates/kinfold/examples/slices.rs):
+//! a training loop by hand;
+//! [`examples/diagnose.rs`](https://github.com/kinfold/kinfold/blob/main/crates/kinfold/examples/diagnose.rs):
+//! what is wrong with two arrays.
+//!
 //! # Features
 //!
 //! `serde`: settings as text, for configuration files.

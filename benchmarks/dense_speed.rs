@@ -1,5 +1,5 @@
-//! Training steps of an MLP and a small vision transformer, with this crate's operations and with
-//! Burn's: `cargo run --release -p kinfold-nn --example dense_speed [mlp|vit] [rounds]`.
+//! Training steps of an MLP and a small vision transformer, with kinfold-nn's operations and with
+//! Burn's: `cargo run --release -p kinfold-benchmarks --bin dense_speed -- [mlp|vit] [rounds]`.
 //!
 //! The two take turns, so that a machine that others use, too, slows them alike.
 

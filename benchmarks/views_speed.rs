@@ -1,6 +1,6 @@
 //! SimCLR views per second on one core: the rival of `benchmarks/views.py`.
 //!
-//! Usage: `cargo run --release -p kinfold-data --example views_speed -- [seconds per case]`.
+//! Usage: `cargo run --release -p kinfold-benchmarks --bin views_speed -- [seconds per case]`.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "figures are its output")]
 

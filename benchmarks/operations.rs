@@ -2,7 +2,7 @@
 //! `kinfold_nn::ops`, by turns: milliseconds of the fastest and of the median pass. `layers` gives
 //! ours alone, layer by layer: the fastest output, gradient of the input and gradient of the weights.
 //!
-//! `cargo run --release -p kinfold-nn --example operations -- [NETWORK] [PASSES]`
+//! `cargo run --release -p kinfold-benchmarks --bin operations -- [NETWORK] [PASSES]`
 #![allow(clippy::print_stdout, reason = "it says what it measured")]
 
 use burn::module::Module;
