@@ -1,5 +1,5 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it fails fastest.
-//! `cargo xtask sanitize`: the engine's unsafe parts under AddressSanitizer.
+//! `cargo xtask sanitize`: the unsafe parts of the engine and of the operations for Burn under AddressSanitizer.
 //! `cargo xtask test-torch`: the Python package with PyTorch and the libraries that it may replace.
 //! `cargo xtask wheel`: the Python package, for machines without Rust.
 //!
@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "usage: cargo xtask test | sanitize | test-torch [--python PATH] | wheel";
 
-const CHECKS: [(&str, &[&str]); 5] = [
+const CHECKS: [(&str, &[&str]); 7] = [
     ("format", &["fmt", "--all", "--check"]),
     (
         "clippy",
@@ -22,6 +22,21 @@ const CHECKS: [(&str, &[&str]); 5] = [
     ("docs", &["doc", "--release", "--workspace", "--no-deps"]),
     ("tests", &["test", "--release", "--workspace", "--all-targets", "--no-fail-fast"]),
     ("doc tests", &["test", "--release", "--workspace", "--doc"]),
+    (
+        "packages",
+        &[
+            "package",
+            "--quiet",
+            "--allow-dirty",
+            "--no-verify",
+            "--workspace",
+            "--exclude=kinfold-benchmarks",
+            "--exclude=kinfold-python",
+            "--exclude=xtask",
+        ],
+    ),
+    // Those without Burn are built from their packages, too.
+    ("a package builds", &["package", "--quiet", "--allow-dirty", "-p=kinfold", "-p=kinfold-data"]),
 ];
 
 fn main() -> ExitCode {
@@ -52,23 +67,14 @@ fn test() -> ExitCode {
     tested
 }
 
-/// The tests that reach every kernel and every buffer, with each access to memory checked. The stable
-/// toolchain ships the runtime library, and takes the flag when told that it is the bootstrap's.
+/// The tests that reach every kernel and every buffer, with each access to memory checked: the engine's, and
+/// those of the operations for Burn. The stable toolchain ships the runtime library, and takes the flag when
+/// told that it is the bootstrap's.
 fn sanitize() -> ExitCode {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
-    const TESTS: [&str; 12] = [
-        "test",
-        "--release",
-        "--package",
-        "kinfold",
-        "--lib",
-        "--test",
-        "losses",
-        "--test",
-        "family",
-        "--no-fail-fast",
-        "--target",
-        TARGET,
+    const TESTED: [(&str, &[&str]); 2] = [
+        ("kinfold", &["--test=losses", "--test=family"]),
+        ("kinfold-nn", &["--test=ops", "--test=ops_dense", "--test=step"]),
     ];
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         println!("skipped: this is not {TARGET}");
@@ -85,8 +91,12 @@ fn sanitize() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let environment = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", "-Zsanitizer=address")];
-    if !holds("address sanitizer", &TESTS, &environment) {
-        return ExitCode::FAILURE;
+    for (package, tests) in TESTED {
+        let arguments =
+            ["test", "--release", "--lib", "--no-fail-fast", "--target", TARGET, "-p", package];
+        if !holds("address sanitizer", &[&arguments[..], tests].concat(), &environment) {
+            return ExitCode::FAILURE;
+        }
     }
     println!("no address is wrong");
     ExitCode::SUCCESS

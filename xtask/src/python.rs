@@ -23,11 +23,12 @@ const HEAVY: [&str; 8] = [
 /// A wheel for glibc 2.17 and later where zig links it, or else for what this machine has.
 const MATURIN: &str = "maturin[zig]>=1.9,<2";
 
-/// The tests with NumPy alone.
+/// The tests with NumPy alone, of what a source distribution installs.
 pub(crate) fn test() -> ExitCode {
     run(|| {
         let python = environment("python", &LIGHT)?;
-        installed(&python)?;
+        let sources = source_distribution()?;
+        installed(&python, &sources)?;
         tested("Python", Command::new(&python))
     })
 }
@@ -38,7 +39,7 @@ pub(crate) fn test_torch(interpreter: Option<&str>) -> ExitCode {
     run(|| {
         let Some(interpreter) = interpreter else {
             let python = environment("python-torch", &HEAVY)?;
-            installed(&python)?;
+            installed(&python, &root())?;
             return tested("Python with PyTorch", Command::new(&python));
         };
         // Beside what the interpreter has, in a folder that it looks into first.
@@ -89,11 +90,23 @@ fn tested(name: &str, mut python: Command) -> Option<()> {
     done(name, python.args(["-m", "pytest", "-q", "-rs", "--durations=5"]))
 }
 
-/// The package, as `pip install .` makes it.
-fn installed(python: &Path) -> Option<()> {
+/// The package, as `pip install` makes it of a checkout or a source distribution.
+fn installed(python: &Path, sources: &Path) -> Option<()> {
     let mut install = Command::new(python);
-    install.args(["-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", "."]);
+    install
+        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"])
+        .arg(sources);
     done("install", &mut install)
+}
+
+/// What PyPI would have for machines without a wheel: the package, and the part of the workspace that it is
+/// built of.
+fn source_distribution() -> Option<PathBuf> {
+    let python = environment("python-maturin", &[MATURIN])?;
+    let folder = target().join("sdist");
+    let mut build = Command::new(&python);
+    done("sdist", build.args(["-m", "maturin", "sdist", "--out"]).arg(&folder))?;
+    Some(folder.join(concat!("kinfold-", env!("CARGO_PKG_VERSION"), ".tar.gz")))
 }
 
 /// The interpreter of an environment under `target/` that has `packages`; made where there is none.

@@ -53,6 +53,30 @@ fn crates_know_only_whom_they_may() {
     }
 }
 
+/// What goes to crates.io has its licences and a page of its own, and nothing but sources and examples.
+#[test]
+fn packages_are_complete() {
+    for (name, _) in MAY_KNOW {
+        if ["kinfold-python", "kinfold-benchmarks", "xtask"].contains(&name) {
+            continue;
+        }
+        let output = Command::new(env!("CARGO"))
+            .args(["package", "--list", "--allow-dirty", "--offline", "-p", name])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let list = String::from_utf8(output.stdout).unwrap();
+        let files: Vec<&str> = list.lines().collect();
+        for needed in ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "Cargo.toml"] {
+            assert!(files.contains(&needed), "{name} is packaged without {needed}");
+        }
+        let text = std::fs::read_to_string(root().join("crates").join(name).join("LICENSE-MIT"));
+        assert!(text.unwrap().contains("Permission is hereby granted"), "{name}");
+        let foreign = files.iter().find(|file| file.starts_with("tests/"));
+        assert_eq!(foreign, None, "{name}");
+    }
+}
+
 /// The lints deny `unsafe`; only the engine allows it, the operations over raw images and `gemm`, and
 /// the files that read Python's memory and call PyTorch's threads.
 #[test]

@@ -1,7 +1,7 @@
 //! SimCLR in Burn: two random views of each image are a pair, NT-Xent pulls them together.
 //!
 //! Trains a small perceptron on the 1797 digits that kinfold-data carries, without labels, and judges it
-//! by its nearest neighbours. About a minute on two cores.
+//! by its nearest neighbours. It takes seconds.
 //!
 //! `cargo run --release -p kinfold-burn --example simclr`
 

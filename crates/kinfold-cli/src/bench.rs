@@ -1,7 +1,7 @@
 //! The loss on this machine, beside its best matrix product and beside the code that builds the
 //! n × n matrix.
 //!
-//! Comes in: a loss and a shape. Goes out: seconds, operations per second, memory. The contestants
+//! Input: a loss and a shape. Output: seconds, operations per second, memory. The contestants
 //! run in turn, so that a machine that others use, too, slows them alike; medians are quoted.
 
 use burn::tensor::activation::log_softmax;

@@ -33,7 +33,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             sheet.put_pixel(x, y, image::Rgb([level(0), level(1), level(2)]));
         }
     }
-    sheet.save(&file)?;
+    // Small pictures are enlarged to be seen.
+    let zoom = 64_u32.div_ceil(size as u32);
+    let (width, height) = (zoom * sheet.width(), zoom * sheet.height());
+    image::imageops::resize(&sheet, width, height, image::imageops::Nearest).save(&file)?;
     println!("{file}: each column is a pair");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Where images are kept: decoded in memory as far as the budget goes, else where they came from.
 //!
-//! Comes in: sources. Goes out: pictures, scaled or as they were. What is asked for is the same to
+//! Input: sources. Output: pictures, scaled or as they were. What is asked for is the same to
 //! the last bit wherever it comes from; the budget decides only how long it takes.
 
 use crate::Error;

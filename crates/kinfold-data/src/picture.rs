@@ -1,6 +1,6 @@
 //! An image as decoded.
 //!
-//! Comes in: bytes of a decoder, interleaved. Goes out: the same, turned by pose, or numbers
+//! Input: bytes of a decoder, interleaved. Output: the same, turned by pose, or numbers
 //! between 0 and 1, channel by channel.
 
 use image::DynamicImage;

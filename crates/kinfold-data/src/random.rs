@@ -1,6 +1,6 @@
 //! Random numbers that are a pure function of what they are for.
 //!
-//! Comes in: a seed, and a purpose such as (epoch, image, view). Goes out: a stream of its own. So
+//! Input: a seed, and a purpose such as (epoch, image, view). Output: a stream of its own. So
 //! nothing depends on the order in which work is done, nor on how many threads do it.
 
 use rand_chacha::ChaCha8Rng;

@@ -1,6 +1,6 @@
 //! The native half of the Python package `kinfold`: `kinfold._native`.
 //!
-//! Comes in: settings by name, and the addresses and shapes of arrays. Goes out: numbers, and gradients
+//! Input: settings by name, and the addresses and shapes of arrays. Output: numbers, and gradients
 //! in arrays that the caller has made for them. Whatever is wrong is a `ValueError` or a `TypeError`
 //! that says what was given and what was needed. Python's lock is let go of while the engine works.
 //! Frameworks are known to `python/kinfold` alone.

@@ -1,7 +1,7 @@
 //! Memory that Python holds.
 //!
-//! Comes in: an address and a shape, as NumPy and PyTorch give them for arrays that the caller keeps
-//! alive during the call. Goes out: slices. It never copies, and it believes what it is told of
+//! Input: an address and a shape, as NumPy and PyTorch give them for arrays that the caller keeps
+//! alive during the call. Output: slices. It never copies, and it believes what it is told of
 //! lengths: `python/kinfold/{numpy,torch}` take them from the arrays themselves and let nobody else
 //! have a say.
 #![allow(unsafe_code, reason = "arrays of Python's come as addresses")]

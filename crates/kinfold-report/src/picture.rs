@@ -1,6 +1,6 @@
 //! Pixels for a page: pictures as data in the page itself, and the colours of numbers.
 //!
-//! Comes in: images, or numbers between 0 and 1. Goes out: `data:` addresses of PNG files.
+//! Input: images, or numbers between 0 and 1. Output: `data:` addresses of PNG files.
 
 use base64::Engine;
 use image::codecs::png::PngEncoder;

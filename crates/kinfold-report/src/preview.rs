@@ -1,6 +1,6 @@
 //! A look at views before training: a contact sheet as a PNG file.
 //!
-//! Comes in: settings, and where the sheet goes. Goes out: a picture with a row for each of some
+//! Input: settings, and where the sheet goes. Output: a picture with a row for each of some
 //! images, first the image and then its views, as the first epochs of training would see them.
 
 use kinfold_data::{Images, contact_sheet};

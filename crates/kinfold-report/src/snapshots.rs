@@ -1,6 +1,6 @@
 //! How similar a fixed set of pairs is, before, during and after training.
 //!
-//! Comes in: a model, at a few steps. Goes out: `snapshots.json` in the run folder, and from there
+//! Input: a model, at a few steps. Output: `snapshots.json` in the run folder, and from there
 //! what the report draws. The pairs are held-out ones where some are held out, in views that training
 //! never sees. It never changes the model nor anything that training draws.
 

@@ -1,7 +1,7 @@
 //! The loss of a run, and what it carries from step to step: a learned temperature and bias, a queue
 //! of earlier keys and the encoder that these come from.
 //!
-//! Comes in: a model, two views of each of some images. Goes out: their projections, the loss of
+//! Input: a model, two views of each of some images. Output: their projections, the loss of
 //! these, and after the model's step its own.
 
 use crate::Error;

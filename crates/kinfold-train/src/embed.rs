@@ -1,6 +1,6 @@
 //! The embeddings of images, as a file for other programs.
 //!
-//! Comes in: a run and a folder of images. Goes out: `.npy` (the vectors `[n, d]` alone), `.csv`
+//! Input: a run and a folder of images. Output: `.npy` (the vectors `[n, d]` alone), `.csv`
 //! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
 //! name of the file; rows are in the order of the names.
 

@@ -1,7 +1,7 @@
 //! The gradients of a batch's loss: at once, or in chunks, so that a batch of any size needs the
 //! memory of a chunk (cached gradients, Gao et al. 2021).
 //!
-//! Comes in: a model, a criterion, pairs, and what makes their views. Goes out: the loss, and the
+//! Input: a model, a criterion, pairs, and what makes their views. Output: the loss, and the
 //! gradients of the model's weights and of what the loss learns. Nothing is moved here but batch
 //! norm's running statistics, once for each chunk.
 //!

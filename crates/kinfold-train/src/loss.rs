@@ -1,6 +1,6 @@
 //! The losses by the names that settings know them by.
 //!
-//! Comes in: `[loss]` of the settings. Goes out: a validated [`ContrastiveLoss`], and what training with it
+//! Input: `[loss]` of the settings. Output: a validated [`ContrastiveLoss`], and what training with it
 //! needs beside pairs of views; or why it cannot be.
 
 use crate::Error;

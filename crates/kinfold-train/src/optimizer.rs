@@ -1,7 +1,7 @@
 //! How weights are moved: AdamW, SGD with momentum, or LARS, each step one pass over every weight
 //! (`kinfold_nn::step`), with clipping by the global norm and a schedule by steps.
 //!
-//! Comes in: settings, a learning rate, a module and its gradients. Goes out: the module moved. What
+//! Input: settings, a learning rate, a module and its gradients. Output: the module moved. What
 //! an optimizer keeps from step to step can be taken out and put back.
 
 use crate::Error;

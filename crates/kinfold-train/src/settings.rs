@@ -1,6 +1,6 @@
 //! Every setting of a run, as it stands in `config.toml`.
 //!
-//! Comes in: a file, and what the command line says. Goes out: settings that can be used, or an
+//! Input: a file, and what the command line says. Output: settings that can be used, or an
 //! error that names the one that cannot. Whatever is not given has the default written here.
 
 pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};

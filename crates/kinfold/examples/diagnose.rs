@@ -27,13 +27,11 @@ fn main() -> Result<(), kinfold::Error> {
     let options = Options::new(Temperature::new(0.1)?);
     let (queries, keys) = (Embeddings::new(&queries, DIM)?, Embeddings::new(&keys, DIM)?);
     let diagnosis = diagnose(queries, keys, &options)?;
-    println!("{}\n", diagnosis.verdict());
-    for section in diagnosis.sections() {
-        println!("{}", section.title);
-        for line in section.lines {
-            println!("  {}: {} {}", line.name, line.value, line.meaning);
-        }
+    println!("{}", diagnosis.verdict());
+    for finding in &diagnosis.findings {
+        println!("- {}\n  {}", finding.what, finding.change);
     }
+    // `diagnosis.sections()` has every number behind it, with a sentence on each.
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What a loss computes: values, gradients, and the memory that takes.
 //!
-//! Comes in: a [`ContrastiveLoss`] and a [`Batch`]. Both are checked here; behind that the engine
-//! computes and cannot fail. Goes out: numbers, and gradients with respect to every matrix, to log(1/τ)
+//! Input: a [`ContrastiveLoss`] and a [`Batch`]. Both are checked here; behind that the engine
+//! computes and cannot fail. Output: numbers, and gradients with respect to every matrix, to log(1/τ)
 //! and to the bias.
 
 use crate::embeddings::{Element, Embeddings};

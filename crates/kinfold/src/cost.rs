@@ -1,6 +1,6 @@
 //! What a loss costs, counted.
 //!
-//! Comes in: a loss and a shape. Goes out: operations. The unit is one product of `[n, d]` with
+//! Input: a loss and a shape. Output: operations. The unit is one product of `[n, d]` with
 //! `[d, m]`, `2 n m d` operations; the exponentials and everything else that is not a product come
 //! on top and are not counted, so that shares of a machine's speed never flatter.
 

@@ -1,7 +1,7 @@
 //! A borrowed matrix of embeddings, `[n, d]`, one embedding a row.
 //!
-//! Comes in: a slice of f32, f64, f16 or bf16, its dimension and, where rows are further apart than
-//! that, their stride. Goes out: a view whose shape is known to be sound. Shapes are checked here,
+//! Input: a slice of f32, f64, f16 or bf16, its dimension and, where rows are further apart than
+//! that, their stride. Output: a view whose shape is known to be sound. Shapes are checked here,
 //! once; nothing behind this door checks a length again. It never copies.
 
 use crate::Error;

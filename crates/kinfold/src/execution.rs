@@ -1,6 +1,6 @@
 //! How a loss is computed, apart from what it is: threads, memory, instructions.
 //!
-//! Comes in: what a caller allows. Goes out: an [`Execution`], which the engine follows. None of it
+//! Input: what a caller allows. Output: an [`Execution`], which the engine follows. None of it
 //! changes the result by a bit, except the instruction set, whose sums are ordered differently.
 
 /// The most bytes of exponentials kept between passes, unless a caller says otherwise.

@@ -1,6 +1,6 @@
 //! What a pair is, and the order in which pairs are seen.
 //!
-//! Comes in: images, which of them to train on, and what a pair is. Goes out: the batches of an
+//! Input: images, which of them to train on, and what a pair is. Output: the batches of an
 //! epoch, a pure function of seed and epoch. What is left over when pairs are cut into batches
 //! waits for another epoch.
 //!

@@ -1,6 +1,6 @@
 //! Which images are trained on.
 //!
-//! Comes in: images. Goes out: the rows to train on and the rows to judge by.
+//! Input: images. Output: the rows to train on and the rows to judge by.
 
 use crate::images::Images;
 use crate::random::{Purpose, Random};

@@ -1,7 +1,7 @@
 //! The binary files of CIFAR-10 and CIFAR-100.
 //!
-//! Comes in: a folder with `data_batch_1.bin` and so on and `test_batch.bin`, or one with
-//! `train.bin` and `test.bin`. Goes out: their images, 32×32 in three channels; the test files are
+//! Input: a folder with `data_batch_1.bin` and so on and `test_batch.bin`, or one with
+//! `train.bin` and `test.bin`. Output: their images, 32×32 in three channels; the test files are
 //! the images to judge by. A label is the class, of CIFAR-100 the fine one: its name where
 //! `batches.meta.txt` or `fine_label_names.txt` is there, else its number. The format: of each
 //! image one byte of label (of CIFAR-100 two, the coarse one first), then red, green and blue.

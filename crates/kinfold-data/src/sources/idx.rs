@@ -1,9 +1,9 @@
 //! IDX files, as MNIST and its relatives come: one of images and one of their labels, each packed
 //! with gzip or not.
 //!
-//! Comes in: a folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` (and, for the
+//! Input: a folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` (and, for the
 //! images to judge by, the same two of `t10k` or `test`), or one file of images that has its labels
-//! beside it. Goes out: its images. The format is in the last section of LeCun's MNIST page: a
+//! beside it. Output: its images. The format is in the last section of LeCun's MNIST page: a
 //! magic number, the sides, each four bytes with the highest first, then bytes.
 
 use super::raw::{Layout, Number, Raw};

@@ -1,7 +1,7 @@
 //! A list of pairs: `a,b` or `a,b,id` a row, as .csv or .jsonl.
 //!
-//! Comes in: the file; a and b are paths relative to its folder, a first row `a,b` or `a,b,id` in a
-//! .csv is a heading, and a .jsonl has an object `{"a": …, "b": …, "id": …}` a line. Goes out: each
+//! Input: the file; a and b are paths relative to its folder, a first row `a,b` or `a,b,id` in a
+//! .csv is a heading, and a .jsonl has an object `{"a": …, "b": …, "id": …}` a line. Output: each
 //! image once, in the order in which it is first named, and the pairs. Rows with the same id show
 //! the same thing, and are no negatives of each other. Images have no labels: a list says what
 //! belongs together and nothing else. A pair with an image that cannot be read is left out.

@@ -1,6 +1,6 @@
 //! Files of plain pixels, one record after the other: MNIST's, CIFAR's, NumPy's.
 //!
-//! Comes in: a file whose length was checked, and how its records are laid out. Goes out: images. A
+//! Input: a file whose length was checked, and how its records are laid out. Output: images. A
 //! file that the memory budget has no room for stays on disk, and records are read from there.
 
 use crate::Error;

@@ -1,6 +1,6 @@
 //! Where one image comes from, and what is known of images before they are decoded.
 //!
-//! Comes in: a path, an entry of an archive, or a record of a file of plain pixels. Goes out: the
+//! Input: a path, an entry of an archive, or a record of a file of plain pixels. Output: the
 //! image, or why it cannot be read.
 
 use super::archive::Archive;

@@ -1,6 +1,6 @@
 //! The affine recipe: turned, scaled, sheared and shifted at random.
 //!
-//! Comes in: an image as planes of [0, 1], and (seed, epoch, image, view). Goes out: its view, a
+//! Input: an image as planes of [0, 1], and (seed, epoch, image, view). Output: its view, a
 //! pure function of these. It never changes the size of the image nor its colours; beyond its edges
 //! is 0.
 

@@ -1,6 +1,6 @@
 //! Gaussian blur.
 //!
-//! Comes in: planes `[channels, size, size]` of [0, 1], a radius and σ in pixels. Goes out: the
+//! Input: planes `[channels, size, size]` of [0, 1], a radius and σ in pixels. Output: the
 //! same planes, blurred in place; beyond an edge they are mirrored about its pixel. It never takes
 //! more memory than the kernel's rows. The definition is torchvision's `gaussian_blur` with a
 //! kernel of 2 · radius + 1.

@@ -1,6 +1,6 @@
 //! Colour jitter and the loss of colour.
 //!
-//! Comes in: planes `[channels, pixels]` of [0, 1] and what to do. Goes out: the same planes,
+//! Input: planes `[channels, pixels]` of [0, 1] and what to do. Output: the same planes,
 //! changed in place, still in [0, 1]. Nothing random is here, and no pixel sees another but through
 //! the mean that contrast needs. The definitions are torchvision's for float tensors; its weights
 //! of grey (.2989, .587, .114) are also those of the SimCLR paper's code. On one channel, what

@@ -1,6 +1,6 @@
 //! Which part of a picture a view shows.
 //!
-//! Comes in: a picture's width and height, and random numbers. Goes out: a [`Crop`] that lies
+//! Input: a picture's width and height, and random numbers. Output: a [`Crop`] that lies
 //! inside it. Pixels are never touched here. The definition is torchvision's
 //! `RandomResizedCrop.get_params`.
 

@@ -1,6 +1,6 @@
 //! Ours beside torchvision's, from a file that `tests/golden/views.py` wrote.
 //!
-//! Comes in: that file, results only; its pictures are a formula. Goes out: how far ours are from
+//! Input: that file, results only; its pictures are a formula. Output: how far ours are from
 //! it.
 
 use super::Picture;

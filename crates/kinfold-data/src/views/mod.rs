@@ -1,6 +1,6 @@
 //! Views: what the encoder sees of an image.
 //!
-//! Comes in: images, a recipe, and (seed, epoch, image, view). Goes out: views, each a pure
+//! Input: images, a recipe, and (seed, epoch, image, view). Output: views, each a pure
 //! function of these: neither the batch nor the number of threads matters. A recipe never looks at
 //! another image, and nothing here reads files.
 //!

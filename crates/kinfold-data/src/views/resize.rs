@@ -1,6 +1,6 @@
 //! A part of a picture, scaled to a square.
 //!
-//! Comes in: bytes `[height, width, channels]` and a [`Crop`]. Goes out: planes `[channels, size,
+//! Input: bytes `[height, width, channels]` and a [`Crop`]. Output: planes `[channels, size,
 //! size]` of [0, 1]. Nothing outside the crop is read. The definition is torchvision's
 //! `resized_crop` with bilinear interpolation and `antialias=True`: a triangle as wide as two
 //! pixels of the coarser grid, in each direction on its own.

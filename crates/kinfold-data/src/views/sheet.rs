@@ -1,6 +1,6 @@
 //! A contact sheet: what a recipe makes of some pictures, to look at before training.
 //!
-//! Comes in: pictures, a recipe and a seed. Goes out: one picture in memory, a row for each, first
+//! Input: pictures, a recipe and a seed. Output: one picture in memory, a row for each, first
 //! the original, then its views as training would see them. It never writes a file.
 
 use super::{Key, Picture, Recipe, centre};

@@ -1,6 +1,6 @@
 //! The SimCLR recipe: a random part of the picture, mirrored, recoloured and blurred at random.
 //!
-//! Comes in: a picture of any size and a stream of random numbers. Goes out: a view, planes
+//! Input: a picture of any size and a stream of random numbers. Output: a view, planes
 //! `[channels, size, size]` of [0, 1]. All that is random is drawn first, into a [`Plan`]; drawing
 //! the view from it is sums, products and roots only, the same bits on every machine.
 //!

@@ -1,6 +1,6 @@
 //! The layers that encoders are made of: here is where their time goes, and nowhere else.
 //!
-//! Comes in: a tensor and a layer's weights. Goes out: a tensor. Whether batch norm takes the
+//! Input: a tensor and a layer's weights. Output: a tensor. Whether batch norm takes the
 //! batch's statistics (and moves its running ones) or the running ones follows from the device.
 
 pub(super) use crate::ops::{

@@ -1,6 +1,6 @@
 //! What turns a view into an embedding, and the projector that training puts behind it.
 //!
-//! Comes in: images `[n, channels, size, size]`. Goes out: embeddings `[n, d]`; the loss sees the
+//! Input: images `[n, channels, size, size]`. Output: embeddings `[n, d]`; the loss sees the
 //! projector's output, the user the encoder's. An encoder is a file here; its layers are all in
 //! `layers`, what it is made of in `settings`, how it is written and read in `weights`.
 

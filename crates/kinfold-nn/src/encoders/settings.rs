@@ -1,6 +1,6 @@
 //! What an encoder is made of, as it stands in `config.toml` and `model.toml`.
 //!
-//! Comes in: what was given. Goes out: a value for every setting that the encoder has, or an error
+//! Input: what was given. Output: a value for every setting that the encoder has, or an error
 //! that names the one that it cannot have. Nothing is built here.
 
 use crate::Error;

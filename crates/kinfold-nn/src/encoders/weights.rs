@@ -1,7 +1,7 @@
 //! Weights in files: in PyTorch's names and layouts, each encoder's in those of the library it is
 //! known from.
 //!
-//! Comes in: a model, or a file of safetensors or of PyTorch's own kind. Goes out: a file's bytes, or
+//! Input: a model, or a file of safetensors or of PyTorch's own kind. Output: a file's bytes, or
 //! the model with the file's weights. A weight that is missing, left over or of another shape is an
 //! error that names it; nothing is loaded in part.
 

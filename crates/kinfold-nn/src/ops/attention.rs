@@ -40,7 +40,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
 }
 
 /// Attention of what one linear layer gives, `[batch, tokens, 3 · heads · width]`: first the queries
-/// of every head, then the keys, then the values. Goes out: `[batch, tokens, heads · width]`, what
+/// of every head, then the keys, then the values. Output: `[batch, tokens, heads · width]`, what
 /// the layer behind it takes. Nothing is copied or moved in between.
 ///
 /// # Panics

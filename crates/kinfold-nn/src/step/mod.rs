@@ -1,7 +1,7 @@
 //! One step of an optimizer over one parameter.
 //!
-//! Comes in: a [`Rule`], a weight and its gradient, `[…]` each, and the numbers that the rule keeps
-//! for it, flat. Goes out: the weight moved, and what is kept for the next step. On the CPU (Burn's
+//! Input: a [`Rule`], a weight and its gradient, `[…]` each, and the numbers that the rule keeps
+//! for it, flat. Output: the weight moved, and what is kept for the next step. On the CPU (Burn's
 //! Flex device) it is one pass over all of them, in place where nobody else holds them; on every
 //! other device it is tensor operations. It knows of no module, schedule or file.
 

@@ -1,6 +1,6 @@
 //! Where a loss stands and why, on embeddings from files or from a run's own model.
 //!
-//! Comes in: two files, or a run folder. Goes out: what `kinfold::diagnosis` says of them. Nothing is
+//! Input: two files, or a run folder. Output: what `kinfold::diagnosis` says of them. Nothing is
 //! measured here.
 
 mod table;

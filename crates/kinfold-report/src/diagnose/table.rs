@@ -1,6 +1,6 @@
 //! Embeddings out of a file.
 //!
-//! Comes in: a file, `.npy`, `.parquet`, `.csv` or `.safetensors`, told by its ending. Goes out: a
+//! Input: a file, `.npy`, `.parquet`, `.csv` or `.safetensors`, told by its ending. Output: a
 //! matrix of f32 `[n, d]`, and labels where the file has them. What is f64 or f16 there becomes f32.
 //! It takes what `kinfold embed` writes, and what others write in the same formats.
 

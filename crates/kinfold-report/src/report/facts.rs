@@ -1,6 +1,6 @@
 //! What a run folder says of its run.
 //!
-//! Comes in: a run folder, also that of a run that was interrupted or ended by force. Goes out: its
+//! Input: a run folder, also that of a run that was interrupted or ended by force. Output: its
 //! settings, its steps and, where they are there, its summary and its snapshots.
 
 use crate::snapshots::Seen;

@@ -1,6 +1,6 @@
 //! A run as one page that anyone can open: `report.html` in the run folder.
 //!
-//! Comes in: a run folder, and the images that it was trained on where they are still there. Goes out:
+//! Input: a run folder, and the images that it was trained on where they are still there. Output:
 //! one self-contained file that asks for nothing from the network and runs no script. It never changes
 //! anything else, and can be made anew at any time, also for a run that was interrupted.
 //!

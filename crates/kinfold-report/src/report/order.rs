@@ -1,6 +1,6 @@
 //! In which order a similarity matrix shows its structure.
 //!
-//! Comes in: labels, or similarities. Goes out: an order of the rows, and where groups lie in it.
+//! Input: labels, or similarities. Output: an order of the rows, and where groups lie in it.
 
 /// Rows that belong together, side by side.
 #[derive(Debug, Clone, PartialEq)]

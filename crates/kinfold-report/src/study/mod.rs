@@ -1,7 +1,7 @@
 //! What the temperature does: the same encoder trained again and again on the same data, with nothing
 //! changed but the loss, its temperature and the seed.
 //!
-//! Comes in: settings, and how many seeds. Goes out: a folder with `study.json` (every run), `study.md`
+//! Input: settings, and how many seeds. Output: a folder with `study.json` (every run), `study.md`
 //! (a table of means and spreads) and `study.svg` (the figure). A run's own folder is removed once it
 //! is measured: its settings are in `study.json`, and the same settings give the same bits.
 

@@ -1,6 +1,6 @@
 //! What an encoder learned: each measure for raw pixels, for the encoder before training and after.
 //!
-//! Comes in: labelled images, a split, two encoders. Goes out: accuracies.
+//! Input: labelled images, a split, two encoders. Output: accuracies.
 
 mod one_shot;
 

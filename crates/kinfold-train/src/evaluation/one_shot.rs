@@ -1,8 +1,8 @@
 //! One-shot classification within folders that nothing was trained on: Lake, Salakhutdinov and
 //! Tenenbaum's task (Science 2015), on any images.
 //!
-//! Comes in: a run, and images whose classes lie in groups, as Omniglot's characters lie in their
-//! alphabets. Goes out: how often the nearest of 20 examples is of another class. Nothing is trained
+//! Input: a run, and images whose classes lie in groups, as Omniglot's characters lie in their
+//! alphabets. Output: how often the nearest of 20 examples is of another class. Nothing is trained
 //! and no label but an example's is seen.
 //!
 //! A run of the task is 20 classes of one group, an example and a test image of each. Both have a

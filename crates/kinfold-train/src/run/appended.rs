@@ -1,6 +1,6 @@
 //! A file that only grows, piece by piece, each whole or not at all.
 //!
-//! Comes in: pieces. Goes out: a file whose length is known, so that a later sitting can cut off what
+//! Input: pieces. Output: a file whose length is known, so that a later sitting can cut off what
 //! came after a checkpoint.
 
 use crate::Error;

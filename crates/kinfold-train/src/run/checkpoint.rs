@@ -1,6 +1,6 @@
 //! Checkpoints: everything that decides how a run goes on.
 //!
-//! Comes in: where a run stands and the state of its parts. Goes out: a file,
+//! Input: where a run stands and the state of its parts. Output: a file,
 //! `checkpoints/step-00000120.safetensors`, and from such a file the same again.
 //!
 //! The file is safetensors. Its tensors are the state, each named by its part: `model.…` and

@@ -1,6 +1,6 @@
 //! A run folder: what a run was asked, what happened, what came out.
 //!
-//! Comes in: settings, steps, checkpoints, weights, a summary. Goes out: files. Each file is written
+//! Input: settings, steps, checkpoints, weights, a summary. Output: files. Each file is written
 //! whole or not at all: under a temporary name first, then renamed; but the metrics and TensorBoard's
 //! events grow, line by line. A run that fails before it has anything to keep leaves nothing behind.
 //! One process at a time has a run folder.

@@ -1,6 +1,6 @@
 //! What the parts of a run have to remember between two sittings: tensors by name.
 //!
-//! Comes in: parts that put what they hold. Goes out: the same, to the last bit, for parts that were
+//! Input: parts that put what they hold. Output: the same, to the last bit, for parts that were
 //! built anew from the same settings. Where it is kept is another's business.
 
 use crate::Error;

@@ -1,6 +1,6 @@
 //! Scalars as TensorBoard reads them.
 //!
-//! Comes in: a step and numbers with names. Goes out: records of an event file. A record (TFRecord) is
+//! Input: a step and numbers with names. Output: records of an event file. A record (TFRecord) is
 //! the length of its data as a u64, the length's checksum, the data, the data's checksum; numbers
 //! are little-endian, and a checksum is CRC-32C, rotated and shifted ("masked"). The data is a
 //! protocol buffer, TensorFlow's `Event`, of which a few fields are all that is needed.

@@ -1,7 +1,7 @@
 //! The batches of a run, drawn one ahead: while the encoder works on a batch, a thread draws the views
 //! of the next.
 //!
-//! Comes in: images, pairs, and the place in the run to begin at. Goes out: batches in their order,
+//! Input: images, pairs, and the place in the run to begin at. Output: batches in their order,
 //! the same to the last bit however fast they are drawn.
 
 use crate::{Error, Settings};

@@ -1,6 +1,6 @@
 //! What is wrong, in plain words, what matters most first.
 //!
-//! Comes in: the numbers of a diagnosis. Goes out: findings, in the order in which they should be dealt
+//! Input: the numbers of a diagnosis. Output: findings, in the order in which they should be dealt
 //! with: while embeddings have collapsed, or rows are not pairs, nothing else that is measured means
 //! anything.
 

@@ -1,6 +1,6 @@
 //! Where a loss stands, why, and what to change.
 //!
-//! Comes in: pairs of embeddings and a temperature. Goes out: a [`Diagnosis`], numbers each with a
+//! Input: pairs of embeddings and a temperature. Output: a [`Diagnosis`], numbers each with a
 //! sentence of meaning, and [findings](Finding) in plain words, what matters first first. It reads no
 //! file and no clock, and what is random follows from a seed; the bits are the same for every number
 //! of threads. It never builds the n × n matrix: of many pairs a sample is compared with all n, as

@@ -1,6 +1,6 @@
 //! The numbers of a diagnosis.
 //!
-//! Comes in: pairs and options. Goes out: every number. The loss, at several temperatures, is the
+//! Input: pairs and options. Output: every number. The loss, at several temperatures, is the
 //! engine's; probabilities and effective numbers follow from its rows. What else is quadratic is seen
 //! in two walks over rows of cosines, queries among keys and keys among queries, and one of keys among
 //! keys.

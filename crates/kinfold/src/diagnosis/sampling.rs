@@ -1,6 +1,6 @@
 //! Which pairs are compared with all others.
 //!
-//! Comes in: n pairs, a number, a seed. Goes out: the same pairs with the sampled ones first, copied
+//! Input: n pairs, a number, a seed. Output: the same pairs with the sampled ones first, copied
 //! only where not all are sampled.
 
 use crate::embeddings::{Element, Embeddings};

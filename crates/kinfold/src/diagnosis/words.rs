@@ -1,6 +1,6 @@
 //! What each number of a diagnosis means, in a sentence.
 //!
-//! Comes in: a diagnosis. Goes out: sections of lines, in the order in which one asks. The command and
+//! Input: a diagnosis. Output: sections of lines, in the order in which one asks. The command and
 //! reports print these words and have none of their own.
 
 use super::parts::{Cap, Distribution, Found, Side};

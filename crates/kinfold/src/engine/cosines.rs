@@ -1,6 +1,6 @@
 //! Cosines of rows with columns, a whole row of them at a time, for measures.
 //!
-//! Comes in: two matrices. Goes out: whatever a closure says of each row's cosines with all columns.
+//! Input: two matrices. Output: whatever a closure says of each row's cosines with all columns.
 //! There is never more than a block of rows per thread: no matrix of all cosines. The same two rows
 //! have the same bits wherever they stand, so exact duplicates tie exactly.
 

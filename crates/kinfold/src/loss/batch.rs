@@ -1,6 +1,6 @@
 //! What a loss is given: queries and keys, and whatever else stands beside them.
 //!
-//! Comes in: borrowed embeddings, identities, labels, weights. Goes out: a [`Batch`] whose shapes are
+//! Input: borrowed embeddings, identities, labels, weights. Output: a [`Batch`] whose shapes are
 //! known to agree with each other and with the loss. It never copies.
 
 use super::shape::{BatchShape, GuideShape, NegativesShape, check_row_weights};

@@ -1,6 +1,6 @@
 //! Between which values a loss can lie, and what that says of the temperature.
 //!
-//! Comes in: a loss and a number of pairs. Goes out: nats, and temperatures. It never sees embeddings.
+//! Input: a loss and a number of pairs. Output: nats, and temperatures. It never sees embeddings.
 
 use super::{ContrastiveLoss, Form, Objective};
 

@@ -1,6 +1,6 @@
 //! The settings of a loss.
 //!
-//! Comes in: numbers and choices. Goes out: a [`ContrastiveLoss`] whose settings are in range and go
+//! Input: numbers and choices. Output: a [`ContrastiveLoss`] whose settings are in range and go
 //! together. What it computes is in [`compute`](crate::compute).
 
 use super::objective::{Objective, Reduction, above_0, finite, in_range};

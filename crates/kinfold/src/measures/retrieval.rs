@@ -1,6 +1,6 @@
 //! Whether a query finds its own key among all keys.
 //!
-//! Comes in: queries and keys, row i belonging to row i. Goes out: where each query's own key stands,
+//! Input: queries and keys, row i belonging to row i. Output: where each query's own key stands,
 //! and what that comes to. Equals share their places: what is reported is the expectation over every
 //! order of them, so that embeddings that are all alike find nothing.
 

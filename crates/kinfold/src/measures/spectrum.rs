@@ -1,6 +1,6 @@
 //! In how many dimensions embeddings really lie.
 //!
-//! Comes in: embeddings. Goes out: their singular values, and the effective rank that these make
+//! Input: embeddings. Output: their singular values, and the effective rank that these make
 //! (Roy and Vetterli 2007; RankMe, Garrido et al. 2023). Computed in f64 by the eigenvalues of the
 //! smaller of `XᵀX` and `XXᵀ`, so that a singular value below 1e-8 of the largest is not told from 0.
 
