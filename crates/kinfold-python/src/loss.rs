@@ -1,4 +1,4 @@
-//! A loss with its settings, and what it comes to.
+//! A loss with its settings, checked and computed for Python.
 
 use crate::memory::{Numbers, Plain, Rows, by_dtype, refused};
 use crate::threads::OpenMp;

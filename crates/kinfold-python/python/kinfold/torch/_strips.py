@@ -194,7 +194,7 @@ class _Problem:
         all_keys = queries[start : start + rows] @ keys.T
         return all_keys.gather(1, _count(start, rows, all_keys)[:, None])
 
-    # --- what they come to --------------------------------------------------------------------------
+    # --- value and gradients ------------------------------------------------------------------------
 
     def unreduced_rows(self):
         value = 0
