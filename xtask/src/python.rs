@@ -96,6 +96,10 @@ fn installed(python: &Path, sources: &Path) -> Option<()> {
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"])
         .arg(sources);
+    // A source distribution is unpacked somewhere new each time; what it is built of stays here.
+    if sources.is_file() {
+        install.env("CARGO_TARGET_DIR", target().join("sdist"));
+    }
     done("install", &mut install)
 }
 
