@@ -3,6 +3,17 @@
 //!
 //! Input: run folders of kinfold-train, files of embeddings, images. Output: pages, pictures, answers.
 //! Nothing here prints. [`Recorder`] watches training and leaves what the report needs.
+//!
+//! ```no_run
+//! use kinfold_report::{DiagnosisRequest, diagnose, report};
+//! use std::path::Path;
+//!
+//! let page = report(Path::new("runs/digits"))?; // writes report.html
+//! let request = DiagnosisRequest { queries: "runs/digits".into(), ..Default::default() };
+//! let diagnosis = diagnose(&request)?.diagnosis; // of a run, or of two files of embeddings
+//! println!("{}: {}", page.display(), diagnosis.verdict());
+//! # Ok::<(), kinfold_train::Error>(())
+//! ```
 
 #![warn(clippy::unwrap_used)]
 
