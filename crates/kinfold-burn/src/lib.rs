@@ -35,3 +35,8 @@ mod strips;
 pub use batch::PairBatch;
 pub use contrastive_loss::{ContrastiveLoss, ContrastiveLossConfig};
 pub use kinfold::{Error, Form, Objective, Preset, Reduction, Similarity, Temperature};
+
+/// The README's example compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -45,3 +45,8 @@ pub use picture::Picture;
 pub use settings::{DIGITS, ImageSettings, MEMORY, Reading};
 pub use sources::{Skipped, npy, texts};
 pub use views::{Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs};
+
+/// The README's example compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -59,3 +59,8 @@ pub mod ops;
 pub mod step;
 
 pub use error::Error;
+
+/// The README's example compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

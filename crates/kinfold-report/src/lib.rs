@@ -33,3 +33,8 @@ pub use recorder::Recorder;
 pub use report::report;
 pub use search::{Found, Match, Matches, search};
 pub use study::{Study, StudyEvent, StudyRun, StudySettings, study_temperature};
+
+/// The README's example compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

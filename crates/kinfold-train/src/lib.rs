@@ -42,3 +42,8 @@ pub use loss::loss_names;
 pub use run::{Evaluation, Measured, Summary, run_folder};
 pub use settings::Settings;
 pub use training::{Event, Observer, Progress, resume, train};
+
+/// The README's example compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -123,3 +123,8 @@ pub use loss::{
     Batch, BatchShape, Conflict, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient,
     Preset, Reduction, Similarity, Statistics, Temperature, Value, ValueAndGradient,
 };
+
+/// The README's example compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
