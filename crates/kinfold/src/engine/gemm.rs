@@ -78,6 +78,7 @@ impl Gemm {
                     segments: 1,
                     depth,
                     add: from > 0,
+                    next_right: n * width,
                 };
                 kernels.product(&product, out, BLOCK_ROWS * width);
             }

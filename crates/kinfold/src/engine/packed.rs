@@ -56,6 +56,7 @@ impl<R: Real> PackedPair<'_, R> {
                 segments: 1,
                 depth: DEPTH.min(dim - from),
                 add: from > 0,
+                next_right: DEPTH.min(dim - from) * width,
             };
             kernels.product(&product, out, out_panel);
         }

@@ -54,11 +54,19 @@ pub(super) trait Vector: Copy {
     /// See the trait.
     #[inline(always)]
     unsafe fn prefetch(_at: *const Self::Real) {}
+    /// The same, into the second cache.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn prefetch_far(_at: *const Self::Real) {}
 }
 
 /// What the exponential is made of: `exp(x) = 2^k · exp(r)`, `k = round(x / ln 2)`,
 /// `r = x − k ln 2`, `exp(r) ≈ 1 + r + r² q(r)`, `|r| ≤ ln 2 / 2`.
 pub(super) trait Constants: Copy + 'static {
+    /// Numbers in a cache line.
+    const LINE: usize = LINE_BYTES / size_of::<Self>();
     const ZERO: Self;
     const ONE: Self;
     const MINUS_ONE: Self;
@@ -147,6 +155,38 @@ impl Constants for f64 {
     }
 }
 
+/// Adds a column of the left operand times a row of the right one.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn outer_product<V: Vector, const HEIGHT: usize, const VECTORS: usize, const ROW: usize>(
+    left: *const V::Real,
+    right: *const V::Real,
+    sums: &mut [[V; VECTORS]; HEIGHT],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut of_right = [V::splat(V::Real::ZERO); VECTORS];
+        for v in 0..VECTORS {
+            of_right[v] = V::load(right.add(v * V::LANES));
+        }
+        for row in 0..HEIGHT {
+            let of_left = V::splat(*left.add(row * ROW));
+            for v in 0..VECTORS {
+                sums[row][v] = of_left.mul_add(of_right[v], sums[row][v]);
+            }
+        }
+    }
+}
+
+/// Inner indices that a tile goes through in one turn of its loop. A turn for each would end every
+/// short segment in a branch that is predicted wrongly.
+pub(super) const TURN: usize = 4;
+
+/// Bytes of a cache line.
+pub(super) const LINE_BYTES: usize = 64;
+
 /// `HEIGHT` rows by `VECTORS` vectors of a product. Element (row, k) of the left operand lies at
 /// `row · ROW + k · STEP`.
 ///
@@ -167,23 +207,26 @@ pub(super) unsafe fn tile<
     // SAFETY: every address is one that the caller vouches for.
     unsafe {
         for row in 0..HEIGHT {
-            V::prefetch(tile.out.add(row * width));
+            for line in (0..width).step_by(V::Real::LINE) {
+                V::prefetch(tile.out.add(row * width + line));
+            }
         }
         let mut sums = [[V::splat(V::Real::ZERO); VECTORS]; HEIGHT];
         for segment in 0..tile.segments {
             let mut left = tile.left.add(segment * tile.left_segment);
             let mut right = tile.right.add(segment * tile.right_segment);
-            for _ in 0..tile.depth {
-                let mut of_right = [V::splat(V::Real::ZERO); VECTORS];
-                for v in 0..VECTORS {
-                    of_right[v] = V::load(right.add(v * V::LANES));
+            let mut ahead = tile.ahead.wrapping_add(segment * tile.right_segment);
+            for _ in 0..tile.depth / TURN {
+                V::prefetch_far(ahead);
+                ahead = ahead.wrapping_add(V::Real::LINE);
+                for _ in 0..TURN {
+                    outer_product::<V, HEIGHT, VECTORS, ROW>(left, right, &mut sums);
+                    left = left.add(STEP);
+                    right = right.add(width);
                 }
-                for row in 0..HEIGHT {
-                    let of_left = V::splat(*left.add(row * ROW));
-                    for v in 0..VECTORS {
-                        sums[row][v] = of_left.mul_add(of_right[v], sums[row][v]);
-                    }
-                }
+            }
+            for _ in 0..tile.depth % TURN {
+                outer_product::<V, HEIGHT, VECTORS, ROW>(left, right, &mut sums);
                 left = left.add(STEP);
                 right = right.add(width);
             }

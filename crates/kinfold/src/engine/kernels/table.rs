@@ -3,6 +3,8 @@
 //! Input: slices, whose lengths are checked here. What runs behind that are the unsafe functions of
 //! the instruction set ([`generic`](super::generic)), over the raw pointers of a [`Tile`] or a [`Panel`].
 
+use super::generic::{LINE_BYTES, TURN};
+
 /// Work on items that is compiled for an instruction set, if it is `#[inline(always)]`. A closure is
 /// work, too, but the compiler decides how much of a long one is inlined.
 pub(crate) trait Work<I>: Sync {
@@ -49,6 +51,9 @@ pub(crate) struct Tile<R> {
     pub(super) right_segment: usize,
     pub(super) out: *mut R,
     pub(super) add: bool,
+    /// What will be the right operand next, in segments likewise: a cache line of it is asked for in
+    /// each turn. May lie anywhere.
+    pub(super) ahead: *const R,
 }
 
 /// A panel of logits that become exponentials, and where their sums go.
@@ -120,6 +125,8 @@ pub(crate) struct Product<'a, R> {
     pub(crate) depth: usize,
     /// Add to the output rather than overwrite it.
     pub(crate) add: bool,
+    /// How far behind a right panel lies what is needed after it, in numbers.
+    pub(crate) next_right: usize,
 }
 
 impl<R: Copy> Kernels<R> {
@@ -142,8 +149,13 @@ impl<R: Copy> Kernels<R> {
         assert!(left.reaches(segments, left_tile) && right.reaches(segments, depth * width));
         let column = left.panels * height * width;
         assert!((right.panels - 1) * out_panel + column <= out.len() && column <= out_panel);
+        let segment_len = depth * width;
+        let asked_len = depth / TURN * (LINE_BYTES / size_of::<R>());
         for j in 0..right.panels {
+            let next = right.data.as_ptr().wrapping_add(j * right.panel_stride + p.next_right);
             for i in 0..left.panels {
+                // The tiles of a panel ask for what comes next, a part each.
+                let ahead = next.wrapping_add(i * asked_len % segment_len);
                 // SAFETY: by the assertions above, the last number that this tile reads of either
                 // operand, and the last of the height · width that it writes, lie within their
                 // slices. The kernel's instructions were detected before the table was handed out.
@@ -157,6 +169,7 @@ impl<R: Copy> Kernels<R> {
                         right_segment: right.segment_stride,
                         out: out.as_mut_ptr().add(j * out_panel + i * height * width),
                         add: p.add,
+                        ahead,
                     });
                 }
             }

@@ -151,6 +151,7 @@ fn products<R: Arithmetic + Default>(set: Instructions, real: fn(f64) -> R, wide
                     segments,
                     depth,
                     add,
+                    next_right: 0,
                 };
                 let out_panel = 3 * height * width + 2;
                 let before = numbers(2 * out_panel, 5);

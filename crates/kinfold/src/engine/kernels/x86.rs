@@ -72,6 +72,11 @@ macro_rules! x86_vector {
                 // SAFETY: a prefetch reads nothing, wherever it points.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
             }
+            #[inline(always)]
+            unsafe fn prefetch_far(at: *const $real) {
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+            }
         }
     };
 }

@@ -108,6 +108,7 @@ impl<R: Real> Block<'_, '_, R> {
             segments: panels.len(),
             depth: width,
             add,
+            next_right: right_stride,
         };
         p.kernels.product(&product, self.scratch.row_gradients, panel_len);
     }

@@ -8,10 +8,14 @@ use crate::engine::packed::DEPTH;
 use crate::engine::problem::{Region, Shape};
 use crate::engine::terms::rule::Terms;
 
-/// Rows of a block, as near as tiles allow.
+/// A block has about so many rows, and at least so many tiles, which together ask for all of the panel
+/// that comes next. Where there are no more than so many rows in all, blocks are small all the same,
+/// so that threads find equal shares.
 const BLOCK_ROWS: usize = 48;
-/// A strip has as many blocks as fit into so many bytes, and at least so many.
-const STRIP_BYTES: usize = 48 << 20;
+const BLOCK_TILES: usize = 8;
+const FEW_ROWS: usize = 1024;
+/// A strip has as many blocks as fit into so many bytes, which the third cache holds, and at least so many.
+const STRIP_BYTES: usize = 16 << 20;
 const LEAST_BLOCKS: usize = 8;
 
 /// At least one strip in so many must be kept, or none is.
@@ -26,7 +30,7 @@ pub(crate) struct Plan {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) lanes: usize,
-    /// Rows of a block, which one thread works on. A multiple of a tile's height and width.
+    /// Rows of a block, which one thread works on. A multiple of a tile's height.
     pub(crate) block_rows: usize,
     /// Blocks of a strip.
     pub(crate) strip_blocks: usize,
@@ -42,8 +46,8 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new<R>(kernels: &Kernels<R>, shape: Shape, terms: Terms) -> Self {
         let Kernels { height, width, lanes, .. } = *kernels;
-        let unit = height * width / gcd(height, width);
-        let block_rows = unit * (BLOCK_ROWS / unit).max(1);
+        let least_tiles = if shape.rows > FEW_ROWS { BLOCK_TILES } else { 1 };
+        let block_rows = height * (BLOCK_ROWS / height).max(least_tiles);
         let panels = shape.columns.div_ceil(width);
         let blocks = shape.rows.div_ceil(block_rows);
         let block_bytes = block_rows * panels * width * size_of::<R>();
@@ -205,8 +209,4 @@ impl Plan {
             + column_sums * size_of::<f64>()
             + rest
     }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -10,13 +10,15 @@ use super::plan::Plan;
 use crate::embeddings::{Element, Real};
 use crate::engine::aligned::Aligned;
 use crate::engine::kernels::{Layout, Operand, Product, Work};
-use crate::engine::packed::DEPTH;
 use crate::engine::problem::Region;
 use crate::engine::terms::outcome::RowOutcome;
 use crate::engine::terms::rule::{RowSums, Terms};
 
-/// Panels that a thread takes at a time in phase B.
-const PANELS_A_TIME: usize = 4;
+/// Panels that a thread takes at a time in phase B, at most, and pieces that threads should find.
+const PANELS_A_TIME: usize = 8;
+const PIECES: usize = 16;
+/// About so many rows are the inner indices of a product in phase B.
+const ROWS_A_TIME: usize = 288;
 
 /// A shift of all exponentials, and the least sum of them that has not lost too much to underflow.
 #[derive(Debug, Clone, Copy)]
@@ -167,19 +169,21 @@ impl<T: Element> PackedProblem<'_, T> {
         let base = plan.first_panel(s * plan.strip_rows());
         let panel_len = plan.column_gradient_len();
         let from = (base * panel_len).min(column_gradients.len());
-        let panels = column_gradients[from..].chunks_mut(PANELS_A_TIME * panel_len).enumerate();
-        self.team.each(panels, |(i, panels)| {
-            for (j, out) in panels.chunks_mut(panel_len).enumerate() {
-                self.panel_gradient(s, base + i * PANELS_A_TIME + j, matrix, memory, out);
-            }
+        let column_gradients = &mut column_gradients[from..];
+        let panels = column_gradients.len() / panel_len;
+        let at_once = (panels / PIECES).clamp(1, PANELS_A_TIME);
+        let pieces = column_gradients.chunks_mut(at_once * panel_len).enumerate();
+        self.team.each(pieces, |(i, panels)| {
+            self.panel_gradients(s, base + i * at_once, matrix, memory, panels);
         });
     }
 
-    /// Strip `s`'s part of the gradient of panel `j` of columns, added to `out`.
-    fn panel_gradient(
+    /// Strip `s`'s part of the gradient of some panels of columns, the first of which is `first`, added to
+    /// `out`. The features of some blocks stay in the second cache while all of the panels go by.
+    fn panel_gradients(
         &self,
         s: usize,
-        j: usize,
+        first: usize,
         matrix: &[T::Real],
         memory: &Memory<T::Real>,
         out: &mut [T::Real],
@@ -189,33 +193,39 @@ impl<T: Element> PackedProblem<'_, T> {
         let start = s * plan.strip_rows();
         let rows = plan.strip_rows().min(plan.shape.rows - start);
         let base = plan.first_panel(start);
-        let block_len = plan.block_len(s);
-        let together = (DEPTH / block_rows).max(1);
-        // In the triangle, blocks further down do not reach this panel.
-        let reaching = match plan.shape.region {
+        let (block_len, panel_len) = (plan.block_len(s), plan.column_gradient_len());
+        let together = (ROWS_A_TIME / block_rows).max(1);
+        // In the triangle, blocks further down do not reach a panel.
+        let reaching = |j: usize| match plan.shape.region {
             Region::Triangle { .. } => rows.min((j + 1) * plan.width - start),
             _ => rows,
         };
         let mut block = 0;
-        while block * block_rows < reaching {
-            let rows = rows - block * block_rows;
-            let blocks = together
-                .min(rows / block_rows)
-                .min((reaching - block * block_rows).div_ceil(block_rows))
-                .max(1);
-            let features = &memory.row_features[block * plan.row_features_len()..];
-            let weights = &matrix[block * block_len + (j - base) * plan.panel_len()..];
-            let stride = block_rows * plan.height;
-            let product = Product {
-                layout: Layout::Packed,
-                left: Operand::panels(features, plan.left_feature_panels, stride)
-                    .segments(plan.row_features_len()),
-                right: Operand::panel(weights).segments(block_len),
-                segments: blocks,
-                depth: block_rows.min(rows),
-                add: true,
-            };
-            self.kernels.product(&product, out, plan.column_gradient_len());
+        while block * block_rows < rows {
+            let before = block * block_rows;
+            let left = rows - before;
+            // A block that is not full is a product of its own: its rows end earlier.
+            let blocks = together.min(left / block_rows).max(1);
+            for (j, out) in (first..).zip(out.chunks_mut(panel_len)) {
+                let reaching = reaching(j).saturating_sub(before).div_ceil(block_rows);
+                if reaching == 0 {
+                    continue;
+                }
+                let features = &memory.row_features[block * plan.row_features_len()..];
+                let weights = &matrix[block * block_len + (j - base) * plan.panel_len()..];
+                let stride = block_rows * plan.height;
+                let product = Product {
+                    layout: Layout::Packed,
+                    left: Operand::panels(features, plan.left_feature_panels, stride)
+                        .segments(plan.row_features_len()),
+                    right: Operand::panel(weights).segments(block_len),
+                    segments: blocks.min(reaching),
+                    depth: block_rows.min(left),
+                    add: true,
+                    next_right: plan.panel_len(),
+                };
+                self.kernels.product(&product, out, panel_len);
+            }
             block += blocks;
         }
     }
