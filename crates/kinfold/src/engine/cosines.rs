@@ -27,7 +27,6 @@ pub(crate) struct Cosines<T: Element> {
 
 /// What one thread works in.
 struct Scratch<R: Arithmetic> {
-    row: Vec<R>,
     left: Aligned<R>,
     strip: Aligned<R>,
     cosines: Vec<R>,
@@ -40,13 +39,10 @@ impl<T: Element> Cosines<T> {
         let rows = unit(columns);
         let panels = n.div_ceil(kernels.width);
         let mut packed = Aligned::any(panels * kernels.width * dim);
-        packed.par_chunks_mut(kernels.width * dim).enumerate().for_each_init(
-            || vec![T::Real::default(); dim],
-            |row, (j, packed)| {
-                let from = j * kernels.width;
-                pack(kernels.width, &rows, from..(from + kernels.width).min(n), row, packed);
-            },
-        );
+        packed.par_chunks_mut(kernels.width * dim).enumerate().for_each(|(j, packed)| {
+            let from = j * kernels.width;
+            pack(kernels.width, &rows, from..(from + kernels.width).min(n), packed);
+        });
         Self { kernels, packed, columns: n, dim }
     }
 
@@ -60,7 +56,6 @@ impl<T: Element> Cosines<T> {
         let (n, rows) = (rows.rows(), unit(rows));
         let block = self.block();
         let scratch = || Scratch {
-            row: vec![T::Real::default(); self.dim],
             left: Aligned::any(block * self.dim),
             strip: Aligned::any(self.packed.len() / self.dim * block),
             cosines: vec![T::Real::default(); self.columns],
@@ -69,8 +64,8 @@ impl<T: Element> Cosines<T> {
             .into_par_iter()
             .map_init(scratch, |scratch, b| {
                 let rows_here = b * block..((b + 1) * block).min(n);
-                let Scratch { row, left, strip, cosines } = scratch;
-                pack(self.kernels.height, &rows, rows_here.clone(), row, left);
+                let Scratch { left, strip, cosines } = scratch;
+                pack(self.kernels.height, &rows, rows_here.clone(), left);
                 self.product(left, strip);
                 let judged = rows_here.map(|i| {
                     self.gather(strip, i % block, cosines);

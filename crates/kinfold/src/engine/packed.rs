@@ -12,23 +12,81 @@ use std::ops::Range;
 pub(crate) const DEPTH: usize = 256;
 
 /// Packs rows as the left operand of a product, for tiles of `height` rows; columns are packed the
-/// same way, with a tile's width for its height. A row is read into `buffer`, which has room for one.
+/// same way, with a tile's width for its height. What is missing of the last panel becomes zeros.
 #[inline(always)]
 pub(crate) fn pack<T: Element>(
     height: usize,
     rows: &Rows<'_, T>,
     which: Range<usize>,
-    buffer: &mut [T::Real],
     packed: &mut [T::Real],
 ) {
     let dim = rows.dim();
-    let (row, _) = buffer.split_at_mut(dim);
-    packed.fill(T::Real::default());
-    for (i, which) in which.enumerate() {
-        rows.read(which, row);
-        let panel = &mut packed[i / height * height * dim..][..height * dim];
-        for (to, x) in panel[i % height..].iter_mut().step_by(height).zip(&*row) {
-            *to = *x;
+    let panels = packed.chunks_exact_mut(height * dim);
+    for (panel, first) in panels.zip(which.clone().step_by(height)) {
+        for part in (0..height).step_by(SIDE) {
+            let from = which.end.min(first + part);
+            let count = SIDE.min(height - part);
+            for features in parts_of(0..dim) {
+                let square = Square::read(rows, from..which.end.min(from + count), &features);
+                let panel = &mut panel[features.start * height + part..];
+                square.write_columns(features.len(), count, height, panel);
+            }
+        }
+    }
+}
+
+/// `features` in parts that a [`Square`] takes.
+#[inline(always)]
+pub(crate) fn parts_of(features: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = features.end;
+    features.step_by(FEATURES).map(move |from| from..end.min(from + FEATURES))
+}
+
+/// Rows that are turned into columns at a time.
+pub(crate) const SIDE: usize = 4;
+
+/// A few features of a few rows, on their way from memory, where rows lie one below the other, to a
+/// panel, where they lie side by side.
+pub(crate) struct Square<R>([[R; FEATURES]; SIDE]);
+
+/// Features of a square: a multiple of every tile's width.
+const FEATURES: usize = 96;
+
+impl<R: Real> Square<R> {
+    /// Rows as they are compared; zeros for those that are missing.
+    #[inline(always)]
+    pub(crate) fn read<T: Element<Real = R>>(
+        rows: &Rows<'_, T>,
+        which: Range<usize>,
+        features: &Range<usize>,
+    ) -> Self {
+        let mut square = [[R::default(); FEATURES]; SIDE];
+        for (row, which) in square.iter_mut().zip(which) {
+            rows.read_part(which, features.start, &mut row[..features.len()]);
+        }
+        Self(square)
+    }
+
+    /// One of the rows.
+    pub(crate) fn row(&self, i: usize) -> &[R] {
+        &self.0[i]
+    }
+
+    /// Writes `features` columns of `rows` numbers, whose starts lie `stride` numbers apart.
+    #[inline(always)]
+    pub(crate) fn write_columns(&self, features: usize, rows: usize, stride: usize, out: &mut [R]) {
+        let turned = if rows == SIDE { features / SIDE * SIDE } else { 0 };
+        let [a, b, c, d] = &self.0;
+        for from in (0..turned).step_by(SIDE) {
+            // The compiler makes shuffles of this.
+            for k in from..from + SIDE {
+                out[k * stride..][..SIDE].copy_from_slice(&[a[k], b[k], c[k], d[k]]);
+            }
+        }
+        for k in turned..features {
+            for (out, row) in out[k * stride..][..rows].iter_mut().zip(&self.0) {
+                *out = row[k];
+            }
         }
     }
 }

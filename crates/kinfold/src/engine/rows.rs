@@ -94,8 +94,14 @@ impl<'a, T: Element> Rows<'a, T> {
     /// Row i as it is compared, `[d]`.
     #[inline(always)]
     pub(crate) fn read(&self, i: usize, out: &mut [T::Real]) {
+        self.read_part(i, 0, out);
+    }
+
+    /// As many features of row i as `out` has room for, as they are compared, beginning with `from`.
+    #[inline(always)]
+    pub(crate) fn read_part(&self, i: usize, from: usize, out: &mut [T::Real]) {
         let factor = self.factor(i);
-        for (out, x) in out.iter_mut().zip(self.raw(i)) {
+        for (out, x) in out.iter_mut().zip(&self.raw(i)[from..]) {
             *out = T::Real::from_f64(x.real().f64() * factor);
         }
     }

@@ -1,8 +1,7 @@
 //! AVX2 and FMA: 16 registers of 256 bits, of which a tile of 6 by 2 takes 12.
 #![allow(clippy::undocumented_unsafe_blocks, reason = "documented in the macro that writes them")]
 
-use super::compile::kernels;
-use super::table::Work;
+use super::compile::{kernels, work};
 use std::arch::x86_64::*;
 
 x86_vector!(
@@ -20,14 +19,6 @@ x86_vector!(
     |value, x, least| _mm256_and_pd(value, _mm256_cmp_pd::<_CMP_GE_OQ>(x, least))
 );
 
+work!("avx2,fma");
 kernels!(F32, f32s, f32, F32x8, 6, 2, 16, "avx2,fma");
 kernels!(F64, f64s, f64, F64x4, 6, 2, 8, "avx2,fma");
-
-/// Does `work` on an item, compiled for these instructions as far as it is inlined.
-///
-/// # Safety
-/// The instructions must be there.
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run<I>(work: &impl Work<I>, item: I) {
-    work.run(item);
-}

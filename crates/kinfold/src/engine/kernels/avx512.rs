@@ -2,7 +2,7 @@
 //! 28, but 12 divides into the same blocks of rows as everyone else's tiles.)
 #![allow(clippy::undocumented_unsafe_blocks, reason = "documented in the macro that writes them")]
 
-use super::compile::kernels;
+use super::compile::{kernels, work};
 use std::arch::x86_64::*;
 
 x86_vector!(
@@ -20,5 +20,6 @@ x86_vector!(
     |value, x, least| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_GE_OQ>(x, least), value)
 );
 
+work!("avx512f");
 kernels!(F32, f32s, f32, F32x16, 12, 2, 32, "avx512f");
 kernels!(F64, f64s, f64, F64x8, 12, 2, 16, "avx512f");

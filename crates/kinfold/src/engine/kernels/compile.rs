@@ -74,4 +74,21 @@ macro_rules! kernels {
         }
     };
 }
+/// What does work on an item compiled with `$feature`, as far as it is inlined.
+#[cfg(target_arch = "x86_64")]
+macro_rules! work {
+    ($feature:literal) => {
+        /// Does `work` on an item, compiled for these instructions as far as it is inlined.
+        ///
+        /// # Safety
+        /// The instructions must be there.
+        #[target_feature(enable = $feature)]
+        pub(super) unsafe fn run<I>(work: &impl crate::engine::kernels::table::Work<I>, item: I) {
+            work.run(item);
+        }
+    };
+}
+
 pub(super) use kernels;
+#[cfg(target_arch = "x86_64")]
+pub(super) use work;

@@ -45,9 +45,10 @@ impl Instructions {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the instructions have just been detected.
-            Self::Avx2 | Self::Avx512 if Self::Avx2.is_available() => unsafe {
-                avx2::run(work, item);
-            },
+            Self::Avx512 if Self::Avx512.is_available() => unsafe { avx512::run(work, item) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx2 if Self::Avx2.is_available() => unsafe { avx2::run(work, item) },
             _ => work.run(item),
         }
     }

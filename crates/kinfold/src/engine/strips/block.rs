@@ -169,12 +169,11 @@ impl<R: Real> Block<'_, '_, R> {
     /// Packs the block's rows as the left operand of the logits.
     #[inline(always)]
     fn pack_rows<T: Element<Real = R>>(&mut self, p: &PackedProblem<'_, T>) {
-        // Any memory of a row's length will do to read it into.
-        let Scratch { rows: packed, guide_rows, row_gradients: buffer, .. } = &mut self.scratch;
+        let Scratch { rows: packed, guide_rows, .. } = &mut self.scratch;
         let rows = self.first_row..self.first_row + self.positives.len();
-        pack(p.plan.height, p.problem.rows.rows, rows.clone(), buffer, packed);
+        pack(p.plan.height, p.problem.rows.rows, rows.clone(), packed);
         if let Some(guide) = p.problem.guide {
-            pack(p.plan.height, &guide.rows, rows, buffer, guide_rows);
+            pack(p.plan.height, &guide.rows, rows, guide_rows);
         }
     }
 

@@ -23,13 +23,11 @@ impl<R: Real> Memory<R> {
     pub(crate) fn new(plan: &Plan, gradient: bool) -> Self {
         let any = |numbers: usize| Aligned::any(numbers * plan.strip_blocks);
         let if_gradient = |numbers: usize| if gradient { numbers } else { 0 };
-        // Rows are read by way of `row_gradients`, so it holds one at least.
-        let row = if gradient { 0 } else { plan.shape.dim }.max(plan.shape.guide_dim);
         Self {
             rows: any(plan.rows_len()),
             guide_rows: any(plan.guide_rows_len()),
             row_features: any(if_gradient(plan.row_features_len())),
-            row_gradients: any(if_gradient(plan.row_gradients_len()).max(row)),
+            row_gradients: any(if_gradient(plan.row_gradients_len())),
             partial_sums: any(plan.partial_sums_len()),
             panel_copy: any(plan.panel_copy_len()),
             shifts: any(3 * plan.block_rows),

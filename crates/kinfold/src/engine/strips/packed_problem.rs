@@ -7,8 +7,9 @@ use super::plan::Plan;
 use crate::embeddings::{Element, Real};
 use crate::engine::aligned::Aligned;
 use crate::engine::candidates::sides::{Problem, Side};
-use crate::engine::kernels::Kernels;
-use crate::engine::packed::pack;
+use crate::engine::kernels::{Kernels, Work};
+use crate::engine::packed::{SIDE, Square, pack, parts_of};
+use crate::engine::problem::Shape;
 use crate::engine::rows::Rows;
 use crate::engine::terms::rule::RowRule;
 use crate::engine::threads::Team;
@@ -43,14 +44,12 @@ impl<R: Real> PackedColumns<R> {
         gradient: bool,
         team: &Team,
     ) -> Self {
-        let mut for_logits = Aligned::zeros(plan.chunks() * plan.chunk_columns_len());
+        let mut for_logits = Aligned::any(plan.chunks() * plan.chunk_columns_len());
         let features_len = if gradient { plan.chunk_features_len() } else { 0 };
-        let mut for_gradient = Aligned::zeros(plan.chunks() * features_len);
+        let mut for_gradient = Aligned::any(plan.chunks() * features_len);
         let chunks = for_logits.chunks_mut(plan.chunk_columns_len());
         let chunks = chunks.zip(parts(&mut for_gradient, features_len)).enumerate();
-        team.each(chunks, |(chunk, (for_logits, for_gradient))| {
-            pack_chunk(plan, columns, chunk, for_logits, for_gradient);
-        });
+        team.each_inlined(chunks, PackChunk { plan, columns });
         Self { for_logits, for_gradient }
     }
 }
@@ -98,28 +97,43 @@ pub(crate) fn parts<X>(x: &mut [X], len: usize) -> impl Iterator<Item = &mut [X]
     x.chunks_mut(len.max(1)).chain(std::iter::repeat_with(|| &mut [] as &mut [X]))
 }
 
-/// Packs chunk `chunk` of the columns, as both right operands.
-#[inline(always)]
-fn pack_chunk<T: Element>(
-    plan: &Plan,
-    columns: &Rows<'_, T>,
-    chunk: usize,
-    for_logits: &mut [T::Real],
-    for_gradient: &mut [T::Real],
-) {
-    let Plan { width, .. } = *plan;
-    let dim = plan.shape.dim;
-    let chunk_columns = plan.chunk_panels * width;
-    let mut row = vec![T::Real::default(); dim];
-    for j in 0..chunk_columns.min(plan.shape.columns - chunk * chunk_columns) {
-        columns.read(chunk * chunk_columns + j, &mut row);
-        let panel = &mut for_logits[j / width * dim * width + j % width..];
-        for (to, &x) in panel.iter_mut().step_by(width).zip(&row) {
-            *to = x;
-        }
-        let panels = for_gradient.chunks_mut(chunk_columns * width);
-        for (panel, row) in panels.zip(row.chunks(width)) {
-            panel[j * width..][..row.len()].copy_from_slice(row);
+/// Packs a chunk of the columns, as both right operands.
+struct PackChunk<'c, T> {
+    plan: &'c Plan,
+    columns: &'c Rows<'c, T>,
+}
+
+/// The number of a chunk, its columns for the logits and for the gradient.
+type Chunk<'w, R> = (usize, (&'w mut [R], &'w mut [R]));
+
+impl<T: Element> Work<Chunk<'_, T::Real>> for PackChunk<'_, T> {
+    #[inline(always)]
+    fn run(&self, (chunk, (for_logits, for_gradient)): Chunk<'_, T::Real>) {
+        let Plan { width, chunk_panels, .. } = *self.plan;
+        let Shape { dim, columns, .. } = self.plan.shape;
+        let chunk_columns = chunk_panels * width;
+        let first = chunk * chunk_columns;
+        let panels = chunk_panels.min((columns - first).div_ceil(width));
+        let parts = (0..panels).flat_map(|j| (0..width).step_by(SIDE).map(move |part| (j, part)));
+        for (j, part) in parts {
+            // Columns that only fill the last panel are zeros.
+            let (at, count) = (j * width + part, SIDE.min(width - part));
+            let which = columns.min(first + at)..columns.min(first + at + count);
+            for features in parts_of(0..dim) {
+                let square = Square::read(self.columns, which.clone(), &features);
+                let panel = &mut for_logits[(j * dim + features.start) * width + part..];
+                square.write_columns(features.len(), count, width, panel);
+                for i in 0..count {
+                    let row = square.row(i)[..features.len()].chunks(width);
+                    let panels = for_gradient.chunks_mut(chunk_columns * width);
+                    for (panel, row) in panels.skip(features.start / width).zip(row) {
+                        let to = &mut panel[(at + i) * width..][..width];
+                        let (to, missing) = to.split_at_mut(row.len());
+                        to.copy_from_slice(row);
+                        missing.fill(T::Real::default());
+                    }
+                }
+            }
         }
     }
 }
@@ -129,9 +143,8 @@ fn pack_guide<T: Element>(plan: &Plan, columns: &Rows<'_, T>, team: &Team) -> Al
     let (width, dim) = (plan.width, columns.dim());
     let mut packed = Aligned::zeros(plan.panels * dim * width);
     team.each(packed.chunks_mut(dim * width).enumerate(), |(j, panel)| {
-        let mut row = vec![T::Real::default(); dim];
         let these = j * width..columns.len().min((j + 1) * width);
-        pack(width, columns, these, &mut row, panel);
+        pack(width, columns, these, panel);
     });
     packed
 }

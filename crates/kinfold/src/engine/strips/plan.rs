@@ -189,10 +189,10 @@ impl Plan {
 
     /// Bytes of every buffer together, where the exponentials of `kept` strips are kept.
     pub(crate) fn bytes<R>(&self, kept: usize) -> usize {
-        let Shape { rows, columns, dim, guide_dim, .. } = self.shape;
+        let Shape { rows, columns, guide_dim, .. } = self.shape;
         let matrix: usize = (0..self.strips().min(kept + 1)).map(|s| self.strip_len(s)).sum();
         let of_block = self.rows_len()
-            + self.row_gradients_len().max(dim)
+            + self.row_gradients_len()
             + self.row_features_len()
             + self.partial_sums_len()
             + self.panel_copy_len()

@@ -10,9 +10,11 @@ use super::plan::Plan;
 use crate::embeddings::{Element, Real};
 use crate::engine::aligned::Aligned;
 use crate::engine::kernels::{Layout, Operand, Product, Work};
+use crate::engine::packed::SIDE;
 use crate::engine::problem::Region;
 use crate::engine::terms::outcome::RowOutcome;
 use crate::engine::terms::rule::{RowSums, Terms};
+use std::array::from_fn;
 
 /// Panels that a thread takes at a time in phase B, at most, and pieces that threads should find.
 const PANELS_A_TIME: usize = 8;
@@ -221,7 +223,7 @@ impl<T: Element> PackedProblem<'_, T> {
                     right: Operand::panel(weights).segments(block_len),
                     segments: blocks.min(reaching),
                     depth: block_rows.min(left),
-                    add: true,
+                    add: start + before > 0,
                     next_right: plan.panel_len(),
                 };
                 self.kernels.product(&product, out, panel_len);
@@ -241,10 +243,10 @@ impl<T: Element> PackedProblem<'_, T> {
         &mut gradients[self.problem.rows.gradient..][..self.plan.shape.rows]
     }
 
-    /// Room for the columns' gradient, `[panels, features, width]`.
+    /// Room for the columns' gradient, `[panels, features, width]`. The first block overwrites it.
     fn column_gradients(&self, gradient: bool) -> Aligned<T::Real> {
         let panels = if gradient { self.plan.gradient_panels() } else { 0 };
-        Aligned::zeros(panels * self.plan.column_gradient_len())
+        Aligned::any(panels * self.plan.column_gradient_len())
     }
 
     /// Adds the columns' gradient that phase B has left in panels.
@@ -258,13 +260,7 @@ impl<T: Element> PackedProblem<'_, T> {
         let panels = gradients[columns.gradient..][..self.plan.shape.gradient_columns]
             .chunks_mut(width)
             .zip(column_gradients.chunks(self.plan.column_gradient_len()));
-        self.team.each(panels, |(out, panel)| {
-            for (column, out) in out.iter_mut().enumerate() {
-                for (out, row) in out.iter_mut().zip(panel.chunks(width)) {
-                    *out += row[column];
-                }
-            }
-        });
+        self.team.each_inlined(panels, AddColumnGradients { width });
     }
 
     /// The outcomes of rows and columns; in the triangle, where a row's candidates are those to its right
@@ -343,5 +339,39 @@ impl<'w, 'o, T: Element> Work<Block<'w, 'o, T::Real>> for PhaseA<'_, '_, T> {
     #[inline(always)]
     fn run(&self, block: Block<'w, 'o, T::Real>) {
         block.run(self.problem, self.pass);
+    }
+}
+
+/// Adds the gradients of a panel's columns, `[features, width]`, to those of their rows.
+struct AddColumnGradients {
+    width: usize,
+}
+
+impl<R: Real> Work<(&mut [&mut [R]], &[R])> for AddColumnGradients {
+    #[inline(always)]
+    fn run(&self, (out, panel): (&mut [&mut [R]], &[R])) {
+        let width = self.width;
+        for (part, rows) in out.chunks_mut(SIDE).enumerate() {
+            let panel = &panel[part * SIDE..];
+            let mut turned = 0;
+            if let [a, b, c, d] = rows {
+                turned = a.len() / SIDE * SIDE;
+                for k in (0..turned).step_by(SIDE) {
+                    // The compiler makes shuffles of this.
+                    let columns: [[R; SIDE]; SIDE] =
+                        from_fn(|feature| from_fn(|i| panel[(k + feature) * width + i]));
+                    for (i, row) in [&mut *a, b, c, d].into_iter().enumerate() {
+                        for (x, column) in row[k..k + SIDE].iter_mut().zip(&columns) {
+                            *x += column[i];
+                        }
+                    }
+                }
+            }
+            for (i, row) in rows.iter_mut().enumerate() {
+                for (k, x) in row.iter_mut().enumerate().skip(turned) {
+                    *x += panel[k * width + i];
+                }
+            }
+        }
     }
 }
