@@ -8,8 +8,9 @@
 For each case every contestant computes the same numbers from the same input, the value and the
 gradients by queries and keys. They must agree before anything is timed. Then they run in turn,
 round after round, so that whatever else the machine does hits all of them; the record gives
-medians, and the least beside them. The speed of PyTorch's product of two 4096 x 4096 matrices is
-taken in the same turns: it stands for the best that the machine can do.
+medians, and the least beside them. Two speeds of PyTorch's own products are taken in the same turns:
+that of two 4096 x 4096 matrices, the best that it can do, and that of the three products that a
+loss and its gradients come down to, n x d by d x n, n x n by n x d, and n x n transposed by n x d.
 """
 
 import argparse
@@ -203,6 +204,24 @@ def gemm():
     return time.perf_counter() - start
 
 
+class OwnProducts:
+    """The three products of a case: logits, and the gradients by both sides."""
+
+    def __init__(self, rows, dim):
+        import torch
+        self.left, self.right = torch.randn(rows, dim), torch.randn(rows, dim)
+        self.matrix, self.out = torch.empty(rows, rows), torch.empty(rows, dim)
+
+    def seconds(self):
+        """Of one, on average."""
+        import torch
+        start = time.perf_counter()
+        torch.mm(self.left, self.right.T, out=self.matrix)
+        torch.mm(self.matrix, self.right, out=self.out)
+        torch.mm(self.matrix.T, self.left, out=self.out)
+        return (time.perf_counter() - start) / 3
+
+
 def products(case, kept):
     """How many products of n x n x d a loss comes down to; n counts both views for NT-Xent."""
     return {"one-way": 3, "both": 4 - kept, "nt-xent": 2 - 0.5 * kept}[case["loss"]]
@@ -229,10 +248,12 @@ def measure(binary, case, options, tau, threads):
     everyone = ours + rivals
     value = agree(everyone)
 
-    gemm()
+    rows = case["pairs"] * (2 if case["loss"] == "nt-xent" else 1)
+    own = OwnProducts(rows, case["dim"])
+    gemm(), own.seconds()
     rounds = max(1, round(case["rounds"] * options.rounds))
     times = {c.name: [] for c in everyone}
-    of_gemm = []
+    of_gemm, of_own = [], []
     for number in range(rounds):
         for contestant in everyone:
             # Threads that the one before has left spinning would take a core from this one; after a
@@ -244,10 +265,12 @@ def measure(binary, case, options, tau, threads):
             times[contestant.name] += contestant.seconds(case.get("calls", 1))
         if number < 7:
             of_gemm.append(gemm())
+            of_own += [own.seconds() for _ in range(case.get("calls", 1))]
     for contestant in everyone:
         contestant.close()
 
-    rows = case["pairs"] * (2 if case["loss"] == "nt-xent" else 1)
+    g = 2 * rows * rows * case["dim"]
+    own_speed, best_own_speed = g / statistics.median(of_own), g / min(of_own)
     speed = 2 * 4096**3 / statistics.median(of_gemm)
     best_speed = 2 * 4096**3 / min(of_gemm)
     results = {}
@@ -261,15 +284,18 @@ def measure(binary, case, options, tau, threads):
             if "budget" in contestant.name:
                 budget = int(contestant.name.split()[-2]) << 20
             kept = min(1.0, budget / whole) if contestant.statistics["kept"] else 0.0
-            flop = products(case, kept) * 2 * rows * rows * case["dim"]
+            flop = products(case, kept) * g
             result |= {"products": round(products(case, kept), 2),
                        "gflops": flop / result["median"] / 1e9,
                        "gemm_share": flop / result["median"] / speed,
                        "gemm_share_of_best": flop / result["min"] / best_speed,
+                       "own_share": flop / result["median"] / own_speed,
+                       "own_share_of_best": flop / result["min"] / best_own_speed,
                        "scratch_bytes": contestant.statistics["scratch_bytes"]}
         results[contestant.name] = result
     return {"case": case, "value": value, "gemm_gflops": speed / 1e9,
-            "gemm_gflops_best": best_speed / 1e9, "results": results}
+            "gemm_gflops_best": best_speed / 1e9, "own_gflops": own_speed / 1e9,
+            "own_gflops_best": best_own_speed / 1e9, "results": results}
 
 
 def shown(options):
@@ -321,22 +347,25 @@ def table(record):
               f"Load average when it began: {record['load'][0]:.2f}; when it ended: "
               f"{record['load_after'][0]:.2f}. {record['note']}", "",
               "`x` is how many times kinfold's default is faster, by medians (by the least times). "
-              "`share` is the part of the GEMM's speed, 4096³ by PyTorch in the same turns, that "
-              "kinfold reaches with the products it counts.", ""]
-    lines += ["| case | who | median ms | least ms | x | GFLOP/s | share (of least times) |",
-              "|---|---|---|---|---|---|---|"]
+              "The last two columns are the speed of the products that kinfold counts, as a share of that of "
+              "PyTorch's, in the same turns: 4096³, and the three products of the case's own shapes, by "
+              "medians (by the least times).", ""]
+    lines += ["| case | who | median ms | least ms | x | GFLOP/s | of 4096³ | of its own shapes |",
+              "|---|---|---|---|---|---|---|---|"]
     for case in record["cases"]:
         ours = case["results"]["kinfold"]
-        title = f"{name_of(case['case'])} (GEMM {case['gemm_gflops']:.0f} GFLOP/s)"
+        title = (f"{name_of(case['case'])} (PyTorch: 4096³ {case['gemm_gflops']:.0f}, "
+                 f"own {case['own_gflops']:.0f} GFLOP/s)")
         for name, result in case["results"].items():
             line = f"| {title} | {name} | {result['median'] * 1e3:.2f} | {result['min'] * 1e3:.2f} | "
             title = ""
             if "gflops" in result:
                 line += (f" | {result['gflops']:.0f}, {result['products']} g | "
-                         f"{result['gemm_share']:.0%} ({result['gemm_share_of_best']:.0%}) |")
+                         f"{result['gemm_share']:.0%} ({result['gemm_share_of_best']:.0%}) | "
+                         f"{result['own_share']:.0%} ({result['own_share_of_best']:.0%}) |")
             else:
                 line += (f"{result['median'] / ours['median']:.2f} "
-                         f"({result['min'] / ours['min']:.2f}) | | |")
+                         f"({result['min'] / ours['min']:.2f}) | | | |")
             lines.append(line)
     return "\n".join(lines) + "\n"
 
