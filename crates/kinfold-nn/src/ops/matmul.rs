@@ -8,10 +8,12 @@
 use super::memory::buffer::{Buffer, Shared};
 use super::memory::vector::vectorized;
 use rayon::prelude::*;
+use std::array::from_fn;
 
-/// Rows of a block, about: with so many, what a call copies of the right operand is little beside
-/// what it computes.
-const ROWS: usize = 256;
+/// Rows of a block, about: the more there are, the less is what a call copies of the right operand beside
+/// what it computes. And the fewest, where there would be too few blocks.
+const ROWS: usize = 512;
+const FEWEST_ROWS: usize = 256;
 /// Columns of a block, at least.
 const COLUMNS: usize = 128;
 /// As many blocks as there should be, where the product is large enough.
@@ -82,7 +84,7 @@ pub(crate) fn product(
     let copy;
     let mut right = right;
     if right.right != 1 && rows > COLUMNS {
-        // The crate's own copies of such an operand are slow, and there would be one for each block.
+        // The crate would copy such an operand for each block anew.
         copy = transpose(right.transposed());
         right = Matrix::new(&copy, right.rows, columns);
     }
@@ -123,7 +125,8 @@ fn parts(rows: usize, depth: usize, columns: usize) -> Vec<Part> {
         return Vec::new();
     }
     let small = rows.saturating_mul(columns).saturating_mul(depth) <= SMALL;
-    let down = if small { 1 } else { rows.div_ceil(ROWS) };
+    let enough = BLOCKS.min(rows.div_ceil(FEWEST_ROWS));
+    let down = if small { 1 } else { rows.div_ceil(ROWS).max(enough) };
     let wanted = if small { 1 } else { BLOCKS.div_ceil(down) };
     let across = wanted.min(columns.div_ceil(COLUMNS));
     let height = rows.div_ceil(down).next_multiple_of(TILE.0);
@@ -189,22 +192,39 @@ unsafe fn part(
 
 /// The transpose of a matrix with contiguous rows, row by row.
 fn transpose(x: Matrix<'_>) -> Buffer {
-    const SIDE: usize = 16;
     x.check();
     let (rows, columns) = (x.rows, x.columns);
     let mut out = Buffer::any(rows * columns);
     out.par_chunks_mut(SIDE * rows).enumerate().for_each(|(block, out)| {
-        let first = block * SIDE;
-        let width = out.len() / rows;
-        for from in (0..rows).step_by(SIDE) {
-            let to = rows.min(from + SIDE);
-            for row in from..to {
-                let line = &x.data[row * x.down + first..][..width];
-                for (column, &number) in line.iter().enumerate() {
-                    out[column * rows + row] = number;
-                }
-            }
-        }
+        vectorized(
+            #[inline(always)]
+            || transpose_columns(x, block * SIDE, out),
+        );
     });
     out
+}
+
+/// Rows and columns of a square that is transposed at once: a cache line of numbers, so that a line of
+/// the result is written whole. Of sides that are powers of two, lines above one another fall on the same
+/// few places of a cache, and one that is not finished at once is read and written again for each number.
+const SIDE: usize = 16;
+
+/// As many columns of `x`, from `first` on, as there are rows in `out`.
+#[inline(always)]
+fn transpose_columns(x: Matrix<'_>, first: usize, out: &mut [f32]) {
+    let width = out.len() / x.rows;
+    let line = |row: usize| &x.data[row * x.down + first..][..width];
+    let squares = if width == SIDE { x.rows / SIDE * SIDE } else { 0 };
+    for from in (0..squares).step_by(SIDE) {
+        let square: [[f32; SIDE]; SIDE] = from_fn(|row| from_fn(|column| line(from + row)[column]));
+        for column in 0..SIDE {
+            let turned: [f32; SIDE] = from_fn(|row| square[row][column]);
+            out[column * x.rows + from..][..SIDE].copy_from_slice(&turned);
+        }
+    }
+    for row in squares..x.rows {
+        for (column, &number) in line(row).iter().enumerate() {
+            out[column * x.rows + row] = number;
+        }
+    }
 }
