@@ -65,7 +65,7 @@ fn main() {
             match event {
                 Event::Started { .. } => clock.wait(),
                 Event::Stepped(progress) => clock.stepped(progress.loss),
-                Event::Evaluating => exit(0),
+                Event::Evaluating(_) => exit(0),
                 _ => {}
             }
             Ok(())

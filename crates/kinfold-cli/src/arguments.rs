@@ -40,7 +40,8 @@ pub(crate) enum Command {
     Embed(EmbedArguments),
     /// Draw some images and what views are made of them, to look at before training
     Views(ViewsArguments),
-    /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training
+    /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training: by one
+    /// example a class, the nearest neighbour, 200 neighbours' votes, a linear probe
     Evaluate(EvaluateArguments),
     /// Say where a loss stands on pairs of embeddings, why, and what to change
     Diagnose(DiagnoseArguments),

@@ -111,7 +111,13 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref())?;
+    let measuring = show::Measuring::new();
+    let mut show = |progress| {
+        measuring.show(&progress);
+        Ok(())
+    };
+    let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref(), &mut show)?;
+    measuring.end();
     show::skipped(&evaluated.images);
     if arguments.json {
         show::json(&evaluated.evaluation);

@@ -5,7 +5,9 @@ use crate::bench::{Record, Seconds};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_data::{Images, Pairs, Split};
 use kinfold_report::{Found, StudyEvent, StudyRun};
-use kinfold_train::{Error, Evaluation, Event, Measured, OneShot, Progress, Summary};
+use kinfold_train::{
+    Error, Evaluation, EvaluationProgress, Event, Measured, OneShot, Progress, Summary,
+};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
@@ -75,19 +77,48 @@ fn files(n: usize) -> String {
     if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
 }
 
+fn bar_on(target: ProgressDrawTarget) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:10} {pos}/{len} {wide_msg}");
+    ProgressBar::with_draw_target(None, target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// An evaluation while it goes on: a bar where standard error is a terminal, which leaves no trace.
+pub(crate) struct Measuring {
+    bar: Option<ProgressBar>,
+}
+
+impl Measuring {
+    pub(crate) fn new() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { bar: terminal.then(|| bar_on(ProgressDrawTarget::stderr())) }
+    }
+
+    pub(crate) fn show(&self, progress: &EvaluationProgress) {
+        let Some(bar) = &self.bar else { return };
+        let EvaluationProgress { of, doing, done, images } = progress;
+        bar.set_length(*images as u64);
+        bar.set_position(*done as u64);
+        bar.set_message(format!("{of}: {doing}"));
+    }
+
+    pub(crate) fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// A run while it goes on: a bar on a terminal, else a line per epoch.
 pub(crate) struct Training {
     bar: Option<ProgressBar>,
+    measuring: Option<Measuring>,
 }
 
 impl Training {
     pub(crate) fn new() -> Self {
-        let bar = std::io::stdout().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-            let style = ProgressStyle::with_template("{bar:10} {pos}/{len} {wide_msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Self { bar }
+        let bar = std::io::stdout().is_terminal().then(|| bar_on(ProgressDrawTarget::stdout()));
+        Self { bar, measuring: None }
     }
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
@@ -128,9 +159,17 @@ impl Training {
                 }
                 None => {}
             },
-            Event::Evaluating => {
+            Event::Evaluating(progress) => {
                 self.end();
-                line("measuring what was learned …");
+                if self.measuring.is_none() {
+                    line("measuring what was learned …");
+                }
+                self.measuring.get_or_insert_with(Measuring::new).show(progress);
+            }
+            Event::Measured { .. } => {
+                if let Some(measuring) = self.measuring.take() {
+                    measuring.end();
+                }
             }
             _ => {}
         }
@@ -195,6 +234,12 @@ pub(crate) fn table(evaluation: &Evaluation) {
     columns("share of held-out images recognised");
     row("one labelled example per class", &evaluation.one_shot);
     row("all examples labelled (1-NN)", &evaluation.nearest_neighbour);
+    if let Some(measured) = &evaluation.weighted_neighbours {
+        row("  200 nearest vote (weighted kNN)", measured);
+    }
+    if let Some(measured) = &evaluation.linear_probe {
+        row("  logistic regression (linear probe)", measured);
+    }
 }
 
 /// How often one-shot classification was wrong.

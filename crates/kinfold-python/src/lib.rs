@@ -20,6 +20,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loss::Loss>()?;
     module.add_function(wrap_pyfunction!(measures::knn_accuracy, module)?)?;
     module.add_function(wrap_pyfunction!(measures::one_shot_accuracy, module)?)?;
+    module.add_function(wrap_pyfunction!(measures::linear_probe_accuracy, module)?)?;
     module.add_function(wrap_pyfunction!(measures::alignment, module)?)?;
     module.add_function(wrap_pyfunction!(measures::recall, module)?)?;
     module.add_function(wrap_pyfunction!(measures::uniformity, module)?)?;

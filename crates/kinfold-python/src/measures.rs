@@ -43,6 +43,18 @@ pub(crate) fn one_shot_accuracy(
     })
 }
 
+/// See [`measures::linear_probe_accuracy`].
+#[pyfunction]
+pub(crate) fn linear_probe_accuracy(
+    py: Python<'_>,
+    dtype: &str,
+    train: Sample,
+    test: Sample,
+) -> PyResult<f64> {
+    let measure = by_labels(&train, &test)?;
+    py.detach(|| by_dtype!(dtype, T => measure.of(measures::linear_probe_accuracy::<T>)))
+}
+
 /// See [`measures::alignment`].
 #[pyfunction]
 pub(crate) fn alignment(py: Python<'_>, dtype: &str, queries: Rows, keys: Rows) -> PyResult<f64> {

@@ -132,6 +132,7 @@ def test_measures():
         k = source.choice([1, 2, 200, 0, -1, 2**64, None])
         given = {"train": train, "train_labels": labels[0], "test": test, "test_labels": labels[1]}
         answers += answer(of_arrays.knn_accuracy, {**given, "k": k})
+        answers += answer(of_arrays.linear_probe_accuracy, given)
         answers += answer(of_arrays.one_shot_accuracy, {**given, "draws": 2 if k is None else min(k, 9)})
     assert answers > ROUNDS / 30
 

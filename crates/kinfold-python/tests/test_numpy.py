@@ -13,6 +13,7 @@ from kinfold.numpy import (
     effective_rank,
     floor,
     knn_accuracy,
+    linear_probe_accuracy,
     one_shot_accuracy,
     recall,
     row_losses,
@@ -149,7 +150,9 @@ def test_measures():
     for dtype in ("float32", "float64", "float16"):
         given = x[:40].astype(dtype), named[:40], x[40:].astype(dtype), named[40:]
         assert knn_accuracy(*given) == one_shot_accuracy(*given) == 1.0
+        assert linear_probe_accuracy(*given) == 1.0
     assert knn_accuracy(x[:40], named[:40], x[40:], named[40:] + 1, k=1) == 0.0
+    assert linear_probe_accuracy(x[:40], named[:40], x[40:], named[40:] + 1) == 0.0
 
 
 def test_threads_change_no_bit_and_let_each_other_work():

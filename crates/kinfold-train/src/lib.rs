@@ -37,7 +37,9 @@ mod training;
 
 pub use embed::{Embedded, Format, embed};
 pub use error::Error;
-pub use evaluation::{Evaluated, OneShot, OneShotTask, evaluate, one_shot};
+pub use evaluation::{
+    Evaluated, EvaluationObserver, EvaluationProgress, OneShot, OneShotTask, evaluate, one_shot,
+};
 pub use loss::loss_names;
 pub use run::{Evaluation, Measured, Summary, run_folder};
 pub use settings::Settings;

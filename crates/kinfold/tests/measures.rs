@@ -52,6 +52,37 @@ fn one_shot_is_the_share_of_good_examples() {
     assert!(one_shot_accuracy(train, test, 0, 7).is_err());
 }
 
+/// A row a class, so that every draw is the same: the nearest, found by blocked products, is that of f64,
+/// and of equals the first.
+#[test]
+fn the_nearest_example_is_that_of_f64() {
+    let (n, m, d) = (60, 200, 33);
+    let mut train: Vec<f32> = normal(3, n * d).iter().map(|&x| x as f32).collect();
+    for i in (1..n).filter(|i| i % 3 != 0) {
+        let (before, here) = train.split_at_mut(i * d);
+        here[..d].copy_from_slice(&before[(i - 1) * d..]);
+        if i % 2 == 0 {
+            here[5] = here[5].next_up();
+        }
+    }
+    let test: Vec<f32> = normal(4, m * d).iter().map(|&x| x as f32).collect();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
+    let cosine = |row: &[f32], query: &[f32]| {
+        dot(row, query) / (dot(row, row).sqrt() * dot(query, query).sqrt())
+    };
+    let nearest = |query: &[f32]| {
+        let all = (0..n).map(|row| (row, cosine(&train[row * d..][..d], query)));
+        all.rev().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(row, _)| row as u64).unwrap()
+    };
+    let predicted: Vec<u64> = test.chunks(d).map(nearest).collect();
+    let labels: Vec<u64> = (0..n as u64).collect();
+    let train = Labelled::new(Embeddings::new(&train, d).unwrap(), &labels).unwrap();
+    let test = Labelled::new(Embeddings::new(&test, d).unwrap(), &predicted).unwrap();
+    assert_eq!(one_shot_accuracy(train, test, 3, 0).unwrap(), 1.0);
+}
+
 #[test]
 fn labels_must_match_rows() {
     let x = [1.0f32; 6];

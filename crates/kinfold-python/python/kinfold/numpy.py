@@ -32,6 +32,7 @@ __all__ = [
     "effective_rank",
     "floor",
     "knn_accuracy",
+    "linear_probe_accuracy",
     "one_shot_accuracy",
     "recall",
     "row_losses",
@@ -144,6 +145,14 @@ def one_shot_accuracy(
     whose nearest example has its label; the mean over draws."""
     sample = _Samples(train, train_labels, test, test_labels)
     return _native.one_shot_accuracy(*sample.given, _count("draws", draws), _count("seed", seed))
+
+
+def linear_probe_accuracy(
+    train: ArrayLike, train_labels: ArrayLike, test: ArrayLike, test_labels: ArrayLike
+) -> float:
+    """The share of `test` `[m, d]` that a logistic regression, fitted on standardised features of `train`
+    `[n, d]`, gives its own label: as `make_pipeline(StandardScaler(), LogisticRegression())` does."""
+    return _native.linear_probe_accuracy(*_Samples(train, train_labels, test, test_labels).given)
 
 
 def recall(queries: ArrayLike, keys: ArrayLike, k: int = 1) -> float:

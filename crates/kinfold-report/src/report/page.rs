@@ -304,6 +304,12 @@ impl Page<'_> {
                     }
                     tbody {
                         (measure("all examples labelled (1-NN)", measured.nearest_neighbour))
+                        @if let Some(measured) = measured.weighted_neighbours {
+                            (measure("all, and the 200 nearest vote (weighted kNN)", measured))
+                        }
+                        @if let Some(measured) = measured.linear_probe {
+                            (measure("all, by logistic regression (linear probe)", measured))
+                        }
                         (measure("one labelled example of each class", measured.one_shot))
                     }
                 }

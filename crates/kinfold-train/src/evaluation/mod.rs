@@ -7,12 +7,12 @@ mod one_shot;
 pub use one_shot::{OneShot, OneShotTask, one_shot};
 
 use crate::Error;
-use crate::run::{Evaluation, Measured, SavedModel};
+use crate::run::{Evaluation, Measured, NEIGHBOURS, SavedModel};
 use crate::settings::Settings;
-use crate::tensors::embed;
+use crate::tensors::embed_rows;
 use burn::tensor::Device;
 use kinfold::Embeddings;
-use kinfold::measures::{Labelled, knn_accuracy, one_shot_accuracy};
+use kinfold::measures::{Labelled, knn_accuracies, linear_probe_accuracy, one_shot_accuracy};
 use kinfold_data::{Images, Split};
 use kinfold_nn::encoders::Model;
 use std::path::Path;
@@ -20,47 +20,113 @@ use std::path::Path;
 /// Draws of one example per class that one-shot accuracy is the mean of.
 const DRAWS: usize = 200;
 
+/// Images that are encoded between two reports of progress.
+const CHUNK: usize = 1024;
+
+/// What is being measured, and how far that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvaluationProgress {
+    /// Whose embeddings: raw pixels, the random encoder or the trained one.
+    pub of: &'static str,
+    /// What is done with them.
+    pub doing: &'static str,
+    /// Images that are done, and all of them.
+    pub done: usize,
+    /// See `done`.
+    pub images: usize,
+}
+
+/// What is called as an evaluation goes on. An error that it returns ends it.
+pub type EvaluationObserver<'o> = dyn FnMut(EvaluationProgress) -> Result<(), Error> + 'o;
+
 impl Evaluation {
-    /// None where the images have fewer than two labels.
+    /// None where the images have fewer than two labels. Of raw pixels and embeddings, one after the other,
+    /// memory holds those of all images, and those of training images twice.
     pub(crate) fn new(
         images: &Images,
         split: &Split,
         random: &Model,
         trained: &Model,
         device: &Device,
+        on_progress: &mut EvaluationObserver<'_>,
     ) -> Result<Option<Self>, Error> {
         if split.test.is_empty() {
             return Ok(None);
         }
-        let rows: Vec<usize> = (0..images.len()).collect();
-        let raw = accuracies(images, split, &images.pixels(&rows)?)?;
-        let random = accuracies(images, split, &embed(random, images, device)?)?;
-        let trained = accuracies(images, split, &embed(trained, images, device)?)?;
-        let measured =
-            |i: usize| Measured { raw: raw[i], random_encoder: random[i], trained: trained[i] };
-        Ok(Some(Self { one_shot: measured(0), nearest_neighbour: measured(1) }))
+        let mut measured = Vec::new();
+        let of = [
+            ("raw pixels", None),
+            ("random encoder", Some(random)),
+            ("trained encoder", Some(trained)),
+        ];
+        for (of, model) in of {
+            let mut report = |doing, done| {
+                let images = images.len();
+                on_progress(EvaluationProgress { of, doing, done, images })
+            };
+            let mut done = 0;
+            let mut side = |rows: &[usize]| {
+                let mut embeddings = Vec::new();
+                for rows in rows.chunks(CHUNK) {
+                    report("reading", done)?;
+                    embeddings.extend(match model {
+                        None => images.pixels(rows)?,
+                        Some(model) => embed_rows(model, images, rows, device)?,
+                    });
+                    done += rows.len();
+                }
+                Ok::<_, Error>(embeddings)
+            };
+            let (train, test) = (side(&split.train)?, side(&split.test)?);
+            measured.push(accuracies(images, split, [&train, &test], &mut |doing| {
+                report(doing, images.len())
+            })?);
+        }
+        let each = |i: usize| Measured {
+            raw: measured[0][i],
+            random_encoder: measured[1][i],
+            trained: measured[2][i],
+        };
+        Ok(Some(Self {
+            one_shot: each(0),
+            nearest_neighbour: each(1),
+            weighted_neighbours: Some(each(2)),
+            linear_probe: Some(each(3)),
+        }))
     }
 }
 
-/// One-shot and nearest-neighbour accuracy of embeddings `[n, d]`.
-fn accuracies(images: &Images, split: &Split, embeddings: &[f32]) -> Result<[f64; 2], Error> {
-    let dim = embeddings.len() / images.len();
+/// Accuracies of embeddings of training and test images: one-shot, of the nearest neighbour, of many
+/// neighbours, of a linear probe.
+fn accuracies(
+    images: &Images,
+    split: &Split,
+    [train, test]: [&[f32]; 2],
+    report: &mut dyn FnMut(&'static str) -> Result<(), Error>,
+) -> Result<[f64; 4], Error> {
     let (_, classes) = images.classes();
-    let side = |rows: &[usize]| -> (Vec<f32>, Vec<u64>) {
-        let embeddings = rows.iter().flat_map(|&i| &embeddings[i * dim..(i + 1) * dim]);
-        (embeddings.copied().collect(), rows.iter().map(|&i| classes[i] as u64).collect())
-    };
-    let (train, test) = (side(&split.train), side(&split.test));
-    let train = Labelled::new(Embeddings::new(&train.0, dim)?, &train.1)?;
-    let test = Labelled::new(Embeddings::new(&test.0, dim)?, &test.1)?;
-    Ok([one_shot_accuracy(train, test, DRAWS, 0)?, knn_accuracy(train, test, 1)?])
+    let labels = |rows: &[usize]| -> Vec<u64> { rows.iter().map(|&i| classes[i] as u64).collect() };
+    let (of_train, of_test) = (labels(&split.train), labels(&split.test));
+    let dim = test.len() / of_test.len();
+    let train = Labelled::new(Embeddings::new(train, dim)?, &of_train)?;
+    let test = Labelled::new(Embeddings::new(test, dim)?, &of_test)?;
+    report("looking for neighbours")?;
+    let one_shot = one_shot_accuracy(train, test, DRAWS, 0)?;
+    let [nearest, many] = knn_accuracies(train, test, [1, NEIGHBOURS.min(of_train.len())])?;
+    report("fitting a linear probe")?;
+    Ok([one_shot, nearest, many, linear_probe_accuracy(train, test)?])
 }
 
 /// The measures of a saved model again, on the data it was trained on or on other labelled images.
 ///
 /// # Errors
-/// When the run cannot be read, or the images have fewer than two labels to judge with.
-pub fn evaluate(run: &Path, data: Option<&str>) -> Result<Evaluated, Error> {
+/// When the run cannot be read, or the images have fewer than two labels to judge with, or with what
+/// `on_progress` returns.
+pub fn evaluate(
+    run: &Path,
+    data: Option<&str>,
+    on_progress: &mut EvaluationObserver<'_>,
+) -> Result<Evaluated, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let trained = saved.trained(run, &device)?;
@@ -69,7 +135,8 @@ pub fn evaluate(run: &Path, data: Option<&str>) -> Result<Evaluated, Error> {
     // All of other data is new to the model, but some is needed as labelled examples.
     let share = data.map_or(saved.hold_out, |_| Settings::default().hold_out);
     let split = Split::new(&images, share);
-    let evaluation = Evaluation::new(&images, &split, &saved.random(&device)?, &trained, &device)?;
+    let random = saved.random(&device)?;
+    let evaluation = Evaluation::new(&images, &split, &random, &trained, &device, on_progress)?;
     let evaluation = evaluation.ok_or_else(|| {
         if share == 0.0 {
             return Error::Data(format!(

@@ -15,7 +15,7 @@ mod tensorboard;
 pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
 pub use model::SavedModel;
 pub(crate) use state::State;
-pub use summary::{Evaluation, Measured, Summary};
+pub use summary::{Evaluation, Measured, NEIGHBOURS, Summary};
 
 use crate::{Error, Settings};
 use appended::Appended;

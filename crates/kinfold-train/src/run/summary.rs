@@ -13,7 +13,18 @@ pub struct Evaluation {
     pub one_shot: Measured,
     /// With every training image labelled, the nearest decides.
     pub nearest_neighbour: Measured,
+    /// The [`NEIGHBOURS`] nearest vote, or all where there are fewer, each by `exp(cosine / 0.1)` (Wu et
+    /// al. 2018). None in a run of a version that did not measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weighted_neighbours: Option<Measured>,
+    /// A logistic regression on the frozen embeddings decides. None in a run of a version that did not
+    /// measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linear_probe: Option<Measured>,
 }
+
+/// Neighbours that vote, by the field's custom.
+pub const NEIGHBOURS: usize = 200;
 
 /// One measure, three ways.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

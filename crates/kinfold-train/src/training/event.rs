@@ -1,5 +1,6 @@
 //! The events of a run.
 
+use crate::evaluation::EvaluationProgress;
 use crate::run::Summary;
 use crate::{Error, Settings};
 use kinfold_data::{Images, Pairs, Split};
@@ -48,7 +49,7 @@ pub enum Event<'a> {
         last: bool,
     },
     /// Training is over; what was learned is being measured.
-    Evaluating,
+    Evaluating(EvaluationProgress),
     /// Everything has been measured. The summary is written after this event: it says that the run is
     /// finished.
     Measured {

@@ -246,7 +246,6 @@ impl Training {
         if self.state.step < self.steps {
             self.save(&model, seconds)?;
         }
-        on_event(Event::Evaluating)?;
         self.finish(&model, seconds, on_event)
     }
 
@@ -276,7 +275,14 @@ impl Training {
         SavedModel::new(&self.settings).save(model, &self.folder)?;
         on_event(Event::Weights { step: self.state.step, model, last: true })?;
         let plain = self.device.clone().inner();
-        let evaluation = Evaluation::new(&self.images, &self.split, &self.random, model, &plain)?;
+        let evaluation = Evaluation::new(
+            &self.images,
+            &self.split,
+            &self.random,
+            model,
+            &plain,
+            &mut |progress| on_event(Event::Evaluating(progress)),
+        )?;
         let TrainState { step, epoch, floor, ceiling, .. } = self.state;
         if let Some(evaluation) = evaluation {
             self.folder.metric(step, &EvaluationLine { step, evaluation })?;

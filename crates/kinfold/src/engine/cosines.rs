@@ -14,7 +14,7 @@ use crate::execution::Instructions;
 use rayon::prelude::*;
 
 /// About so many rows are in a thread's hands at a time, and so many columns go by in the cache.
-const ROWS: usize = 48;
+const ROWS: usize = 96;
 const COLUMNS: usize = 512;
 
 /// Columns, packed, for rows to be compared with.

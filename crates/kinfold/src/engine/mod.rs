@@ -114,7 +114,7 @@ use candidates::sides::NegativeCounts;
 use compute::Computation;
 pub(crate) use cosines::Cosines;
 pub use gemm::Gemm;
-pub(crate) use kernels::Arithmetic;
+pub(crate) use kernels::{Arithmetic, Work};
 use problem::{BatchCounts, Shape, computed_form};
 use strips::plan::Plan;
 use terms::rule::{Formula, RowRule, RowSums, softplus};

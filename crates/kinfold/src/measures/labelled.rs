@@ -5,17 +5,17 @@
 use super::check_count;
 use super::neighbours::{ExactCosines, NUMBER, Neighbour, each_nearest};
 use crate::Error;
-use crate::embeddings::{Element, Embeddings};
+use crate::embeddings::{Element, Embeddings, Real};
+use crate::engine::Cosines;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Embeddings whose labels are known.
 #[derive(Debug, Clone, Copy)]
 pub struct Labelled<'a, T> {
-    embeddings: Embeddings<'a, T>,
-    labels: &'a [u64],
+    pub(super) embeddings: Embeddings<'a, T>,
+    pub(super) labels: &'a [u64],
 }
 
 impl<'a, T: Element> Labelled<'a, T> {
@@ -51,16 +51,34 @@ pub fn knn_accuracy<T: Element>(
     test: Labelled<'_, T>,
     k: usize,
 ) -> Result<f64, Error> {
-    check_count(NUMBER, k, train.labels.len())?;
+    Ok(knn_accuracies(train, test, [k])?[0])
+}
+
+/// [`knn_accuracy`] for several numbers of neighbours, in the time of the largest.
+///
+/// # Errors
+/// As [`knn_accuracy`].
+pub fn knn_accuracies<T: Element, const N: usize>(
+    train: Labelled<'_, T>,
+    test: Labelled<'_, T>,
+    ks: [usize; N],
+) -> Result<[f64; N], Error> {
+    ks.iter().try_for_each(|&k| check_count(NUMBER, k, train.labels.len()))?;
     check_dimension(train, test)?;
-    let hits = each_nearest(test.embeddings, train.embeddings, k, |i, neighbours| {
-        let mut votes: BTreeMap<u64, f64> = BTreeMap::new();
-        for &Neighbour { row, cosine } in neighbours {
-            *votes.entry(train.labels[row]).or_default() += ((cosine - 1.0) / 0.1).exp();
-        }
-        first_largest(votes.into_iter()) == Some(test.labels[i])
+    let most = ks.into_iter().max().unwrap_or(1);
+    let hits = each_nearest(test.embeddings, train.embeddings, most, |i, neighbours| {
+        ks.map(|k| {
+            let mut votes: BTreeMap<u64, f64> = BTreeMap::new();
+            for &Neighbour { row, cosine } in &neighbours[..k] {
+                *votes.entry(train.labels[row]).or_default() += ((cosine - 1.0) / 0.1).exp();
+            }
+            first_largest(votes.into_iter()) == Some(test.labels[i])
+        })
     });
-    Ok(hits.into_iter().filter(|&hit| hit).count() as f64 / test.labels.len() as f64)
+    let share = |which: usize| {
+        hits.iter().filter(|hits| hits[which]).count() as f64 / test.labels.len() as f64
+    };
+    Ok(std::array::from_fn(share))
 }
 
 /// One-shot accuracy: with a single labelled example for each class, drawn from `train`, the share
@@ -88,18 +106,41 @@ pub fn one_shot_accuracy<T: Element>(
     let mut drawn: Vec<usize> = examples.concat();
     drawn.sort_unstable();
     drawn.dedup();
-    let cosines = ExactCosines::new(test.embeddings, train.embeddings);
-    let hits_of = |i: usize| {
-        let of_drawn: Vec<f64> = drawn.iter().map(|&j| cosines.get(i, j)).collect();
-        let cosine = |row: usize| drawn.binary_search(&row).map_or(f64::NAN, |at| of_drawn[at]);
-        let right = |draw: &&Vec<usize>| {
-            let nearest = first_largest(draw.iter().map(|&row| (row, cosine(row))));
-            nearest.is_some_and(|row| train.labels[row] == test.labels[i])
-        };
-        examples.iter().filter(right).count()
+    let rows: Vec<T> = drawn.iter().flat_map(|&row| train.embeddings.row(row)).copied().collect();
+    let places = |draw: &Vec<usize>| -> Vec<usize> {
+        draw.iter().map(|row| drawn.partition_point(|other| other < row)).collect()
     };
-    let hits: usize = (0..test.labels.len()).into_par_iter().map(hits_of).sum();
-    Ok(hits as f64 / (draws * test.labels.len()) as f64)
+    let draws: Vec<Vec<usize>> = examples.iter().map(places).collect();
+    let drawn_rows = Embeddings::new(&rows, train.embeddings.dim())?;
+    let cosines = ExactCosines::new(test.embeddings, drawn_rows);
+    let hits = Cosines::with(drawn_rows).each_row(test.embeddings, |i, row| {
+        let right = |draw: &&Vec<usize>| {
+            let nearest = first_nearest(draw, row, |j| cosines.get(i, j), cosines.apart());
+            train.labels[drawn[nearest]] == test.labels[i]
+        };
+        draws.iter().filter(right).count()
+    });
+    let hits: usize = hits.into_iter().sum();
+    Ok(hits as f64 / (draws.len() * test.labels.len()) as f64)
+}
+
+/// The one of `some` columns of a row of cosines whose cosine, in f64, is the largest; the first of
+/// equals. Exact cosines are asked for only of those that rounding could have put in another order.
+fn first_nearest<R: Real>(
+    some: &[usize],
+    row: &[R],
+    exact: impl Fn(usize) -> f64,
+    apart: f64,
+) -> usize {
+    let largest = some.iter().fold(f64::NEG_INFINITY, |x, &j| x.max(row[j].f64()));
+    let mut near = some.iter().copied().filter(|&j| row[j].f64() >= largest - apart);
+    match (near.next(), near.next()) {
+        (Some(only), None) => only,
+        (first, second) => {
+            let near = first.into_iter().chain(second).chain(near);
+            first_largest(near.map(|j| (j, exact(j)))).unwrap_or(some[0])
+        }
+    }
 }
 
 /// The item with the largest number; the first of equals.
@@ -112,7 +153,10 @@ fn first_largest<I>(items: impl Iterator<Item = (I, f64)>) -> Option<I> {
         .map(|best| best.0)
 }
 
-fn check_dimension<T: Element>(train: Labelled<'_, T>, test: Labelled<'_, T>) -> Result<(), Error> {
+pub(super) fn check_dimension<T: Element>(
+    train: Labelled<'_, T>,
+    test: Labelled<'_, T>,
+) -> Result<(), Error> {
     let (left_dim, right_dim) = (test.embeddings.dim(), train.embeddings.dim());
     if left_dim == right_dim {
         return Ok(());

@@ -7,6 +7,7 @@
 
 mod geometry;
 mod labelled;
+mod linear_probe;
 mod neighbours;
 mod principal;
 mod retrieval;
@@ -17,7 +18,8 @@ pub use geometry::{
     Clusters, Gap, alignment, dimension_spread, duplicates, mean_cosine, modality_gap,
     two_clusters, uniformity,
 };
-pub use labelled::{Labelled, knn_accuracy, one_shot_accuracy};
+pub use labelled::{Labelled, knn_accuracies, knn_accuracy, one_shot_accuracy};
+pub use linear_probe::linear_probe_accuracy;
 pub(crate) use neighbours::largest;
 pub use neighbours::{Hubness, Neighbour, hubness, nearest};
 pub(crate) use principal::Centred;

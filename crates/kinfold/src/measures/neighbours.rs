@@ -5,8 +5,9 @@
 
 use super::{check, check_count, same_dimension};
 use crate::Error;
-use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm};
-use crate::engine::Cosines;
+use crate::embeddings::{Element, Embeddings, NORM_FLOOR, Real, norm, sum_of};
+use crate::engine::{Cosines, Work};
+use crate::execution::Instructions;
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
@@ -50,14 +51,12 @@ pub(super) fn each_nearest<T: Element, O: Send>(
     look: impl Fn(usize, &[Neighbour]) -> O + Sync,
 ) -> Vec<O> {
     let cosines = ExactCosines::new(queries, keys);
-    // Each of two cosines of unit rows is off by at most a unit of rounding for each product and sum.
-    let unit = if size_of::<T::Real>() == 4 { f64::from(f32::EPSILON) } else { f64::EPSILON };
-    let apart = 2.0 * unit * (keys.dim() + 8) as f64;
+    let apart = cosines.apart();
     Cosines::with(keys).each_row(queries, |i, row| {
         let kth = largest(row, k).last().map_or(f64::NEG_INFINITY, |(cosine, _)| cosine.f64());
         let near = (0..row.len()).filter(|&j| row[j].f64() >= kth - apart);
-        let mut near: Vec<Neighbour> =
-            near.map(|row| Neighbour { row, cosine: cosines.get(i, row) }).collect();
+        let mut near: Vec<Neighbour> = near.map(|row| Neighbour { row, cosine: 0.0 }).collect();
+        cosines.set(i, &mut near);
         near.sort_unstable_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row)));
         near.truncate(k);
         look(i, &near)
@@ -104,10 +103,32 @@ impl<'a, T: Element> ExactCosines<'a, T> {
         Self { queries, keys, query_lengths: lengths(queries), key_lengths: lengths(keys) }
     }
 
+    /// Those of the rows of `near`.
+    fn set(&self, query: usize, near: &mut [Neighbour]) {
+        Instructions::best().run(self, (query, near));
+    }
+
+    #[inline(always)]
     pub(super) fn get(&self, query: usize, key: usize) -> f64 {
-        let pairs = self.keys.row(key).iter().zip(self.queries.row(query));
-        let dot: f64 = pairs.map(|(a, b)| a.real().f64() * b.real().f64()).sum();
+        let term = |a: T, b: T| a.real().f64() * b.real().f64();
+        let dot = sum_of(self.keys.row(key), self.queries.row(query), term);
         dot / (self.key_lengths[key] * self.query_lengths[query])
+    }
+
+    /// How far apart two cosines of blocked products may be that are equal: each of them is off by at
+    /// most a unit of rounding for each product and sum of unit rows.
+    pub(super) fn apart(&self) -> f64 {
+        let unit = if size_of::<T::Real>() == 4 { f64::from(f32::EPSILON) } else { f64::EPSILON };
+        2.0 * unit * (self.keys.dim() + 8) as f64
+    }
+}
+
+impl<T: Element> Work<(usize, &mut [Neighbour])> for ExactCosines<'_, T> {
+    #[inline(always)]
+    fn run(&self, (query, near): (usize, &mut [Neighbour])) {
+        for neighbour in near {
+            neighbour.cosine = self.get(query, neighbour.row);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kernels, written once over any vector. Everything here is inlined into the functions of an
 //! instruction set, which is where the vectors turn into registers.
 
-use super::table::{Panel, Tile};
+use super::table::{LINE_BYTES, Panel, TURN, Tile};
 
 /// A register of numbers.
 ///
@@ -179,13 +179,6 @@ unsafe fn outer_product<V: Vector, const HEIGHT: usize, const VECTORS: usize, co
         }
     }
 }
-
-/// Inner indices that a tile goes through in one turn of its loop. A turn for each would end every
-/// short segment in a branch that is predicted wrongly.
-pub(super) const TURN: usize = 4;
-
-/// Bytes of a cache line.
-pub(super) const LINE_BYTES: usize = 64;
 
 /// `HEIGHT` rows by `VECTORS` vectors of a product. Element (row, k) of the left operand lies at
 /// `row · ROW + k · STEP`.

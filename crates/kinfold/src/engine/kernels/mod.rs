@@ -41,7 +41,7 @@ pub(crate) use table::{Kernels, Layout, Operand, Product, WIDEST_TILE, Work};
 impl Instructions {
     /// Does `work` on an item, compiled for these instructions.
     #[inline(always)]
-    pub(super) fn run<I>(self, work: &impl Work<I>, item: I) {
+    pub(crate) fn run<I>(self, work: &impl Work<I>, item: I) {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the instructions have just been detected.

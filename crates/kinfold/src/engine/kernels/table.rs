@@ -3,8 +3,6 @@
 //! Input: slices, whose lengths are checked here. What runs behind that are the unsafe functions of
 //! the instruction set ([`generic`](super::generic)), over the raw pointers of a [`Tile`] or a [`Panel`].
 
-use super::generic::{LINE_BYTES, TURN};
-
 /// Work on items that is compiled for an instruction set, if it is `#[inline(always)]`. A closure is
 /// work, too, but the compiler decides how much of a long one is inlined.
 pub(crate) trait Work<I>: Sync {
@@ -17,6 +15,13 @@ impl<I, F: Fn(I) + Sync> Work<I> for F {
         self(item);
     }
 }
+
+/// Inner indices that a tile goes through in one turn of its loop. A turn for each would end every
+/// short segment in a branch that is predicted wrongly.
+pub(super) const TURN: usize = 4;
+
+/// Bytes of a cache line.
+pub(super) const LINE_BYTES: usize = 64;
 
 /// No tile is wider.
 pub(crate) const WIDEST_TILE: usize = 32;
