@@ -1,6 +1,7 @@
 //! Forward and backward passes of convolutional networks, with Burn's operations and with those of
 //! `kinfold_nn::ops`, by turns: milliseconds of the fastest and of the median pass. `layers` gives
-//! ours alone, layer by layer: the fastest output, gradient of the input and gradient of the weights.
+//! ours alone, layer by layer: the fastest output, gradient of the input and gradient of the weights, with
+//! GFLOP/s of the direct algorithm.
 //!
 //! `cargo run --release -p kinfold-benchmarks --bin operations -- [NETWORK] [PASSES]`
 #![allow(clippy::print_stdout, reason = "it says what it measured")]
@@ -112,9 +113,9 @@ fn fastest(passes: usize, mut pass: impl FnMut() -> Instant) -> f64 {
 
 /// A convolution with 3×3 taps: its output and each gradient, as one operation. (Backward passes
 /// begin with one of a pooling, which writes the gradient that they get.)
-fn time_layer(images: usize, [from, to, side]: [usize; 3], passes: usize) {
+fn time_layer(images: usize, [from, to, side, stride]: [usize; 4], passes: usize) {
     let device = Device::flex().autodiff();
-    let layer = Layer::new([from, to], 3, 1, &device).convolution;
+    let layer = Layer::new([from, to], 3, stride, &device).convolution;
     let x: Tensor<4> = Tensor::random([images, side, side, from], Distribution::Default, &device);
     let x = x.permute([0, 3, 1, 2]);
     let backward = |x: Tensor<4>, layer: &Conv2d| {
@@ -133,8 +134,13 @@ fn time_layer(images: usize, [from, to, side]: [usize; 3], passes: usize) {
         start
     });
     let of_input = backward(x.detach().require_grad(), &frozen);
+    let flop = (2 * images * (side / stride).pow(2) * 9 * from * to) as f64;
+    let told = |milliseconds: f64| format!("{milliseconds:.2} ({:.0})", flop / milliseconds / 1e6);
     println!(
-        "{images} images {side}×{side}, {from} to {to}: {forward:.2} {of_input:.2} {of_weights:.2}"
+        "{images} images {side}×{side}, {from} to {to}, stride {stride}: {} {} {}",
+        told(forward),
+        told(of_input),
+        told(of_weights)
     );
 }
 
@@ -143,11 +149,16 @@ fn main() {
     let name = arguments.next().unwrap_or_else(|| "strided".into());
     let passes = arguments.next().and_then(|x| x.parse().ok()).unwrap_or(5);
     if name == "layers" {
-        for layer in [[64, 64, 32], [128, 128, 16], [256, 256, 8], [512, 512, 4], [3, 64, 32]] {
-            time_layer(64, layer, passes);
+        for [from, to, side] in
+            [[64, 64, 32], [128, 128, 16], [256, 256, 8], [512, 512, 4], [3, 64, 32]]
+        {
+            time_layer(64, [from, to, side, 1], passes);
         }
-        for layer in [[64, 128, 7], [32, 64, 14], [16, 16, 32], [64, 64, 56]] {
-            time_layer(128, layer, passes);
+        for [from, to, side] in [[64, 128, 7], [32, 64, 14], [16, 16, 32], [64, 64, 56]] {
+            time_layer(128, [from, to, side, 1], passes);
+        }
+        for [from, to, side] in [[64, 128, 32], [128, 256, 16], [256, 256, 8]] {
+            time_layer(128, [from, to, side, 2], passes);
         }
         return;
     }

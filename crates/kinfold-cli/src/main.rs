@@ -116,8 +116,9 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
         measuring.show(&progress);
         Ok(())
     };
-    let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref(), &mut show)?;
+    let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref(), &mut show);
     measuring.end();
+    let evaluated = evaluated?;
     show::skipped(&evaluated.images);
     if arguments.json {
         show::json(&evaluated.evaluation);

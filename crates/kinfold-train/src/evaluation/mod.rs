@@ -67,8 +67,9 @@ impl Evaluation {
             let mut done = 0;
             let mut side = |rows: &[usize]| {
                 let mut embeddings = Vec::new();
+                let doing = if model.is_some() { "encoding" } else { "reading" };
                 for rows in rows.chunks(CHUNK) {
-                    report("reading", done)?;
+                    report(doing, done)?;
                     embeddings.extend(match model {
                         None => images.pixels(rows)?,
                         Some(model) => embed_rows(model, images, rows, device)?,

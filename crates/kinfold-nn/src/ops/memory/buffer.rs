@@ -2,18 +2,16 @@
 //! thread; and a pointer that threads share.
 //!
 //! A step of training asks for the same memory as the one before, and fresh pages from the system cost up
-//! to a third of its time. So memory that is dropped, of tensors too, is kept for the next operation, up
-//! to [`SPARE_BYTES`] in a process.
+//! to a third of its time. So memory that is dropped, of tensors too, is kept for the next operation: as
+//! much as there once was in use, and half more, since not every buffer fits the next.
 #![allow(unsafe_code, reason = "a slice of lines is a slice of their numbers, and of bytes")]
 
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of spare memory that a process keeps.
-const SPARE_BYTES: usize = 1 << 30;
 /// Buffers of fewer bytes are the system allocator's.
 const LEAST_BYTES: usize = 1 << 15;
 
@@ -32,16 +30,50 @@ unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: see above.
 unsafe impl bytemuck::Pod for Line {}
 
-/// Memory that is not in use, the oldest first.
-static SPARE: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
-
-fn spare() -> std::sync::MutexGuard<'static, Vec<Vec<Line>>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+/// The memory of a process's buffers.
+struct Pool {
+    /// Memory that is not in use, the oldest first.
+    spare: Vec<Vec<Line>>,
+    /// Lines in use, and the most that ever were.
+    used: usize,
+    most_used: usize,
 }
 
-/// Gives back to the system the memory that is kept for the next operation, at most 1 GiB.
+static POOL: Mutex<Pool> = Mutex::new(Pool { spare: Vec::new(), used: 0, most_used: 0 });
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// Memory of at least so many lines, if there is some that is not much larger.
+    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+        self.used += lines;
+        self.most_used = self.most_used.max(self.used);
+        let fits = |&i: &usize| (lines..=lines + lines / 4).contains(&self.spare[i].len());
+        // Of the smallest, the newest is the likeliest to lie in a cache.
+        let found =
+            (0..self.spare.len()).rev().filter(fits).min_by_key(|&i| self.spare[i].len())?;
+        Some(self.spare.remove(found))
+    }
+
+    /// Keeps memory of which so many lines were in use, and drops the oldest that is too much.
+    fn put(&mut self, memory: Vec<Line>, used: usize) {
+        self.used -= used;
+        self.spare.push(memory);
+        let mut all = self.used + self.spare.iter().map(Vec::len).sum::<usize>();
+        while all > self.most_used + self.most_used / 2 {
+            all -= self.spare.remove(0).len();
+        }
+    }
+}
+
+/// Gives back to the system the memory that is kept for the next operation, which is at most what
+/// operations have needed so far.
 pub fn release_memory() {
-    spare().clear();
+    let mut pool = pool();
+    pool.spare.clear();
+    pool.most_used = pool.used;
 }
 
 /// Owned numbers.
@@ -49,6 +81,8 @@ pub fn release_memory() {
 pub(crate) struct Buffer {
     lines: Vec<Line>,
     len: usize,
+    /// Lines that the pool counts as used.
+    counted: usize,
 }
 
 impl Buffer {
@@ -61,15 +95,12 @@ impl Buffer {
     /// Numbers that are yet to be written: they have any values.
     pub(crate) fn any(len: usize) -> Self {
         let lines = len.div_ceil(Line::LEN);
-        let fits = |x: &Vec<Line>| (lines..=lines + lines / 4).contains(&x.len());
-        if lines * size_of::<Line>() >= LEAST_BYTES {
-            let mut spare = spare();
-            // The newest is the likeliest to lie in a cache.
-            if let Some(found) = spare.iter().rposition(fits) {
-                return Self { lines: spare.remove(found), len };
-            }
+        if lines * size_of::<Line>() < LEAST_BYTES {
+            return Self { lines: bytemuck::zeroed_vec(lines), len, counted: 0 };
         }
-        Self { lines: bytemuck::zeroed_vec(lines), len }
+        let kept = pool().take(lines);
+        let lines_of = || bytemuck::zeroed_vec(lines);
+        Self { lines: kept.unwrap_or_else(lines_of), len, counted: lines }
     }
 
     /// Makes the buffer `len` numbers long, which have any values.
@@ -91,15 +122,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = |lines: &Vec<Line>| lines.len() * size_of::<Line>();
-        if !(LEAST_BYTES..=SPARE_BYTES).contains(&bytes(&self.lines)) {
-            return;
-        }
-        let mut spare = spare();
-        spare.push(std::mem::take(&mut self.lines));
-        let mut total: usize = spare.iter().map(bytes).sum();
-        while total > SPARE_BYTES {
-            total -= bytes(&spare.remove(0));
+        if self.counted > 0 {
+            pool().put(std::mem::take(&mut self.lines), self.counted);
         }
     }
 }
@@ -156,3 +180,50 @@ pub(crate) fn scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
 pub(crate) struct Shared(pub(crate) *mut f32);
 // SAFETY: whoever writes through the pointer says why no two threads have the same number.
 unsafe impl Sync for Shared {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(pool: &mut Pool, lines: usize) -> Vec<Line> {
+        pool.take(lines).unwrap_or_else(|| vec![Line::ZERO; lines])
+    }
+
+    /// A step that asks for what the one before asked for gets the same memory, of the sizes that fit best.
+    #[test]
+    fn a_step_repeats_on_the_memory_of_the_one_before() {
+        let mut pool = Pool { spare: Vec::new(), used: 0, most_used: 0 };
+        let mut step = |fresh: &mut usize| {
+            // A frame around an image is a little larger than the image itself.
+            let sizes = [100, 112, 50, 100, 25, 112];
+            let buffers: Vec<_> = sizes
+                .iter()
+                .map(|&lines| {
+                    let kept = pool.take(lines);
+                    *fresh += usize::from(kept.is_none());
+                    kept.unwrap_or_else(|| vec![Line::ZERO; lines])
+                })
+                .collect();
+            for (buffer, lines) in buffers.into_iter().zip(sizes) {
+                pool.put(buffer, lines);
+            }
+        };
+        let (mut first, mut second) = (0, 0);
+        step(&mut first);
+        step(&mut second);
+        assert_eq!((first, second), (6, 0));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_needed_and_half_of_that() {
+        let mut pool = Pool { spare: Vec::new(), used: 0, most_used: 0 };
+        for lines in 1..200 {
+            let (a, b) = (taken(&mut pool, 3 * lines), taken(&mut pool, lines));
+            pool.put(a, 3 * lines);
+            pool.put(b, lines);
+            let kept: usize = pool.spare.iter().map(Vec::len).sum();
+            assert_eq!(pool.used, 0);
+            assert!(kept <= 4 * lines + 2 * lines, "{kept} of {}", pool.most_used);
+        }
+    }
+}
