@@ -96,9 +96,15 @@ fn installed(python: &Path, sources: &Path) -> Option<()> {
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"])
         .arg(sources);
-    // A source distribution is unpacked somewhere new each time; what it is built of stays here.
+    // A source distribution is unpacked somewhere new each time; what it is built of stays here, but not
+    // what was built of its own crates: all files of such a distribution bear the same old date, by which
+    // cargo, and pip by the name, would take changed ones for those of the last time.
     if sources.is_file() {
-        install.env("CARGO_TARGET_DIR", target().join("sdist"));
+        let folder = target().join("sdist");
+        let mut clean = Command::new("cargo");
+        clean.args(["clean", "--quiet", "--release", "--package", "kinfold", "--package"]);
+        done("clean", clean.args(["kinfold-python", "--target-dir"]).arg(&folder))?;
+        install.arg("--no-cache-dir").env("CARGO_TARGET_DIR", folder);
     }
     done("install", &mut install)
 }

@@ -72,8 +72,19 @@ fn packages_are_complete() {
         }
         let text = std::fs::read_to_string(root().join("crates").join(name).join("LICENSE-MIT"));
         assert!(text.unwrap().contains("Permission is hereby granted"), "{name}");
-        let foreign = files.iter().find(|file| file.starts_with("tests/"));
+        let golden = |file: &str| file.starts_with("tests/golden/") && !file.ends_with(".py");
+        let foreign = files.iter().find(|file| file.starts_with("tests/") && !golden(file));
         assert_eq!(foreign, None, "{name}");
+        // What unit tests read must be there for them.
+        for file in files.iter().filter(|file| file.starts_with("src/") && file.ends_with(".rs")) {
+            let path = root().join("crates").join(name).join(file);
+            let text = std::fs::read_to_string(&path).unwrap();
+            for read in text.split("tests/golden/").skip(1) {
+                let golden = format!("tests/golden/{}", read.split('"').next().unwrap());
+                let is_read = text.contains(&format!("../{golden}\""));
+                assert!(!is_read || files.contains(&&*golden), "{name}: {file} reads {golden}");
+            }
+        }
     }
 }
 

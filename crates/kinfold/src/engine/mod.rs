@@ -67,7 +67,9 @@
 //!
 //! Beyond BLIS: columns are packed once for all strips and passes; exponentials and weights are taken in
 //! place while a panel lies in the first cache; and the layout that one product writes is one that the
-//! next can read as either operand, so no weight is moved or transposed.
+//! next can read as either operand, so no weight is moved or transposed. A tile in the first two caches
+//! is at the machine's limit, so while the tiles of a panel are worked on they ask for the next panel,
+//! a line at a time, and a strip is small enough for the third.
 //!
 //! Each number is written by one thread in one fixed order, so the result has the same bits for every
 //! number of threads. Products and exponentials are in the type itself; sums of exponentials across
