@@ -17,11 +17,14 @@ use std::fmt;
 pub(crate) struct ImageCache {
     size: usize,
     channels: usize,
+    background: u8,
     places: Vec<Place>,
 }
 
 struct Place {
     source: Source,
+    /// The checksum of its bytes when it was first read.
+    checksum: u32,
     scaled: Option<Box<[u8]>>,
     original: Option<Original>,
 }
@@ -35,8 +38,9 @@ struct Original {
 impl ImageCache {
     /// Images that are not decoded until they are asked for.
     pub(crate) fn unfilled(sources: Vec<Source>, size: usize, channels: usize) -> Self {
-        let place = |source| Place { source, scaled: None, original: None };
-        Self { size, channels, places: sources.into_iter().map(place).collect() }
+        let place = |source| Place { source, checksum: 0, scaled: None, original: None };
+        let places = sources.into_iter().map(place).collect();
+        Self { size, channels, background: u8::MAX, places }
     }
 
     /// Decodes every image once, keeps what the budget has room for, and leaves out what cannot be
@@ -59,7 +63,8 @@ impl ImageCache {
                 Err(skipped) => failed.push(Some(skipped)),
             }
         }
-        Ok((Self { size: reading.size, channels: reading.channels, places }, failed))
+        let &Reading { size, channels, background, .. } = reading;
+        Ok((Self { size, channels, background, places }, failed))
     }
 
     pub(crate) fn scaled(&self, i: usize) -> Result<Picture<'_>, Error> {
@@ -71,7 +76,9 @@ impl ImageCache {
                 let pixels = Cow::Borrowed(pixels);
                 Ok(Picture { width: size, height: size, channels, pixels, white })
             }
-            None => Ok(Picture::scaled(&place.decode()?, size, channels, white)),
+            None => place.decode(self.background, |image| {
+                Picture::scaled(&image, size, channels, white)
+            }),
         }
     }
 
@@ -83,8 +90,14 @@ impl ImageCache {
                 let (width, height, pixels) = (*width, *height, Cow::Borrowed(&**pixels));
                 Ok(Picture { width, height, channels, pixels, white })
             }
-            None => Ok(Picture::of(place.decode()?, channels, white)),
+            None => place.decode(self.background, |image| Picture::of(image, channels, white)),
         }
+    }
+
+    /// The checksum of all images' bytes as they were first read, in order.
+    pub(crate) fn checksum(&self) -> u32 {
+        let append = |crc, place: &Place| crc32c::crc32c_append(crc, &place.checksum.to_le_bytes());
+        self.places.iter().fold(0, append)
     }
 
     pub(crate) fn in_memory(&self) -> usize {
@@ -98,33 +111,41 @@ impl ImageCache {
 
 impl Place {
     fn fill(source: Source, reading: &Reading, budget: &Budget) -> Result<Self, Skipped> {
-        let mut place = Self { source, scaled: None, original: None };
-        let &Reading { size, channels, originals, .. } = reading;
+        let mut place = Self { source, checksum: 0, scaled: None, original: None };
+        let &Reading { size, channels, originals, background, .. } = reading;
+        let failed = |reason| Skipped { path: place.source.path(), reason };
+        let bytes = place.source.bytes().map_err(failed)?;
+        let checksum = crc32c::crc32c(&bytes);
         let small = (size * size * channels) as u64;
         let plain = matches!(place.source, Source::Raw { .. });
         // Plain pixels have been checked, and are read as fast as decoded ones.
         if plain && (place.source.as_needed(size, channels).is_some() || !budget.take(small)) {
-            return Ok(place);
+            drop(bytes);
+            return Ok(Self { checksum, ..place });
         }
-        let image = place
-            .source
-            .decode()
-            .map_err(|reason| Skipped { path: place.source.path(), reason })?;
         let white = place.source.white();
-        if plain || budget.take(small) {
-            let picture = Picture::scaled(&image, size, channels, white);
-            place.scaled = Some(picture.pixels.into_owned().into());
-        }
-        let large = u64::from(image.width()) * u64::from(image.height()) * channels as u64;
-        if originals && !plain && budget.take(large) {
-            let Picture { width, height, pixels, .. } = Picture::of(image, channels, white);
-            place.original = Some(Original { width, height, pixels: pixels.into_owned().into() });
-        }
+        let decoded = place.source.decode(&bytes, background, |image| {
+            let scaled = (plain || budget.take(small)).then(|| {
+                Picture::scaled(&image, size, channels, white).pixels.into_owned().into()
+            });
+            let large = u64::from(image.width()) * u64::from(image.height()) * channels as u64;
+            let original = (originals && !plain && budget.take(large)).then(|| {
+                let Picture { width, height, pixels, .. } = Picture::of(image, channels, white);
+                Original { width, height, pixels: pixels.into_owned().into() }
+            });
+            (scaled, original)
+        });
+        let (scaled, original) = decoded.map_err(failed)?;
+        drop(bytes);
+        (place.checksum, place.scaled, place.original) = (checksum, scaled, original);
         Ok(place)
     }
 
-    fn decode(&self) -> Result<DynamicImage, Error> {
-        self.source.decode().map_err(|reason| {
+    /// What `with` makes of the image, read anew.
+    fn decode<O>(&self, background: u8, with: impl FnOnce(DynamicImage) -> O) -> Result<O, Error> {
+        let bytes = self.source.bytes();
+        let decoded = bytes.and_then(|bytes| self.source.decode(&bytes, background, with));
+        decoded.map_err(|reason| {
             let reason =
                 format!("it could be read when the data was loaded, but not now: {reason}");
             Error::data_file(&self.source.path(), reason)

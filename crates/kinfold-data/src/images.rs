@@ -225,6 +225,11 @@ impl Images {
         !self.listed.is_empty()
     }
 
+    /// A checksum of the bytes that the images were read from: other contents, other number.
+    pub fn checksum(&self) -> u32 {
+        self.cache.checksum()
+    }
+
     /// How many images are decoded and in memory.
     pub fn in_memory(&self) -> usize {
         self.cache.in_memory()

@@ -23,6 +23,9 @@ pub struct ImageSettings {
     /// Make dark light and light dark: affine views are black beyond an image's edges, which suits
     /// light ink on black and not drawings on white paper.
     pub invert: bool,
+    /// What shows through where an image is transparent, from 0 (black) to 255 (white, the default); before
+    /// `invert`.
+    pub background: Option<u8>,
     /// MiB of decoded images to keep in memory, 2048 by default; the others are decoded whenever they
     /// are needed.
     pub memory: Option<u64>,
@@ -55,7 +58,8 @@ impl ImageSettings {
     pub fn reading(&self, data: &str, originals: bool) -> Reading {
         let (size, channels) = self.shape(data);
         let memory = self.memory.map_or(MEMORY, |mib| mib.saturating_mul(1 << 20));
-        Reading { size, channels, memory, originals, invert: self.invert }
+        let background = self.background.unwrap_or(u8::MAX);
+        Reading { size, channels, memory, originals, background, invert: self.invert }
     }
 }
 
@@ -71,6 +75,8 @@ pub struct Reading {
     pub memory: u64,
     /// Whether images will be asked for at their original size, as random crops do.
     pub originals: bool,
+    /// What shows through where an image is transparent, from 0 (black) to 255 (white).
+    pub background: u8,
     /// Whether dark becomes light and light dark.
     pub invert: bool,
 }

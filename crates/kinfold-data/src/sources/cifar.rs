@@ -1,7 +1,7 @@
 //! The binary files of CIFAR-10 and CIFAR-100.
 //!
 //! Input: a folder with `data_batch_1.bin` and so on and `test_batch.bin`, or one with
-//! `train.bin` and `test.bin`. Output: their images, 32×32 in three channels; the test files are
+//! `train.bin` and `test.bin`; or one such file. Output: their images, 32×32 in three channels; the test files are
 //! the images to judge by. A label is the class, of CIFAR-100 the fine one: its name where
 //! `batches.meta.txt` or `fine_label_names.txt` is there, else its number. The format: of each
 //! image one byte of label (of CIFAR-100 two, the coarse one first), then red, green and blue.
@@ -27,10 +27,49 @@ pub(super) struct Files {
 const TEN: &[u8] = &[10];
 const HUNDRED: &[u8] = &[20, 100];
 
+/// Whether a file is one of these by its name in lower case.
+pub(super) fn is_file(name: &str) -> bool {
+    let ten = name.starts_with("data_batch_") && name.ends_with(".bin");
+    ten || ["test_batch.bin", "train.bin", "test.bin"].contains(&name)
+}
+
+/// Whether a file is one of those that CIFAR's Python version consists of, by its name in lower case.
+fn is_pickle(name: &str) -> bool {
+    let ten = name.strip_prefix("data_batch_").is_some_and(|n| n.parse::<u32>().is_ok());
+    ten || name == "test_batch"
+}
+
+/// The error of files that hold Python's pickles, where some are among these.
+pub(super) fn pickles(path: &Path, files: &[PathBuf]) -> Result<(), Error> {
+    let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().to_lowercase());
+    let Some(file) = files.iter().find(|path| name(path).is_some_and(|n| is_pickle(&n))) else {
+        return Ok(());
+    };
+    let reason = format!(
+        "{} is one of CIFAR's files for Python (a pickle, which may run any code): take the binary version \
+         (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz) from the same page, and unpack it",
+        file.file_name().unwrap_or_default().to_string_lossy()
+    );
+    Err(Error::data_file(path, reason))
+}
+
+/// The images of one file: of CIFAR-10 by its name, or else of CIFAR-100.
+pub(super) fn file(path: &Path, name: &str, budget: &Budget) -> Result<Listing, Error> {
+    let (classes, names) = match name.contains("_batch") {
+        true => (TEN, "batches.meta.txt"),
+        false => (HUNDRED, "fine_label_names.txt"),
+    };
+    let names = self::names(&path.with_file_name(names), classes)?;
+    let mut listing = Listing::default();
+    add(&mut listing, path, classes, &names, budget)?;
+    Ok(listing)
+}
+
 /// None where the folder holds no such file. `train.bin` says less than `data_batch_1.bin`, and
 /// counts only where there are no images or folders beside it.
 pub(super) fn files(folder: &Path) -> Result<Option<Files>, Error> {
     let here = files_in(folder)?;
+    pickles(folder, &here)?;
     let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().to_lowercase());
     let with = |right: &dyn Fn(&str) -> bool| -> Vec<PathBuf> {
         here.iter().filter(|path| name(path).is_some_and(|n| right(&n))).cloned().collect()

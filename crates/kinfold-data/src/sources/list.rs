@@ -6,7 +6,7 @@
 //! the same thing, and are no negatives of each other. Images have no labels: a list says what
 //! belongs together and nothing else. A pair with an image that cannot be read is left out.
 
-use super::source::{Listed, Listing, Skipped, Source, slashed};
+use super::source::{Listed, Listing, Skipped, Source, is_image, slashed};
 use crate::Error;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -77,20 +77,32 @@ fn csv(path: &Path) -> Result<Vec<(u64, Row)>, Error> {
         }
         kind => Error::data_file(path, format!("it cannot be read as CSV: {kind:?}")),
     };
+    let text = std::fs::read(path).map_err(Error::read(path))?;
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(wrong)?;
+        .from_reader(&text[..]);
     let mut rows = Vec::new();
-    for (number, record) in reader.records().enumerate() {
-        let record = record.map_err(wrong)?;
-        let line = record.position().map_or(0, csv::Position::line);
+    let mut record = csv::StringRecord::new();
+    let mut number = 0;
+    while reader.read_record(&mut record).map_err(wrong)? {
+        let (begin, line) = record.position().map_or((0, 0), |at| (at.byte(), at.line()));
+        let written = &text[begin as usize..(reader.position().byte() as usize).min(text.len())];
+        // No path goes over a line, and what ends within quotes is not whole.
+        let open = written.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+        if open || record.iter().any(|cell| cell.contains('\n')) {
+            let reason = format!("a quote begins in line {line} that does not end there");
+            return Err(Error::data_file(path, reason));
+        }
         let cells: Vec<&str> =
             record.iter().map(|cell| cell.trim_start_matches('\u{feff}')).collect();
-        if number == 0 && (cells == ["a", "b"] || cells == ["a", "b", "id"]) {
-            continue;
+        number += 1;
+        if number == 1 {
+            if cells == ["a", "b"] || cells == ["a", "b", "id"] {
+                continue;
+            }
+            check_first(path, &cells)?;
         }
         let (a, b, id) = match cells[..] {
             [a, b] => (a, b, ""),
@@ -107,6 +119,21 @@ fn csv(path: &Path) -> Result<Vec<(u64, Row)>, Error> {
         rows.push((line, named(path, line, Row { a: a.to_owned(), b: b.to_owned(), id })?));
     }
     Ok(rows)
+}
+
+/// A first row that names no image is a heading of other columns.
+fn check_first(path: &Path, cells: &[&str]) -> Result<(), Error> {
+    let members = cells.iter().take(2);
+    let images = |cell: &&str| is_image(Path::new(cell)) || cell.contains(['/', '.']);
+    if cells.is_empty() || members.clone().any(images) {
+        return Ok(());
+    }
+    let reason = format!(
+        "its first row is `{}`, which names no image; the columns are `a,b` or `a,b,id`, in this order, \
+         and a and b the paths of images",
+        cells.join(",")
+    );
+    Err(Error::data_file(path, reason))
 }
 
 fn json_lines(path: &Path) -> Result<Vec<(u64, Row)>, Error> {

@@ -53,10 +53,14 @@ pub(crate) fn find(data: &str, reading: &Reading, budget: &Budget) -> Result<Lis
     match ending.as_deref() {
         _ if idx::is_images(&name) => idx::file(path, budget),
         Some("zip") => zip::load(path),
+        Some("bin") if cifar::is_file(&name) => cifar::file(path, &name, budget),
         Some("npy") => npy::load(path, budget),
         Some("csv") => list::load(path, list::Written::Csv),
         Some("jsonl") => list::load(path, list::Written::JsonLines),
-        _ => Err(Error::Data(format!("{} is no folder; {}", path.display(), takes()))),
+        _ => {
+            cifar::pickles(path, &[path.to_path_buf()])?;
+            Err(Error::Data(format!("{} is no folder; {}", path.display(), takes())))
+        }
     }
 }
 
@@ -74,6 +78,6 @@ pub fn texts(data: &Path, name: &str) -> Result<Vec<(String, String)>, Error> {
 fn takes() -> String {
     format!(
         "--data takes `{DIGITS}`, a folder of images, a .zip of one, a folder of MNIST's or CIFAR's \
-         files, one …images-idx3-ubyte[.gz] file, a .npy array, or a list of pairs as .csv or .jsonl"
+         files, one …images-idx3-ubyte[.gz] or data_batch_1.bin, a .npy array, or a list of pairs as .csv or .jsonl"
     )
 }

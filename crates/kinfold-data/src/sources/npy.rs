@@ -1,5 +1,5 @@
 //! An array of NumPy: `[n, height, width]`, `[n, height, width, c]` or `[n, c, height, width]`, with
-//! c 1 or 3, of u8, or of f32 between 0 and 1.
+//! c 1 or 3, or `[n, pixels]` of grey squares, of u8, or of f32 or f64 between 0 and 1.
 //!
 //! Input: the file, and `labels.npy` beside it where there is one, `[n]` of integers. Output: its
 //! images.
@@ -36,16 +36,18 @@ pub(super) fn load(path: &Path, budget: &Budget) -> Result<Listing, Error> {
     let number = match number.as_str() {
         "|u1" | "u1" => Number::U8,
         "<f4" => Number::F32,
+        "<f8" => Number::F64,
         other => {
             let reason = format!(
-                "its numbers are `{other}`, but u8 (`|u1`) or f32 between 0 and 1 (`<f4`) is needed"
+                "its numbers are `{other}`, but u8 (`|u1`), or f32 or f64 between 0 and 1 (`<f4`, `<f8`) is \
+                 needed: save x.astype(numpy.uint8) where they are from 0 to 255"
             );
             return Err(Error::data_file(path, reason));
         }
     };
     let (n, layout) = layout(path, &shape, number)?;
     let raw = Raw::open(path, layout, start, n, budget)?;
-    if number == Number::F32 {
+    if number != Number::U8 {
         check_range(path, &raw, n)?;
     }
     let labels = labels(&path.with_file_name("labels.npy"), path, n)?;
@@ -60,7 +62,7 @@ fn layout(path: &Path, shape: &[usize], number: Number) -> Result<(usize, Layout
     let wrong = |why: &str| {
         let reason = format!(
             "its shape is {shape:?}, {why}; [n, height, width], [n, height, width, c] or \
-             [n, c, height, width] is needed, with c 1 or 3"
+             [n, c, height, width] is needed, with c 1 or 3, or [n, pixels] of grey squares"
         );
         Err(Error::data_file(path, reason))
     };
@@ -73,6 +75,22 @@ fn layout(path: &Path, shape: &[usize], number: Number) -> Result<(usize, Layout
             return wrong("which may be one image as well as many of that width");
         }
         [_, height, width] => (height, width, 1, false),
+        [_, pixels] => {
+            let side = pixels.isqrt();
+            let of_colour = (pixels / 3).isqrt();
+            if pixels == 3 * of_colour * of_colour {
+                let side = of_colour;
+                return wrong(&format!(
+                    "which may be colour images of {side}×{side}, but not which way: save \
+                     x.reshape(-1, 3, {side}, {side}) where red comes before green and blue, or \
+                     x.reshape(-1, {side}, {side}, 3) where it goes pixel by pixel"
+                ));
+            }
+            if side * side != pixels {
+                return wrong("whose rows are no square of pixels");
+            }
+            (side, side, 1, false)
+        }
         [_, first, .., last] if shape.len() == 4 && colour(first) && colour(last) => {
             return wrong("in which either side may be the channels");
         }
@@ -86,9 +104,16 @@ fn layout(path: &Path, shape: &[usize], number: Number) -> Result<(usize, Layout
 fn check_range(path: &Path, raw: &Raw, n: usize) -> Result<(), Error> {
     for i in 0..n {
         let record = raw.record(i).map_err(|reason| Error::data_file(path, reason))?;
-        if let Some(x) = floats(&record).find(|x| !(0.0..=1.0).contains(x)) {
+        if let Some(x) = floats(&record, raw.layout.number).find(|x| !(0.0..=1.0).contains(x)) {
+            let save = match x {
+                _ if (-1.0..0.0).contains(&x) => ": save (x + 1) / 2 where they are from −1 to 1",
+                _ if (1.0..=255.0).contains(&x) => {
+                    ": save x.astype(numpy.uint8) where they are from 0 to 255"
+                }
+                _ => "",
+            };
             let reason =
-                format!("image {i} has a pixel of {x}, but f32 have to be between 0 and 1");
+                format!("image {i} has a pixel of {x}, but floats have to be between 0 and 1{save}");
             return Err(Error::data_file(path, reason));
         }
     }

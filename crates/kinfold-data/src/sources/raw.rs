@@ -35,6 +35,8 @@ pub(crate) enum Number {
     U8,
     /// Between 0 and 1, the lowest byte first.
     F32,
+    /// The same.
+    F64,
 }
 
 impl Layout {
@@ -49,6 +51,7 @@ impl Layout {
         let number = match self.number {
             Number::U8 => 1,
             Number::F32 => 4,
+            Number::F64 => 8,
         };
         [self.height, self.channels, number]
             .iter()
@@ -168,14 +171,13 @@ impl Raw {
         }
     }
 
-    /// A record as an image. Numbers between 0 and 1 become bytes, the nearest.
-    pub(crate) fn image(&self, i: usize) -> Result<DynamicImage, String> {
+    /// A record's bytes as an image. Numbers between 0 and 1 become bytes, the nearest.
+    pub(crate) fn image(&self, record: &[u8]) -> Result<DynamicImage, String> {
         let Layout { width, height, channels, planar, number, before, .. } = self.layout;
-        let record = self.record(i)?;
-        let record = &record[before..];
+        let record = record.get(before..).unwrap_or_default();
         let mut pixels: Vec<u8> = match number {
             Number::U8 => record.to_vec(),
-            Number::F32 => floats(record).map(|x| (x * 255.0).round() as u8).collect(),
+            _ => floats(record, number).map(|x| (x * 255.0).round() as u8).collect(),
         };
         if planar {
             let area = width * height;
@@ -187,13 +189,18 @@ impl Raw {
             1 => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
             _ => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
         };
-        image.ok_or_else(|| format!("record {i} is too short"))
+        image.ok_or_else(|| "its record is too short".to_owned())
     }
 }
 
-/// The f32 of a record.
-pub(crate) fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
-    bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))
+/// The numbers of a record that are no bytes.
+pub(crate) fn floats(bytes: &[u8], number: Number) -> impl Iterator<Item = f64> {
+    let width = if number == Number::F64 { 8 } else { 4 };
+    bytes.chunks_exact(width).map(|bytes| match bytes {
+        &[a, b, c, d] => f32::from_le_bytes([a, b, c, d]).into(),
+        &[a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => 0.0,
+    })
 }
 
 /// The error of a file that does not hold what its header says.

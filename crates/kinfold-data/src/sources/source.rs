@@ -6,14 +6,20 @@
 use super::archive::Archive;
 use super::raw::Raw;
 use crate::Error;
-use image::{DynamicImage, ImageError, ImageFormat, ImageReader};
+use crate::budget::Room;
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A file counts as an image by its ending; others are not looked at.
-pub(crate) const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+pub(crate) const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"];
+
+/// The most bytes that images take while they are decoded, in all threads together.
+const LARGEST: u64 = 512 << 20;
+static DECODING: Room = Room::new(LARGEST);
 
 /// Whether a file's name is that of an image.
 pub(crate) fn is_image(path: &Path) -> bool {
@@ -86,27 +92,47 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The image, or why it cannot be read.
-    pub(crate) fn decode(&self) -> Result<DynamicImage, String> {
+    /// The bytes as they are kept, of which the image is made.
+    pub(crate) fn bytes(&self) -> Result<Cow<'_, [u8]>, String> {
         match self {
-            Self::File(path) => ImageReader::open(path)
-                .and_then(ImageReader::with_guessed_format)
-                .map_err(ImageError::IoError)
-                .and_then(ImageReader::decode)
-                .map_err(|e| e.to_string()),
-            Self::Entry { archive, index } => {
-                let mut reader = ImageReader::new(Cursor::new(archive.read(*index)?));
-                if let Ok(format) = ImageFormat::from_path(self.path()) {
-                    reader.set_format(format);
-                }
-                reader
-                    .with_guessed_format()
-                    .map_err(ImageError::IoError)
-                    .and_then(ImageReader::decode)
-                    .map_err(|e| e.to_string())
-            }
-            Self::Raw { raw, index } => raw.image(*index),
+            Self::File(path) => std::fs::read(path).map(Cow::Owned).map_err(|e| e.to_string()),
+            Self::Entry { archive, index } => archive.read(*index).map(Cow::Owned),
+            Self::Raw { raw, index } => raw.record(*index),
         }
+    }
+
+    /// What `with` makes of the image whose bytes these are, or why it cannot be read. It stands upright,
+    /// and `background` shows where it is transparent.
+    pub(crate) fn decode<O>(
+        &self,
+        bytes: &[u8],
+        background: u8,
+        with: impl FnOnce(DynamicImage) -> O,
+    ) -> Result<O, String> {
+        if let Self::Raw { raw, .. } = self {
+            return raw.image(bytes).map(with);
+        }
+        let mut reader = ImageReader::new(Cursor::new(bytes));
+        if let Ok(format) = ImageFormat::from_path(self.path()) {
+            reader.set_format(format);
+        }
+        let said = |e: ImageError| e.to_string();
+        let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+        let mut decoder = reader.into_decoder().map_err(said)?;
+        // As it is decoded, and once more in other channels.
+        let needed = decoder.total_bytes().saturating_mul(2);
+        let _room = DECODING.take(needed).ok_or_else(|| {
+            let (width, height) = decoder.dimensions();
+            format!(
+                "{width}×{height} pixels need {} MiB to decode, but {} are the most",
+                needed >> 20,
+                LARGEST >> 20
+            )
+        })?;
+        let orientation = decoder.orientation().map_err(said)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(said)?;
+        image.apply_orientation(orientation);
+        Ok(with(opaque(image, background)))
     }
 
     /// The file that holds the image, and where in an archive it is.
@@ -133,6 +159,32 @@ impl Source {
             _ => u8::MAX,
         }
     }
+}
+
+/// The image on a background, where it is transparent.
+fn opaque(image: DynamicImage, background: u8) -> DynamicImage {
+    if !image.color().has_alpha() {
+        return image;
+    }
+    let over = |x: u8, alpha: u8| {
+        let (x, alpha) = (u32::from(x), u32::from(alpha));
+        ((x * alpha + u32::from(background) * (255 - alpha) + 127) / 255) as u8
+    };
+    let (width, height) = (image.width(), image.height());
+    if image.color().has_color() {
+        let mut opaque = RgbImage::new(width, height);
+        for (out, pixel) in opaque.pixels_mut().zip(image.into_rgba8().pixels()) {
+            let [r, g, b, alpha] = pixel.0;
+            out.0 = [r, g, b].map(|x| over(x, alpha));
+        }
+        return opaque.into();
+    }
+    let mut opaque = GrayImage::new(width, height);
+    for (out, pixel) in opaque.pixels_mut().zip(image.into_luma_alpha8().pixels()) {
+        let [grey, alpha] = pixel.0;
+        out.0 = [over(grey, alpha)];
+    }
+    opaque.into()
 }
 
 /// The error of data without a single image that can be read.

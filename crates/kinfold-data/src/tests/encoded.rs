@@ -224,3 +224,88 @@ fn omniglot_is_read_from_its_zip_file() {
     assert_eq!((pairs.classes(), pairs.len()), (Some(544), 4 * 2720));
     assert_eq!(pairs.batches(256, 0, 0).len(), 42);
 }
+
+#[test]
+fn what_is_transparent_shows_the_background() {
+    let folder = tempfile::tempdir().unwrap();
+    // Black ink that only its opacity shows.
+    let ink = image::RgbaImage::from_fn(4, 4, |x, _| image::Rgba([0, 0, 0, 85 * x as u8]));
+    write(folder.path(), "ink.png", png(&ink.into()));
+    let grey = image::GrayAlphaImage::from_fn(4, 4, |x, _| image::LumaA([100, 85 * x as u8]));
+    write(folder.path(), "grey.png", png(&grey.into()));
+    let row = |background, channels| {
+        let images = read(folder.path(), &Reading { background, ..reading(4, channels) }).unwrap();
+        let pixels = |i| images.original(i).unwrap().pixels[..4 * channels].to_vec();
+        [pixels(1), pixels(0)]
+    };
+    assert_eq!(row(255, 1), [[255, 170, 85, 0], [255, 203, 152, 100]]);
+    assert_eq!(row(0, 1), [[0, 0, 0, 0], [0, 33, 67, 100]]);
+    assert_eq!(row(255, 3)[0][..6], [255, 255, 255, 170, 170, 170]);
+    assert_eq!(ImageSettings::default().reading("x", false).background, 255);
+}
+
+#[test]
+fn a_photo_stands_upright_as_its_camera_says() {
+    let folder = tempfile::tempdir().unwrap();
+    // Light above, dark below.
+    let picture = image::GrayImage::from_fn(16, 16, |_, y| image::Luma([if y < 8 { 250 } else { 5 }]));
+    let mut plain = Cursor::new(Vec::new());
+    DynamicImage::from(picture).write_to(&mut plain, ImageFormat::Jpeg).unwrap();
+    let plain = plain.into_inner();
+    // EXIF: one entry, the orientation, of 6: to be turned clockwise by a quarter.
+    let mut exif = b"\xff\xe1\x00\x22Exif\0\0MM\x00\x2a\x00\x00\x00\x08\x00\x01".to_vec();
+    exif.extend(b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00");
+    write(folder.path(), "turned.jpg", [&plain[..2], &exif, &plain[2..]].concat());
+    write(folder.path(), "plain.jpg", plain);
+    let images = read(folder.path(), &reading(16, 1)).unwrap();
+    let [plain, turned] = [0, 1].map(|i| images.original(i).unwrap());
+    assert_eq!(turned, plain.clone().posed(1));
+    assert_ne!(turned, plain);
+}
+
+#[test]
+fn the_first_frame_of_a_gif_and_a_tiff_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, format) in [("x.gif", ImageFormat::Gif), ("y.tif", ImageFormat::Tiff)] {
+        let mut bytes = Cursor::new(Vec::new());
+        let picture = picture(1, 6, 6).into_rgb8();
+        DynamicImage::from(picture).into_rgba8().write_to(&mut bytes, format).unwrap();
+        write(folder.path(), name, bytes.into_inner());
+    }
+    let images = read(folder.path(), &reading(6, 3)).unwrap();
+    let expected = picture(1, 6, 6).into_rgb8().into_raw();
+    assert_eq!(images.original(1).unwrap().pixels, expected);
+    // GIF has 256 colours, which are enough for 36 pixels.
+    let gif = images.original(0).unwrap();
+    assert!(gif.pixels.iter().zip(&expected).all(|(a, b)| a.abs_diff(*b) < 8));
+}
+
+#[test]
+fn other_contents_have_another_checksum() {
+    let folder = small_folder();
+    let checksum = || read(folder.path(), &reading(4, 3)).unwrap().checksum();
+    let before = checksum();
+    assert_eq!(before, checksum());
+    write(folder.path(), "a/1.png", png(&picture(99, 7, 7)));
+    assert_ne!(before, checksum());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_or_around_are_skipped() {
+    use std::os::unix::fs::symlink;
+    let folder = small_folder();
+    symlink("gone.png", folder.path().join("a/dangling.png")).unwrap();
+    symlink("..", folder.path().join("a/around")).unwrap();
+    let images = read(folder.path(), &reading(4, 3)).unwrap();
+    assert_eq!(images.len(), 10);
+    let mut skipped: Vec<String> = images
+        .skipped
+        .iter()
+        .map(|file| format!("{}: {}", file.path.file_name().unwrap().display(), file.reason))
+        .collect();
+    skipped.sort();
+    assert_eq!(skipped.len(), 2, "{skipped:?}");
+    assert!(skipped[0].starts_with("around: it leads around to"), "{skipped:?}");
+    assert!(skipped[1].starts_with("dangling.png: "), "{skipped:?}");
+}

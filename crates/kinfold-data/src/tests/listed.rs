@@ -63,6 +63,10 @@ fn damaged_lists_are_refused() {
         ("a/0.png,a/1.png\na/0.png\n", vec!["line 2 has 1 cells", "`a,b,id`"]),
         ("a/0.png,a/1.png,1,2\n", vec!["line 1 has 4 cells"]),
         ("a/0.png,a/1.png\na/0.png,,3\n", vec!["line 2 has no b"]),
+        ("anchor,positive\na/0.png,a/1.png\n", vec!["`anchor,positive`", "`a,b` or `a,b,id`"]),
+        ("a/0.png,a/1.png\n\"a/0.png,a/1.png\na/2.png,a/1.png\n", vec!["quote begins in line 2"]),
+        ("a/0.png,a/1.png\na/0.png,\"a/1.png\n", vec!["quote begins in line 2"]),
+        ("a/0.png,\"a/1.png", vec!["quote begins in line 1"]),
     ] {
         std::fs::write(&path, text).unwrap();
         refused(&path, &[&["list.csv"], &parts[..]].concat());

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 fn reading(size: usize, channels: usize) -> Reading {
-    Reading { size, channels, memory: MEMORY, originals: false, invert: false }
+    Reading { size, channels, memory: MEMORY, originals: false, background: 255, invert: false }
 }
 
 fn read(path: &Path, reading: &Reading) -> Result<Images, Error> {

@@ -167,6 +167,10 @@ fn cifar_10_and_100_are_read() {
     write(ten, "batches.meta.txt", names.join("\n") + "\n\n");
     assert_eq!(read(ten, &reading(32, 3)).unwrap().labels[1], "class 9");
 
+    // One of the files alone.
+    let alone = read(&ten.join("data_batch_1.bin"), &reading(32, 3)).unwrap();
+    assert_eq!((alone.labels.join(","), alone.held_out.len()), ("class 3,class 9".into(), 0));
+
     let folder = tempfile::tempdir().unwrap();
     let hundred = folder.path();
     write(hundred, "train.bin", cifar(&[&[19, 99], &[0, 5]]));
@@ -176,6 +180,17 @@ fn cifar_10_and_100_are_read() {
     // In a folder of images they are other files.
     write(hundred, "x/image.png", png(&picture(0, 4, 4)));
     assert_eq!(read(hundred, &reading(8, 1)).unwrap().names, ["x/image.png"]);
+}
+
+#[test]
+fn cifar_files_for_python_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["data_batch_1", "test_batch", "batches.meta"] {
+        write(folder.path(), name, b"\x80\x04");
+    }
+    let needed = ["data_batch_1", "for Python", "cifar-10-binary.tar.gz"];
+    refused(folder.path(), &needed);
+    refused(&folder.path().join("data_batch_1"), &needed);
 }
 
 #[test]
@@ -201,6 +216,7 @@ fn arrays_of_every_layout_are_the_same_images() {
     let last = Array4::from_shape_fn((2, 5, 4, 3), |(i, y, x, c)| value(i, y, x, c));
     let first = Array4::from_shape_fn((2, 3, 5, 4), |(i, c, y, x)| value(i, y, x, c));
     let numbers = last.mapv(|v| f32::from(v) / 255.0);
+    write_npy(at("wide.npy"), &last.mapv(|v| f64::from(v) / 255.0)).unwrap();
     write_npy(at("last.npy"), &last).unwrap();
     write_npy(at("first.npy"), &first).unwrap();
     write_npy(at("numbers.npy"), &numbers).unwrap();
@@ -212,7 +228,7 @@ fn arrays_of_every_layout_are_the_same_images() {
         ("last/0 last/1".into(), ",".into())
     );
     assert_eq!(images.original(1).unwrap().pixels, (60..120).collect::<Vec<u8>>());
-    for name in ["first.npy", "numbers.npy"] {
+    for name in ["first.npy", "numbers.npy", "wide.npy"] {
         for memory in [MEMORY, 0] {
             let mut other = read(&at(name), &Reading { memory, ..reading(4, 3) }).unwrap();
             other.names = images.names.clone();
@@ -221,6 +237,15 @@ fn arrays_of_every_layout_are_the_same_images() {
     }
     let grey = read(&at("grey.npy"), &reading(5, 1)).unwrap();
     assert_eq!(grey.original(0).unwrap().pixels[..5], [0, 3, 6, 9, 12]);
+
+    // As tables of pixels come.
+    let square = Array3::from_shape_fn((2, 5, 5), |(i, y, x)| value(i, y, x, 0));
+    write_npy(at("square.npy"), &square).unwrap();
+    write_npy(at("flat.npy"), &square.to_shape((2, 25)).unwrap().to_owned()).unwrap();
+    let [square, mut flat] =
+        ["square.npy", "flat.npy"].map(|name| read(&at(name), &reading(5, 1)).unwrap());
+    flat.names = square.names.clone();
+    assert_same(&square, &flat);
 
     write_npy(at("labels.npy"), &Array1::from(vec![-3i64, 12])).unwrap();
     assert_eq!(read(&at("last.npy"), &reading(4, 3)).unwrap().labels, ["-3", "12"]);
@@ -245,13 +270,18 @@ fn arrays_that_are_no_images_are_refused() {
     shaped(&[2, 5, 5, 4], &["not that of images"]);
     shaped(&[25], &["not that of images"]);
     shaped(&[0, 5, 5], &["holds no number"]);
-    write_npy(&path, &Array3::<f64>::zeros((2, 4, 4))).unwrap();
-    refused(&path, &["<f8", "u8", "f32"]);
-    for wrong in [1.5, -0.1, f32::NAN] {
-        let mut array = Array3::<f32>::zeros((3, 4, 4));
+    shaped(&[4, 26], &["no square"]);
+    shaped(&[4, 3 * 49], &["reshape(-1, 3, 7, 7)", "reshape(-1, 7, 7, 3)"]);
+    write_npy(&path, &Array3::<i64>::zeros((2, 4, 4))).unwrap();
+    refused(&path, &["<i8", "x.astype(numpy.uint8)"]);
+    let wrongs = [(1.5, "x.astype(numpy.uint8)"), (-0.5, "(x + 1) / 2"), (f64::NAN, "0 and 1")];
+    for (wrong, save) in wrongs {
+        let mut array = Array3::<f64>::zeros((3, 4, 4));
         array[[2, 1, 1]] = wrong;
+        write_npy(&path, &array.mapv(|x| x as f32)).unwrap();
+        refused(&path, &["image 2", &format!("{wrong}"), "between 0 and 1", save]);
         write_npy(&path, &array).unwrap();
-        refused(&path, &["image 2", &format!("{wrong}"), "between 0 and 1"]);
+        refused(&path, &["image 2", &format!("{wrong}"), "between 0 and 1", save]);
     }
     use ndarray::ShapeBuilder;
     write_npy(&path, &Array3::<u8>::zeros((2, 4, 4).f())).unwrap();

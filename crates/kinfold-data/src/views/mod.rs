@@ -137,6 +137,28 @@ pub fn draw_pairs(
     Ok(out)
 }
 
+/// A view of each of these images, `[rows, channels, size, size]`: `number` says which of its views, and
+/// [`draw_pairs`] of two views of an image draws the first two.
+///
+/// # Errors
+/// When an image cannot be read any more.
+pub fn draw_views(
+    images: &Images,
+    rows: &[usize],
+    recipe: &Recipe,
+    (seed, epoch): (u64, usize),
+    number: usize,
+) -> Result<Vec<f32>, Error> {
+    let stride = images.stride();
+    let mut out = vec![0.0; rows.len() * stride];
+    out.par_chunks_mut(stride).zip(rows).try_for_each(|(out, &row)| {
+        let key = Key { seed, epoch, image: row, view: number };
+        let picture = recipe.picture(images, row)?;
+        recipe.draw(&picture, images.size, key, out).map_err(Error::Setting)
+    })?;
+    Ok(out)
+}
+
 /// The largest square about a picture's centre, as planes of [0, 1]. Bytes that need no scaling are
 /// divided by 255 exactly, as where images are loaded.
 fn centre(picture: &Picture<'_>, size: usize, out: &mut [f32]) {
