@@ -76,9 +76,8 @@ impl ImageCache {
                 let pixels = Cow::Borrowed(pixels);
                 Ok(Picture { width: size, height: size, channels, pixels, white })
             }
-            None => place.decode(self.background, |image| {
-                Picture::scaled(&image, size, channels, white)
-            }),
+            None => place
+                .decode(self.background, |image| Picture::scaled(&image, size, channels, white)),
         }
     }
 
@@ -125,9 +124,8 @@ impl Place {
         }
         let white = place.source.white();
         let decoded = place.source.decode(&bytes, background, |image| {
-            let scaled = (plain || budget.take(small)).then(|| {
-                Picture::scaled(&image, size, channels, white).pixels.into_owned().into()
-            });
+            let scaled = (plain || budget.take(small))
+                .then(|| Picture::scaled(&image, size, channels, white).pixels.into_owned().into());
             let large = u64::from(image.width()) * u64::from(image.height()) * channels as u64;
             let original = (originals && !plain && budget.take(large)).then(|| {
                 let Picture { width, height, pixels, .. } = Picture::of(image, channels, white);

@@ -44,7 +44,9 @@ pub use pairs::{Expansion, LeftOut, Pair, PairSettings, PairSource, Pairs, Split
 pub use picture::Picture;
 pub use settings::{DIGITS, ImageSettings, MEMORY, Reading};
 pub use sources::{Skipped, npy, texts};
-pub use views::{Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views};
+pub use views::{
+    Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views,
+};
 
 /// The README's example compiles, too.
 #[cfg(doctest)]

@@ -112,8 +112,9 @@ fn check_range(path: &Path, raw: &Raw, n: usize) -> Result<(), Error> {
                 }
                 _ => "",
             };
-            let reason =
-                format!("image {i} has a pixel of {x}, but floats have to be between 0 and 1{save}");
+            let reason = format!(
+                "image {i} has a pixel of {x}, but floats have to be between 0 and 1{save}"
+            );
             return Err(Error::data_file(path, reason));
         }
     }

@@ -196,9 +196,9 @@ impl Raw {
 /// The numbers of a record that are no bytes.
 pub(crate) fn floats(bytes: &[u8], number: Number) -> impl Iterator<Item = f64> {
     let width = if number == Number::F64 { 8 } else { 4 };
-    bytes.chunks_exact(width).map(|bytes| match bytes {
-        &[a, b, c, d] => f32::from_le_bytes([a, b, c, d]).into(),
-        &[a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+    bytes.chunks_exact(width).map(|bytes| match *bytes {
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
         _ => 0.0,
     })
 }

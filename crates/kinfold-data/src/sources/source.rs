@@ -7,7 +7,9 @@ use super::archive::Archive;
 use super::raw::Raw;
 use crate::Error;
 use crate::budget::Room;
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
+use image::{
+    DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage,
+};
 use std::borrow::Cow;
 use std::io::Cursor;
 use std::ops::Range;

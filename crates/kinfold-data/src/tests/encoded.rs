@@ -248,7 +248,8 @@ fn what_is_transparent_shows_the_background() {
 fn a_photo_stands_upright_as_its_camera_says() {
     let folder = tempfile::tempdir().unwrap();
     // Light above, dark below.
-    let picture = image::GrayImage::from_fn(16, 16, |_, y| image::Luma([if y < 8 { 250 } else { 5 }]));
+    let picture =
+        image::GrayImage::from_fn(16, 16, |_, y| image::Luma([if y < 8 { 250 } else { 5 }]));
     let mut plain = Cursor::new(Vec::new());
     DynamicImage::from(picture).write_to(&mut plain, ImageFormat::Jpeg).unwrap();
     let plain = plain.into_inner();
