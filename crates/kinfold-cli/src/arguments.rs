@@ -6,7 +6,7 @@ use kinfold::Form;
 use kinfold_data::{Expansion, PairSource, Recipe};
 use kinfold_report::{DiagnosisRequest, StudySettings};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
-use kinfold_train::{Error, OneShotTask, Settings, loss_names};
+use kinfold_train::{Error, OneShotTask, Settings, loss_names, relative_path};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -23,14 +23,21 @@ impl Arguments {
         // A run goes on as it began: whatever else could be asked of it is refused.
         let command = Self::command().mut_subcommand("train", |train| {
             let all = train.get_arguments().map(|argument| argument.get_id().clone());
-            let others: Vec<_> = all.filter(|id| id != RESUME).collect();
+            let others: Vec<_> = all.filter(|id| id != RESUME && id != DATA).collect();
             train.mut_arg(RESUME, |resume| resume.conflicts_with_all(others))
         });
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let read = command.try_get_matches().and_then(|all| Self::from_arg_matches(&all));
+        read.unwrap_or_else(|error| {
+            // Help is output like any other.
+            let code = if error.print().is_ok() { error.exit_code() } else { 1 };
+            std::process::exit(code)
+        })
     }
 }
 
 const RESUME: &str = "resume";
+/// What has moved may be said where it is.
+const DATA: &str = "data";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -92,7 +99,7 @@ impl SeenArguments {
             None => Settings::default(),
         };
         if let Some(data) = &self.data {
-            settings.data.clone_from(data);
+            settings.data = relative_path(Path::new(data)).to_string_lossy().into_owned();
         }
         if let Some(views) = self.views {
             views.choose(&mut settings);
@@ -113,7 +120,8 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with a run that was stopped, to the same bits as if it never had been: from its last
-    /// checkpoint, or from the one given; its settings are the run's own
+    /// checkpoint, or from the one given; its settings are the run's own, but --data may say where
+    /// the data has moved
     #[arg(long, value_name = "RUN")]
     pub(crate) resume: Option<PathBuf>,
     /// What a pair is: two views of one image, two images of one sub-folder, or a row of a list
@@ -174,6 +182,16 @@ fn loss_help() -> String {
 }
 
 impl TrainArguments {
+    /// Where the data of a run to resume has moved.
+    pub(crate) fn moved(&self) -> Option<&str> {
+        self.seen.data.as_deref()
+    }
+
+    /// Whether the folder for the run was named.
+    pub(crate) fn names_out(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// The settings of the file or the defaults, and over them what the flags say.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
         let mut settings = self.seen.settings()?;
@@ -193,7 +211,7 @@ impl TrainArguments {
             encoder.choose(&mut settings.encoder);
         }
         if let Some(init) = &self.init {
-            settings.encoder.init = Some(init.clone());
+            settings.encoder.init = Some(relative_path(init));
         }
         if let Some(name) = &self.loss
             && *name != settings.loss.name
@@ -354,6 +372,19 @@ pub(crate) struct EmbedArguments {
     /// The file to write: .npy (vectors alone), .csv or .parquet (with name and label)
     #[arg(long, value_name = "FILE", default_value = "embeddings.parquet")]
     pub(crate) out: PathBuf,
+    /// Embed so many random views of each image in its place, as training makes them, into a file each:
+    /// two are pairs that `diagnose` takes
+    #[arg(long, value_name = "N")]
+    pub(crate) views: Option<usize>,
+}
+
+impl EmbedArguments {
+    /// The file of one of the views, counted from 1.
+    pub(crate) fn out_of_view(&self, number: usize) -> PathBuf {
+        let [stem, ending] = [self.out.file_stem(), self.out.extension()]
+            .map(|part| part.unwrap_or_default().to_string_lossy());
+        self.out.with_file_name(format!("{stem}-{number}.{ending}"))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -413,6 +444,9 @@ pub(crate) struct DiagnoseArguments {
     /// The temperature that similarities are divided by [default: the run's, or 0.1]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
+    /// Where the data of the run is, if it has moved
+    #[arg(long)]
+    data: Option<String>,
     /// A label for each pair, to tell false negatives by: a line each, or whole numbers in a .npy, or
     /// the column `label` of a .csv or .parquet [default: those that files or images have]
     #[arg(long, value_name = "FILE")]
@@ -432,8 +466,8 @@ fn at_least_2(text: &str) -> Result<usize, String> {
 
 impl DiagnoseArguments {
     pub(crate) fn asked(&self) -> DiagnosisRequest {
-        let Self { queries, keys, temperature, labels, sample, .. } = self.clone();
-        DiagnosisRequest { queries, keys, temperature, labels, sample: Some(sample) }
+        let Self { queries, keys, temperature, data, labels, sample, .. } = self.clone();
+        DiagnosisRequest { queries, keys, temperature, data, labels, sample: Some(sample) }
     }
 }
 

@@ -8,8 +8,8 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kinfold::runtime::Gemm;
 use kinfold::{ContrastiveLoss, Embeddings, Form, GradientMut, Temperature};
-use kinfold_train::Error;
 use kinfold_train::run::peak_memory_bytes;
+use kinfold_train::{Error, memory};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -108,6 +108,9 @@ pub(crate) fn bench(case: Case) -> Result<Record, Error> {
             return Err(Error::Setting(format!("{name} is 0, but it must be at least 1")));
         }
     }
+    let needed = inputs(case.rows, case.dim);
+    let what = format!("{} pairs of dimension {} and their gradients", case.rows, case.dim);
+    memory::check(&what, needed, "--rows and --dim set their number")?;
     let temperature =
         Temperature::new(case.temperature).map_err(|e| Error::Setting(e.to_string()))?;
     let threads = rayon::ThreadPoolBuilder::new()
@@ -192,15 +195,16 @@ fn pairs(rows: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
     (queries, keys)
 }
 
+/// Bytes of both sides, their gradients, and the copies that the engine packs of them.
+fn inputs(rows: usize, dim: usize) -> u64 {
+    (rows as u64).saturating_mul(dim as u64).saturating_mul(4 * 6)
+}
+
 /// Whether the dense computation's matrices fit into half of the memory that is free.
 fn fits(rows: usize, form: Form) -> bool {
     let side = if form == Form::NtXent { 2 * rows } else { rows };
     let needed = side.saturating_mul(side).saturating_mul(4 * DENSE_MATRICES) as u64;
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    needed <= free.map_or(1 << 30, |kib| kib * 1024 / 2)
+    needed <= memory::available_bytes().map_or(1 << 30, |free| free / 2)
 }
 
 /// `normalize`, `matmul`, `log_softmax`, `backward`, in Burn's tensor operations.

@@ -1,7 +1,8 @@
 //! The `kinfold` command: arguments become validated settings, the other crates do the work, and
 //! what they report is shown. Nothing else lives here.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (what there was is saved).
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C or a signal that asks for the same
+//! (what there was is saved).
 
 mod arguments;
 mod bench;
@@ -12,8 +13,10 @@ use arguments::{
     Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
     ReportArguments, SearchArguments, StudyArguments, StudyCommand, TrainArguments, ViewsArguments,
 };
-use kinfold_report::{Recorder, StudyEvent};
+use kinfold_report::{Found, Recorder, StudyEvent};
+use kinfold_train::run::SavedModel;
 use kinfold_train::{Error, Event, Format, run_folder};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +34,8 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench(&arguments),
     };
     match done {
-        Ok(code) => code,
+        Ok(code) if show::all_was_written() => code,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             show::error(&error);
             ExitCode::from(if error.is_usage() { 2 } else { 1 })
@@ -39,7 +43,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// A flag that Ctrl-C makes true; the second time it ends the process.
+/// A run that has not ended is known by its last checkpoint, which is said.
+fn note_unfinished(run: &Path) -> Result<(), Error> {
+    if let Some(step) = SavedModel::open(run)?.unfinished() {
+        let run = run.display();
+        show::note(&format!("{run} has not ended: this is its checkpoint of step {step}"));
+    }
+    Ok(())
+}
+
+/// A flag that Ctrl-C makes true, as do SIGTERM and SIGHUP, which end a job and a closed terminal's
+/// commands; the second time the process ends.
 fn stop_on_ctrl_c() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
@@ -66,13 +80,23 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
     };
     let (out, summary) = match &arguments.resume {
         Some(path) => {
-            (run_folder(path).to_path_buf(), kinfold_train::resume(path, &stop, &mut on_event))
+            let data = arguments.moved();
+            (
+                run_folder(path).to_path_buf(),
+                kinfold_train::resume(path, data, &stop, &mut on_event),
+            )
         }
         None => {
             let settings = arguments.settings()?;
-            let out = arguments.out(&settings);
-            let summary = kinfold_train::train(settings, &out, &stop, &mut on_event);
-            (out, summary)
+            loop {
+                let out = arguments.out(&settings);
+                let summary = kinfold_train::train(settings.clone(), &out, &stop, &mut on_event);
+                // Another run of this second had that name first; there is a next one.
+                if matches!(summary, Err(Error::RunExists(_))) && !arguments.names_out() {
+                    continue;
+                }
+                break (out, summary);
+            }
         }
     };
     progress.end();
@@ -83,11 +107,39 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
 
 fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     let format = Format::of(&arguments.out)?;
+    note_unfinished(&arguments.run)?;
+    if let Some(views) = arguments.views {
+        return embed_views(arguments, views, format);
+    }
     let embedded = kinfold_train::embed(&arguments.run, arguments.data.as_deref())?;
     show::skipped(&embedded.images);
     embedded.write(&arguments.out, format)?;
     let (n, dim) = (embedded.images.len(), embedded.dim);
     show::line(&format!("{n} embeddings of dimension {dim} in {}", arguments.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn embed_views(
+    arguments: &EmbedArguments,
+    views: usize,
+    format: Format,
+) -> Result<ExitCode, Error> {
+    let embedded = kinfold_train::embed_views(&arguments.run, arguments.data.as_deref(), views)?;
+    if let Some(first) = embedded.first() {
+        show::skipped(&first.images);
+    }
+    let files: Vec<_> = (1..=views).map(|number| arguments.out_of_view(number)).collect();
+    for (embedded, file) in embedded.iter().zip(&files) {
+        embedded.write(file, format)?;
+        let (n, dim) = (embedded.images.len(), embedded.dim);
+        show::line(&format!("{n} embeddings of dimension {dim} in {}", file.display()));
+    }
+    if let [queries, keys, ..] = &files[..] {
+        let (queries, keys) = (show::path(queries), show::path(keys));
+        show::line(&format!(
+            "row i of each is a view of one image: kinfold diagnose {queries} {keys}"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,6 +154,7 @@ fn views(arguments: &ViewsArguments) -> Result<ExitCode, Error> {
 }
 
 fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
+    note_unfinished(&arguments.run)?;
     if let Some(task) = arguments.one_shot() {
         let measured = kinfold_train::one_shot(&arguments.run, &task)?;
         if arguments.json {
@@ -130,7 +183,11 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
 }
 
 fn diagnose(arguments: &DiagnoseArguments) -> Result<ExitCode, Error> {
-    let report = kinfold_report::diagnose(&arguments.asked())?;
+    let asked = arguments.asked();
+    if asked.keys.is_none() && asked.queries.is_dir() {
+        note_unfinished(&asked.queries)?;
+    }
+    let report = kinfold_report::diagnose(&asked)?;
     if arguments.json {
         show_diagnosis::json(&report);
     } else {
@@ -147,6 +204,10 @@ fn report(arguments: &ReportArguments) -> Result<ExitCode, Error> {
 
 fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
     let SearchArguments { run, queries, data, neighbours, out, json } = arguments;
+    if let Some(out) = out {
+        Found::check_name(out)?;
+    }
+    note_unfinished(run)?;
     let found = kinfold_report::search(run, queries, data.as_deref(), *neighbours)?;
     show::skipped(&found.images);
     if *json {

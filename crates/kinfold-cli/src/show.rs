@@ -1,32 +1,69 @@
 //! Everything that is printed: results to standard output, the rest to standard error.
-#![allow(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use crate::bench::{Record, Seconds};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_data::{Images, Pairs, Split};
 use kinfold_report::{Found, StudyEvent, StudyRun};
 use kinfold_train::{
-    Error, Evaluation, EvaluationProgress, Event, Measured, OneShot, Progress, Summary,
+    Error, Evaluation, EvaluationProgress, Event, Measured, OneShot, Progress, Summary, memory,
+    shell_word,
 };
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Instant;
 
-/// One line of a result. Whoever closed the pipe does not want to read on.
+/// Why a line could not be written, the first one.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// One line of a result. Whoever closed the pipe does not want to read on; whatever else keeps it from
+/// being written is told at the end, since a run goes on without it.
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    match writeln!(std::io::stdout(), "{}", printable(text)) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            UNWRITTEN.get_or_init(|| e.to_string());
+        }
+        _ => {}
+    }
+}
+
+/// Whether every line was; if not, that is said.
+pub(crate) fn all_was_written() -> bool {
+    if let Some(reason) = UNWRITTEN.get() {
+        note(&format!("error: the output could not be written: {reason}"));
+    }
+    UNWRITTEN.get().is_none()
+}
+
+/// Names of files may hold what a terminal obeys; it is shown instead.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            _ if c.is_control() => shown.extend(c.escape_default()),
+            _ => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// A path in a command that is proposed.
+pub(crate) fn path(path: &Path) -> String {
+    shell_word(&path.display().to_string())
 }
 
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    // Where this cannot be written, nothing can be said of it.
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 pub(crate) fn error(error: &Error) {
-    eprintln!("error: {error}");
+    note(&format!("error: {error}"));
 }
 
 pub(crate) fn stopping() {
-    eprintln!("\nfinishing this step, then saving; Ctrl-C again ends at once");
+    note("\nfinishing this step, then saving; Ctrl-C again ends at once");
 }
 
 pub(crate) fn json(result: &impl serde::Serialize) {
@@ -133,12 +170,13 @@ impl Training {
                 };
                 line(&format!(
                     "{}: {} images to train on{made}, {} held out; {} epochs of {} pairs a batch, \
-                     {steps} steps",
+                     {steps} steps; about {} of memory",
                     settings.data,
                     split.train.len(),
                     split.test.len(),
                     settings.epochs,
                     settings.batch.unwrap_or(0),
+                    memory::in_words(memory::needed_bytes(settings)),
                 ));
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps as u64);
@@ -216,9 +254,13 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
     }
     line("");
     line(&format!("saved in {0}; {0}/report.html shows it", out.display()));
-    line(&format!("  kinfold evaluate {0}\n  kinfold embed {0}", out.display()));
+    let run = path(out);
+    if summary.evaluation.is_some() {
+        line(&format!("  kinfold evaluate {run}"));
+    }
+    line(&format!("  kinfold embed {run}"));
     if summary.interrupted {
-        line(&format!("resume with: kinfold train --resume {}", out.display()));
+        line(&format!("resume with: kinfold train --resume {run}"));
     }
 }
 

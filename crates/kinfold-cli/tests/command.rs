@@ -859,3 +859,222 @@ fn an_encoder_that_cannot_be_is_refused() {
     small_run(&photos, &folder, "mlp", &flags);
     assert!(!out.exists());
 }
+
+/// Begins a long run, and waits until its first epoch is over; what it prints from then on.
+#[cfg(unix)]
+fn long_run(
+    out: &Path,
+    flags: &[&str],
+) -> (std::process::Child, impl Iterator<Item = String> + use<>) {
+    use std::io::{BufRead, BufReader};
+    let mut arguments = vec!["train", "--out", out.to_str().unwrap()];
+    arguments.extend(["--batch", "64", "--epochs", "500"]);
+    arguments.extend(flags);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kinfold"))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("epoch 1,")));
+    (child, lines)
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_job_that_is_ended_and_a_terminal_that_is_closed_save_as_ctrl_c_does() {
+    for name in ["-TERM", "-HUP"] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let (mut child, lines) = long_run(&out, &[]);
+        signal(&child, name);
+        assert!(lines.into_iter().any(|line| line.starts_with("resume with: ")));
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{name}");
+        assert_eq!(json(&out.join("summary.json"))["interrupted"], true);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_has_not_ended_is_known_by_its_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, out) = (folder.path().join("often.toml"), folder.path().join("run"));
+    std::fs::write(&config, "[checkpoint]\nevery_steps = 5\n").unwrap();
+    let (mut child, _lines) = long_run(&out, &["--config", config.to_str().unwrap()]);
+    let run = out.to_str().unwrap();
+    let embedded = folder.path().join("e.npy");
+    let printed = succeeds(&["embed", run, "--out", embedded.to_str().unwrap()]);
+    assert!(printed.contains("1797 embeddings"), "{printed}");
+    let diagnosed = kinfold(&["diagnose", run]);
+    assert!(diagnosed.status.success(), "{}", text(&diagnosed.stderr));
+    assert!(text(&diagnosed.stderr).contains("has not ended"), "{}", text(&diagnosed.stderr));
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    std::fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    let said = fails(1, &["embed", run]);
+    assert!(said.contains("has not ended") && said.contains("checkpoint"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let out = out.to_str().unwrap();
+    let full = |arguments: &[&str]| {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_kinfold"))
+            .args(arguments)
+            .stdout(full)
+            .output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        said
+    };
+    let said = full(&["train", "--epochs", "1", "--out", out]);
+    assert!(said.contains("output could not be written"), "{said}");
+    // What it was made for is there.
+    assert!(Path::new(out).join("summary.json").exists());
+    for arguments in [&["evaluate", out][..], &["diagnose", out], &["report", out], &["--help"]] {
+        full(arguments);
+    }
+}
+
+#[test]
+fn what_no_machine_has_is_refused_before_it_is_allocated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, out) = (folder.path().join("wide.toml"), folder.path().join("run"));
+    std::fs::write(&config, "[encoder]\nwidths = [1000000, 1000000]\n").unwrap();
+    let [config, out] = [&config, &out].map(|path| path.to_str().unwrap());
+    let said = fails(2, &["train", "--config", config, "--out", out]);
+    assert!(said.contains("TiB") && said.contains("are free"), "{said}");
+    assert!(!Path::new(out).exists());
+    let said = fails(2, &["bench", "--rows", "1000000000"]);
+    assert!(said.contains("1000000000 pairs") && said.contains("are free"), "{said}");
+    let printed = succeeds(&["train", "--epochs", "1", "--out", out]);
+    assert!(printed.contains("MiB of memory"), "{printed}");
+    let model = Path::new(out).join("model.toml");
+    let edited = std::fs::read_to_string(&model).unwrap().replace("96", "96000000");
+    std::fs::write(&model, edited).unwrap();
+    assert!(fails(2, &["embed", out]).contains("are free"));
+}
+
+#[test]
+fn weights_that_are_not_finite_embed_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let run = out.to_str().unwrap();
+    succeeds(&["train", "--epochs", "1", "--out", run]);
+    let file = out.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    let image = folder.path().join("x.png");
+    image::GrayImage::new(8, 8).save(&image).unwrap();
+    for arguments in [vec!["embed", run], vec!["search", run, image.to_str().unwrap()]] {
+        let said = fails(1, &arguments);
+        assert!(said.contains("not finite"), "{said}");
+    }
+}
+
+#[test]
+fn a_run_says_nothing_of_where_it_was() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let here = folder.path().to_str().unwrap();
+    std::fs::rename(photos.path().join("up"), folder.path().join("up")).unwrap();
+    std::fs::rename(photos.path().join("lying"), folder.path().join("lying")).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kinfold"));
+        let output = command.args(arguments).current_dir(folder.path()).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (data, run) = (format!("{here}/up"), format!("{here}/run"));
+    let begun = ["train", "--data", &data, "--out", &run, "--image-size", "8", "--batch", "4"];
+    let (code, said) = command(&[&begun[..], &["--epochs", "2"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    for file in ["config.toml", "model.toml", "summary.json", "report.html"] {
+        let text = std::fs::read_to_string(folder.path().join("run").join(file)).unwrap();
+        assert!(!text.contains(here), "{file}");
+    }
+    assert!(said.contains("kinfold embed"), "{said}");
+    // Without labels there is nothing to evaluate, and it is not proposed.
+    assert!(!said.contains("kinfold evaluate"), "{said}");
+    // Data that has moved.
+    std::fs::rename(folder.path().join("up"), folder.path().join("moved")).unwrap();
+    for arguments in [
+        ["embed", "run", "--data", "moved", "--out", "e.npy"],
+        ["diagnose", "run", "--data", "moved", "--sample", "4"],
+    ] {
+        let (code, said) = command(&arguments);
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[test]
+fn views_are_embedded_in_pairs_that_can_be_diagnosed() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &folder, "a run", &[]);
+    let run = run.to_str().unwrap();
+    let (data, out) = (photos.path().to_str().unwrap(), folder.path().join("e.npy"));
+    let embed = ["embed", run, "--data", data, "--views", "2", "--out", out.to_str().unwrap()];
+    let printed = succeeds(&embed);
+    let files = ["e-1.npy", "e-2.npy"].map(|name| folder.path().join(name));
+    let [a, b]: [ndarray::Array2<f32>; 2] =
+        files.each_ref().map(|file| ndarray_npy::read_npy(file).unwrap());
+    assert_eq!((a.dim(), b.dim()), ((24, 128), (24, 128)));
+    assert_ne!(a, b);
+    let [a, b] = files.each_ref().map(|file| file.to_str().unwrap());
+    assert!(printed.contains(&format!("kinfold diagnose {a} {b}")), "{printed}");
+    succeeds(&["diagnose", a, b]);
+}
+
+#[test]
+fn names_that_a_terminal_would_obey_are_shown() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    std::fs::write(photos.path().join("lying/\u{1b}[31mred.png"), "no image").unwrap();
+    let out = folder.path().join("run");
+    let output = kinfold(&[
+        "train",
+        "--data",
+        photos.path().to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+        "--image-size",
+        "8",
+        "--batch",
+        "8",
+        "--epochs",
+        "1",
+    ]);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("red.png"), "{said}");
+    assert!(!said.contains('\u{1b}') && said.contains("\\u{1b}[31m"), "{said}");
+}
+
+#[test]
+fn runs_of_one_second_have_folders_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let begin = || {
+        Command::new(env!("CARGO_BIN_EXE_kinfold"))
+            .args(["train", "--epochs", "1"])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let children: Vec<_> = (0..3).map(|_| begin()).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert_eq!(files(&folder.path().join("runs")).len(), 3);
+}

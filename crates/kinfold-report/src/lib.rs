@@ -18,6 +18,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod diagnose;
+mod metrics;
 mod picture;
 mod preview;
 mod recorder;

@@ -104,6 +104,18 @@ const GAP: usize = 14;
 const LINE: usize = 15;
 
 impl Found {
+    /// Whether a file of this name can hold the picture.
+    ///
+    /// # Errors
+    /// When its ending is none or another format's.
+    pub fn check_name(out: &Path) -> Result<(), Error> {
+        if out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
+            return Ok(());
+        }
+        let text = format!("the picture is a PNG, but {} does not end in .png", out.display());
+        Err(Error::Setting(text))
+    }
+
     /// Draws each query and its neighbours as a row of a PNG file, with their names; a file of that
     /// name is replaced.
     ///

@@ -1,13 +1,13 @@
-//! The embeddings of images, as a file for other programs.
+//! The embeddings of images, or of views of them, as a file for other programs.
 //!
 //! Input: a run and a folder of images. Output: `.npy` (the vectors `[n, d]` alone), `.csv`
 //! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
 //! name of the file; rows are in the order of the names.
 
-use crate::run::{SavedModel, write_whole};
-use crate::{Error, tensors};
+use crate::run::{CONFIG, SavedModel, write_whole};
+use crate::{Error, Settings, tensors};
 use burn::tensor::Device;
-use kinfold_data::Images;
+use kinfold_data::{Images, draw_views};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
@@ -71,6 +71,28 @@ pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
     let embeddings = tensors::embed(&model, &images, &device)?;
     let dim = embeddings.len() / images.len();
     Ok(Embedded { images, embeddings, dim })
+}
+
+/// The embeddings of so many random views of each image, as the run makes them but none that it was
+/// trained on: the same rows each time, so that row i of any two is a pair.
+///
+/// # Errors
+/// As [`embed`].
+pub fn embed_views(run: &Path, data: Option<&str>, views: usize) -> Result<Vec<Embedded>, Error> {
+    let device = Device::flex();
+    let saved = SavedModel::open(run)?;
+    let model = saved.trained(run, &device)?;
+    let Settings { view, seed, epochs, .. } = Settings::from_file(&run.join(CONFIG))?;
+    let images = Settings { view, ..saved.settings(data) }.images()?;
+    let rows: Vec<usize> = (0..images.len()).collect();
+    let embed_view = |number| {
+        // An epoch that the run did not come to: its views are new.
+        let draw = |rows: &[usize]| Ok(draw_views(&images, rows, &view, (seed, epochs), number)?);
+        let embeddings = tensors::embed_pixels(&model, &images, &rows, &device, draw)?;
+        let dim = embeddings.len() / images.len();
+        Ok(Embedded { images: images.clone(), embeddings, dim })
+    };
+    (0..views).map(embed_view).collect()
 }
 
 impl Embedded {

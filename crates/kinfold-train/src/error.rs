@@ -73,13 +73,15 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// The loss is not a finite number any more.
+    /// The loss or the weights are not finite numbers any more.
     #[error(
-        "the loss is not finite at step {step} ({reason}); training stopped. The last good weights, \
+        "the {what} not finite at step {step} ({reason}); training stopped. The last good weights, \
          from before step {step}, are in {}. A lower learning rate (now {learning_rate:e}) or a \
          higher temperature usually helps", kept.display()
     )]
     NotFinite {
+        /// `loss is` or `weights are`.
+        what: &'static str,
         /// The step, counted from 1.
         step: usize,
         /// What was not finite.

@@ -29,18 +29,21 @@ mod error;
 mod evaluation;
 mod gradients;
 mod loss;
+pub mod memory;
 mod optimizer;
+mod paths;
 pub mod run;
 pub mod settings;
 pub mod tensors;
 mod training;
 
-pub use embed::{Embedded, Format, embed};
+pub use embed::{Embedded, Format, embed, embed_views};
 pub use error::Error;
 pub use evaluation::{
     Evaluated, EvaluationObserver, EvaluationProgress, OneShot, OneShotTask, evaluate, one_shot,
 };
 pub use loss::loss_names;
+pub use paths::{relative_path, shell_word};
 pub use run::{Evaluation, Measured, Summary, run_folder};
 pub use settings::Settings;
 pub use training::{Event, Observer, Progress, resume, train};

@@ -9,6 +9,7 @@ use crate::Error;
 use kinfold_data::{DIGITS, ImageSettings, Images, PairSettings, Pairs, Recipe, ViewSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
 /// Every setting of a run.
@@ -112,6 +113,16 @@ pub enum OptimizerName {
     Sgd,
     /// LARS (You et al. 2017), as SimCLR's code has it.
     Lars,
+}
+
+impl fmt::Display for OptimizerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AdamW => "adamw",
+            Self::Sgd => "sgd",
+            Self::Lars => "lars",
+        })
+    }
 }
 
 impl OptimizerSettings {

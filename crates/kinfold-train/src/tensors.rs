@@ -45,11 +45,21 @@ pub fn embed_rows(
     rows: &[usize],
     device: &Device,
 ) -> Result<Vec<f32>, Error> {
+    embed_pixels(model, images, rows, device, |rows| Ok(images.pixels(rows)?))
+}
+
+/// Embeddings of what `pixels` makes of some images, a chunk of them at a time, `[rows, embedding]`.
+pub(crate) fn embed_pixels(
+    model: &Model,
+    images: &Images,
+    rows: &[usize],
+    device: &Device,
+    pixels: impl Fn(&[usize]) -> Result<Vec<f32>, Error>,
+) -> Result<Vec<f32>, Error> {
     let model = model.snapshot();
     let mut out = Vec::new();
     for rows in rows.chunks(CHUNK) {
-        let pixels = images.pixels(rows)?;
-        let x = images_tensor(pixels, (images.size, images.channels), device);
+        let x = images_tensor(pixels(rows)?, (images.size, images.channels), device);
         out.extend(numbers(model.embed(x))?);
     }
     Ok(out)

@@ -120,7 +120,7 @@ fn tensorboard_has_every_step_once() {
         |of: &BTreeMap<String, Vec<(u64, f32)>>| of["evaluation/one_shot/trained"].clone();
     assert_eq!(evaluated(&scalars(&run))[0].0, 5);
     stop.store(false, Ordering::Relaxed);
-    let summary = resume(&run, &stop, &mut on_event).unwrap();
+    let summary = resume(&run, None, &stop, &mut on_event).unwrap();
 
     let read = scalars(&run);
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();

@@ -36,13 +36,13 @@ fn stopped(settings: &Settings, out: &Path, stops: &[usize]) {
     let (first, others) = stops.split_first().unwrap();
     sitting(*first, |stop, on_event| train(settings.clone(), out, stop, on_event).unwrap());
     for until in others {
-        sitting(*until, |stop, on_event| resume(out, stop, on_event).unwrap());
+        sitting(*until, |stop, on_event| resume(out, None, stop, on_event).unwrap());
     }
 }
 
 /// Goes on to the end.
 fn rest(path: &Path) -> Result<Summary, Error> {
-    resume(path, &AtomicBool::new(false), &mut |_| Ok(()))
+    resume(path, None, &AtomicBool::new(false), &mut |_| Ok(()))
 }
 
 fn whole(settings: &Settings, out: &Path) -> Summary {
@@ -132,7 +132,7 @@ fn all_sittings_count_and_nothing_is_written_twice() {
         Ok(())
     };
     train(settings(), &out, &stop, &mut on_event).unwrap();
-    sitting(13, |stop, on_event| resume(&out, stop, on_event).unwrap());
+    sitting(13, |stop, on_event| resume(&out, None, stop, on_event).unwrap());
     let summary = rest(&out).unwrap();
     assert!(summary.seconds >= 0.5, "{} s", summary.seconds);
     let per_second = 21.0 * 200.0 / summary.seconds;
@@ -212,7 +212,7 @@ fn a_damaged_checkpoint_is_refused_and_the_one_before_it_offered() {
         }
         Ok(())
     };
-    let again = resume(&checkpoints[0], &AtomicBool::new(false), &mut on_event).unwrap();
+    let again = resume(&checkpoints[0], None, &AtomicBool::new(false), &mut on_event).unwrap();
     assert_same((&never, &summary), (&out, &again), "from the one before");
 }
 
@@ -298,6 +298,8 @@ fn other_data_is_refused() {
     let said = refused();
     assert!(said.contains("13 images and 13 pairs now, but it had 12 and 12"), "{said}");
     std::fs::rename(data.join("12.png"), data.join("03.png")).unwrap();
+    assert!(refused().contains("other contents"));
+    save(3);
     std::fs::rename(data.join("00.png"), data.join("aa.png")).unwrap();
     assert!(refused().contains("other names"));
     std::fs::rename(data.join("aa.png"), data.join("00.png")).unwrap();
@@ -345,7 +347,7 @@ fn a_run_stopped_before_its_first_checkpoint_begins_again() {
         }
         Ok(())
     };
-    let again = resume(&out, &AtomicBool::new(false), &mut on_event).unwrap();
+    let again = resume(&out, None, &AtomicBool::new(false), &mut on_event).unwrap();
     assert_eq!(resumed, Some((0, None)));
     assert_same((&never, &summary), (&out, &again), "from the beginning");
     for entry in std::fs::read_dir(&out).unwrap() {

@@ -10,12 +10,14 @@ mod mlp;
 mod projector;
 mod resnet;
 mod settings;
+mod size;
 #[cfg(test)]
 mod tests;
 mod vit;
 mod weights;
 
 pub use settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+pub use size::ModelSize;
 pub use weights::WEIGHTS;
 
 use crate::Error;

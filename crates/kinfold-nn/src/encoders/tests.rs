@@ -425,3 +425,26 @@ fn a_damaged_file_of_weights_is_refused() -> Result<(), Error> {
     assert!(said.contains("the weight encoder.head.weight is"), "{said}");
     Ok(())
 }
+
+#[test]
+fn a_model_takes_what_its_size_says() {
+    use burn::module::Module;
+    let shapes = [(8, 1), (28, 1), (32, 3), (80, 3)];
+    for name in [
+        EncoderName::ConvNet,
+        EncoderName::Mlp,
+        EncoderName::ResNet18,
+        EncoderName::ResNet50,
+        EncoderName::Vit,
+    ] {
+        for (size, channels) in shapes {
+            let shape = ImageShape { size, channels };
+            let settings = EncoderSettings::named(name);
+            let model = Model::random(&settings, shape, 0, &Default::default()).expect("possible");
+            let told = settings.model_size(shape).weights;
+            assert_eq!(told, model.num_params() as f64, "{name} for {size}×{size}, {channels}");
+        }
+    }
+    let huge = EncoderSettings { widths: Some(vec![usize::MAX; 3]), ..Default::default() };
+    assert!(huge.model_size(ImageShape { size: 32, channels: 3 }).weights > 1e38);
+}

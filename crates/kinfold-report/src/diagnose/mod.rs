@@ -5,14 +5,15 @@
 
 mod table;
 
+use crate::metrics::steps;
 use burn::tensor::Device;
-use kinfold::diagnosis::{Diagnosis, Options};
+use kinfold::diagnosis::{Diagnosis, Options, Training};
 use kinfold::{Embeddings, Temperature};
 use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::Model;
 use kinfold_train::run::{CONFIG, SavedModel, Summary};
 use kinfold_train::tensors::{images_tensor, numbers};
-use kinfold_train::{Error, Settings};
+use kinfold_train::{Error, Settings, relative_path};
 use std::path::{Path, PathBuf};
 use table::Table;
 
@@ -32,6 +33,8 @@ pub struct DiagnosisRequest {
     pub keys: Option<PathBuf>,
     /// τ; by default the run's, or 0.1.
     pub temperature: Option<f64>,
+    /// Where the data of the run is, if it has moved.
+    pub data: Option<String>,
     /// A file with a label for each pair; by default the labels that files or images have.
     pub labels: Option<PathBuf>,
     /// Pairs to compare with all others; by default 4096.
@@ -58,6 +61,62 @@ struct Loaded {
     labels: Option<Vec<String>>,
     /// The run's.
     temperature: Option<f64>,
+    /// How the run was trained.
+    trained: Option<Trained>,
+}
+
+/// What a run's folder says of its training.
+struct Trained {
+    losses: Vec<f64>,
+    gradient_norms: Vec<f64>,
+    ceiling: f64,
+    batch: usize,
+    learning_rate: f64,
+    weight_decay: f64,
+    optimizer: String,
+    encoder: String,
+}
+
+impl Trained {
+    /// None where no step was taken.
+    fn read(run: &Path, settings: &Settings) -> Result<Option<Self>, Error> {
+        let Settings { loss, optimizer, encoder, .. } = settings;
+        let batch = settings.batch.unwrap_or(2);
+        let mut steps = steps(run)?;
+        // A queue that fills makes the loss rise, as more candidates do.
+        steps.drain(..(loss.queue / batch).min(steps.len() / 2));
+        if steps.is_empty() {
+            return Ok(None);
+        }
+        let ceiling = match Summary::read(run) {
+            Some(summary) => summary.loss_ceiling,
+            None => loss.loss()?.ceiling(batch),
+        };
+        Ok(Some(Self {
+            losses: steps.iter().map(|step| step.loss).collect(),
+            gradient_norms: steps.iter().filter_map(|step| step.gradient_norm).collect(),
+            ceiling,
+            batch,
+            learning_rate: optimizer.highest_rate(batch),
+            // As it was written, and not the nearest number in twice the digits.
+            weight_decay: optimizer.weight_decay.to_string().parse().unwrap_or_default(),
+            optimizer: optimizer.name.to_string(),
+            encoder: encoder.name.to_string(),
+        }))
+    }
+
+    fn training(&self) -> Training<'_> {
+        Training {
+            losses: &self.losses,
+            gradient_norms: &self.gradient_norms,
+            ceiling: self.ceiling,
+            batch: Some(self.batch),
+            learning_rate: Some(self.learning_rate),
+            weight_decay: Some(self.weight_decay),
+            optimizer: Some(&self.optimizer),
+            encoder: Some(&self.encoder),
+        }
+    }
 }
 
 /// What there is to say of the embeddings in two files, or of a run's.
@@ -67,7 +126,7 @@ struct Loaded {
 pub fn diagnose(asked: &DiagnosisRequest) -> Result<DiagnosisReport, Error> {
     let loaded = match &asked.keys {
         Some(keys) => of_files(&asked.queries, keys)?,
-        None if asked.queries.is_dir() => of_run(&asked.queries)?,
+        None if asked.queries.is_dir() => of_run(&asked.queries, asked.data.as_deref())?,
         None if asked.queries.exists() => {
             return Err(Error::Setting(format!(
                 "{} is one file, but pairs are two: give the file of the keys after it, or a run \
@@ -108,6 +167,9 @@ fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Err
     let mut options = Options::new(temperature);
     if let Some(labels) = &labels {
         options = options.with_labels(labels);
+    }
+    if let Some(trained) = &loaded.trained {
+        options = options.with_training(trained.training());
     }
     if let Some(sample) = asked.sample {
         options = options.with_sample(sample);
@@ -167,14 +229,18 @@ fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
         queries: tables.0.numbers,
         keys: tables.1.numbers,
         temperature: None,
+        trained: None,
     })
 }
 
 /// Pairs as the run makes them, of what it held out where that is enough, in views that it has not
 /// seen, as its model projects them: what its loss sees.
-fn of_run(run: &Path) -> Result<Loaded, Error> {
+fn of_run(run: &Path, data: Option<&str>) -> Result<Loaded, Error> {
     let model = SavedModel::open(run)?.trained(run, &Device::flex())?;
-    let settings = Settings::from_file(&run.join(CONFIG))?;
+    let mut settings = Settings::from_file(&run.join(CONFIG))?;
+    if let Some(data) = data {
+        data.clone_into(&mut settings.data);
+    }
     let images = settings.images()?;
     let split = Split::new(&images, settings.hold_out);
     of_model(run, &settings, &images, &split, &model)
@@ -211,7 +277,7 @@ fn of_model(
     Ok(Loaded {
         of: format!(
             "{}: {} pairs {}, each {}, as its projector gives them",
-            run.display(),
+            relative_path(run).display(),
             shown.len(),
             if held_out { "held out" } else { "trained on" },
             pairs.of(),
@@ -221,6 +287,7 @@ fn of_model(
         keys,
         labels: labelled.then(|| shown.iter().map(label).collect()),
         temperature: Some(temperature_of(run, settings)?),
+        trained: Trained::read(run, settings)?,
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Input: what the metrics say. Output: figures.
 
-use super::facts::{Facts, Step};
+use super::facts::Facts;
+use crate::metrics::Step;
 use crate::svg::{Plot, label, short, steps, ticks};
 use maud::{Markup, html};
 

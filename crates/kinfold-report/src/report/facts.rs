@@ -3,29 +3,12 @@
 //! Input: a run folder, also that of a run that was interrupted or ended by force. Output: its
 //! settings, its steps and, where they are there, its summary and its snapshots.
 
+use crate::metrics::{Step, steps};
 use crate::snapshots::Seen;
 use kinfold::{ContrastiveLoss, Temperature};
-use kinfold_train::run::{CONFIG, METRICS, Summary};
-use kinfold_train::{Error, Settings};
-use serde::Deserialize;
+use kinfold_train::run::{CONFIG, Summary};
+use kinfold_train::{Error, Settings, relative_path};
 use std::path::Path;
-
-/// A step, as the metrics have it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct Step {
-    /// Counted from 1.
-    pub(super) step: usize,
-    /// In nats.
-    pub(super) loss: f64,
-    pub(super) learning_rate: f64,
-    /// Where it is learned.
-    pub(super) temperature: Option<f64>,
-    /// Where the file has it.
-    pub(super) pairs_per_second: Option<f64>,
-    /// The least the loss could have been; none where no closed form is known.
-    #[serde(skip)]
-    pub(super) floor: Option<f64>,
-}
 
 /// What a run folder says.
 #[derive(Debug, Clone)]
@@ -53,10 +36,7 @@ impl Facts {
         };
         let config = file(CONFIG)?;
         let settings = Settings::from_file(&run.join(CONFIG))?;
-        let text = file(METRICS)?;
-        // Evaluations are lines, too; and what was ended by force may end within a line.
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Step>(line).ok());
-        let mut steps: Vec<Step> = lines.collect();
+        let mut steps = steps(run)?;
         let summary = summary.cloned().or_else(|| Summary::read(run));
         let loss = settings.loss.loss()?;
         let ceiling = bounds(&mut steps, &settings, loss, summary.as_ref());
@@ -64,7 +44,7 @@ impl Facts {
         let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(Self {
             name: name.unwrap_or_else(|| "run".to_owned()),
-            path: run.display().to_string(),
+            path: relative_path(run).display().to_string(),
             settings,
             config,
             steps,

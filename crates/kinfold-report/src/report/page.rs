@@ -10,7 +10,7 @@ use super::sample::{NEIGHBOURS, Sample};
 use super::{curves, neighbours};
 use crate::diagnose::DiagnosisReport;
 use kinfold::diagnosis::{Finding, Severity};
-use kinfold_train::{Error, Measured};
+use kinfold_train::{Error, Measured, shell_word};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 const STYLE: &str = include_str!("page.css");
@@ -66,7 +66,7 @@ impl Page<'_> {
     /// What was trained, what came of it, and how to repeat it.
     fn head(&self) -> Markup {
         let Facts { name, path, settings, config, .. } = self.facts;
-        let file = shell(&format!("{path}/config.toml"));
+        let file = shell_word(&format!("{path}/config.toml"));
         html! {
             header {
                 p class="kind" { "kinfold · training report" }
@@ -152,6 +152,7 @@ impl Page<'_> {
         };
         let smalls = [
             curves::small(facts, "learning rate", |step| Some(step.learning_rate)),
+            curves::small(facts, "gradient norm", |step| step.gradient_norm),
             curves::small(facts, "temperature", |step| step.temperature),
             curves::small(facts, "pairs a second", |step| step.pairs_per_second),
         ];
@@ -400,26 +401,5 @@ fn duration(seconds: f64) -> String {
         s if s < 100.0 => format!("{s:.1} s"),
         s if s < 6000.0 => format!("{:.0} min", s / 60.0),
         s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
-/// A path as a shell takes it.
-fn shell(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@:,".contains(c);
-    match !path.is_empty() && path.chars().all(plain) {
-        true => path.to_owned(),
-        false => format!("'{}'", path.replace('\'', "'\\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_quoted_where_a_shell_needs_it() {
-        assert_eq!(shell("runs/a-1/config.toml"), "runs/a-1/config.toml");
-        assert_eq!(shell("my run"), "'my run'");
-        assert_eq!(shell("a'b"), "'a'\\''b'");
     }
 }

@@ -129,7 +129,10 @@ fn the_page_of_digits_has_every_part() {
     assert_eq!(titles, [&all[..], &["What it is worth", "Diagnosis"]].concat());
     // Each part with a figure says what a good one is like.
     assert_eq!(html.matches("A good one:").count(), titles.len());
-    let command = format!("kinfold train --config '{}/config.toml'", run.display());
+    let command = format!(
+        "kinfold train --config '{}/config.toml'",
+        kinfold_train::relative_path(&run).display()
+    );
     assert!(html.contains(&command), "{command}");
     for moment in ["before training", "after 2 steps", "at the end, after 6 steps"] {
         assert!(html.contains(moment), "{moment}");

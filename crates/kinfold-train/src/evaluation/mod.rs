@@ -134,7 +134,10 @@ pub fn evaluate(
     let settings = saved.settings(data);
     let images = settings.images()?;
     // All of other data is new to the model, but some is needed as labelled examples.
-    let share = data.map_or(saved.hold_out, |_| Settings::default().hold_out);
+    let share = match data {
+        Some(_) if saved.hold_out == 0.0 => Settings::default().hold_out,
+        _ => saved.hold_out,
+    };
     let split = Split::new(&images, share);
     let random = saved.random(&device)?;
     let evaluation = Evaluation::new(&images, &split, &random, &trained, &device, on_progress)?;

@@ -15,7 +15,7 @@
 //! last whole epoch before it; of equals it is the latest.
 
 use super::State;
-use crate::{Error, Settings};
+use crate::{Error, Settings, shell_word};
 use burn::tensor::{DType, TensorData};
 use kinfold_data::{Images, Pairs};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
@@ -61,13 +61,16 @@ pub(crate) struct Header {
     pub(crate) best: Option<usize>,
 }
 
-/// What can be seen of some data without comparing its pixels.
+/// What some data is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
     images: usize,
     pairs: usize,
     /// The checksum of the names and labels in order.
     names: u32,
+    /// The checksum of the images' contents; none in a checkpoint of a version that had none.
+    #[serde(default)]
+    contents: Option<u32>,
 }
 
 impl Fingerprint {
@@ -76,12 +79,13 @@ impl Fingerprint {
             let crc = crc32c::crc32c_append(crc, name.as_bytes());
             crc32c::crc32c_append(crc32c::crc32c_append(crc, b"\0"), label.as_bytes())
         });
-        Self { images: images.len(), pairs: pairs.len(), names }
+        let contents = Some(images.checksum());
+        Self { images: images.len(), pairs: pairs.len(), names, contents }
     }
 
     /// What differs now from what a checkpoint was made with.
     pub(crate) fn differs(&self, before: &Self) -> Option<String> {
-        let Self { images, pairs, .. } = before;
+        let Self { images, pairs, names, contents } = before;
         if (self.images, self.pairs) != (*images, *pairs) {
             return Some(format!(
                 "the data has {} images and {} pairs now, but it had {images} and {pairs} when the \
@@ -89,9 +93,12 @@ impl Fingerprint {
                 self.images, self.pairs
             ));
         }
-        (self != before).then(|| {
-            "the images have other names or labels than when the checkpoint was written".to_owned()
-        })
+        let other = match (self.contents, contents) {
+            _ if self.names != *names => "names or labels",
+            (Some(now), Some(then)) if now != *then => "contents",
+            _ => return None,
+        };
+        Some(format!("the images have other {other} than when the checkpoint was written"))
     }
 }
 
@@ -243,12 +250,12 @@ pub(crate) fn choose(
             let help = match usable {
                 Some((step, other)) => format!(
                     "the one before it, of step {step}, can be used: kinfold train --resume {}",
-                    other.display()
+                    shell_word(&other.display().to_string())
                 ),
                 None => format!(
                     "there is none before it that can be used; to begin anew: kinfold train \
                      --config {} --out ANOTHER",
-                    run.join(super::CONFIG).display()
+                    shell_word(&run.join(super::CONFIG).display().to_string())
                 ),
             };
             Err(Error::Checkpoint { path: path.to_path_buf(), reason, help })

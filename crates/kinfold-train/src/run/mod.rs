@@ -14,7 +14,7 @@ mod tensorboard;
 
 pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
 pub use model::SavedModel;
-pub(crate) use state::State;
+pub(crate) use state::{State, not_finite};
 pub use summary::{Evaluation, Measured, NEIGHBOURS, Summary};
 
 use crate::{Error, Settings};

@@ -1,12 +1,13 @@
 //! `model.toml` and `model.safetensors`: together they are the model.
 
+use crate::run::{CONFIG, Checkpoint, RunFolder, checkpoint, not_finite};
 use crate::settings::{EncoderSettings, Settings};
-use crate::{Error, run::RunFolder};
+use crate::{Error, memory};
 use burn::tensor::Device;
 use kinfold_data::ImageSettings;
 use kinfold_nn::encoders::{ImageShape, Model, WEIGHTS};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const ARCHITECTURE: &str = "model.toml";
 
@@ -27,6 +28,9 @@ pub struct SavedModel {
     pub image: ImageSettings,
     /// What it is made of.
     pub encoder: EncoderSettings,
+    /// Where the weights are while the run has not ended.
+    #[serde(skip)]
+    checkpoint: Option<(usize, PathBuf)>,
 }
 
 fn held_out_by_default() -> f64 {
@@ -38,7 +42,7 @@ impl SavedModel {
         let Settings { version, data, hold_out, seed, image, mut encoder, .. } = settings.clone();
         // What it began with is in its weights.
         encoder.init = None;
-        Self { version, data, hold_out, seed, image, encoder }
+        Self { version, data, hold_out, seed, image, encoder, checkpoint: None }
     }
 
     /// Writes the model into its run folder, the weights last.
@@ -49,12 +53,21 @@ impl SavedModel {
         folder.write(WEIGHTS, &model.to_bytes()?).map(drop)
     }
 
-    /// Reads what `run` holds of its model.
+    /// Reads what `run` holds of its model: of a run that has not ended, its last checkpoint.
     ///
     /// # Errors
-    /// When the folder is no run, or has no model yet.
+    /// When the folder is no run, or has no model and no checkpoint yet.
     pub fn open(run: &Path) -> Result<Self, Error> {
         let not = |reason: String| Error::NotARun { path: run.to_path_buf(), reason };
+        if !run.join(ARCHITECTURE).exists() && run.join(CONFIG).is_file() {
+            let checkpoint = checkpoint::list(run).pop().ok_or_else(|| {
+                not("it has not ended, and has no checkpoint yet; [checkpoint] in its config.toml says when \
+                     one is written"
+                    .to_owned())
+            })?;
+            let settings = Settings::from_file(&run.join(CONFIG))?;
+            return Ok(Self { checkpoint: Some(checkpoint), ..Self::new(&settings) });
+        }
         let text = std::fs::read_to_string(run.join(ARCHITECTURE))
             .map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
         let saved: Self = toml::from_str(&text).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
@@ -78,18 +91,47 @@ impl SavedModel {
     /// When there can be no such encoder.
     pub fn random(&self, device: &Device) -> Result<Model, Error> {
         let (size, channels) = self.settings(None).image_shape();
+        memory::check_model(&self.encoder, (size, channels))?;
         let shape = ImageShape { size, channels };
         Ok(Model::random(&self.encoder, shape, self.seed, device)?)
+    }
+
+    /// The step of the checkpoint that this is, where the run has not ended.
+    pub fn unfinished(&self) -> Option<usize> {
+        self.checkpoint.as_ref().map(|(step, _)| *step)
     }
 
     /// The encoder as trained.
     ///
     /// # Errors
-    /// When the weights cannot be read, or are another model's.
+    /// When the weights cannot be read, are another model's, or are not finite.
     pub fn trained(&self, run: &Path, device: &Device) -> Result<Model, Error> {
-        self.random(device)?.with_weights(&run.join(WEIGHTS)).map_err(|error| match error {
-            kinfold_nn::Error::Weights { path, reason } => Error::NotARun { path, reason },
-            error => error.into(),
-        })
+        let random = self.random(device)?;
+        let (path, model) = match &self.checkpoint {
+            Some((_, path)) => (path.clone(), of_checkpoint(path, random)?),
+            None => {
+                let path = run.join(WEIGHTS);
+                let model = random.with_weights(&path).map_err(|error| match error {
+                    kinfold_nn::Error::Weights { path, reason } => Error::NotARun { path, reason },
+                    error => error.into(),
+                })?;
+                (path, model)
+            }
+        };
+        match not_finite(&model) {
+            Some(name) => {
+                let reason =
+                    format!("{name} holds numbers that are not finite, so it embeds nothing");
+                Err(Error::NotARun { path, reason })
+            }
+            None => Ok(model),
+        }
     }
+}
+
+fn of_checkpoint(path: &Path, model: Model) -> Result<Model, Error> {
+    let not = |reason: String| Error::NotARun { path: path.to_path_buf(), reason };
+    let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
+    let mut checkpoint = Checkpoint::from_bytes(bytes).map_err(not)?;
+    checkpoint.state.take_module("model", model).map_err(|e| not(e.to_string()))
 }

@@ -68,6 +68,14 @@ impl State {
     }
 }
 
+/// The first of a module's weights and statistics that holds a number that is not finite.
+pub(crate) fn not_finite(module: &impl Module) -> Option<String> {
+    let mut all = Collect { path: Vec::new(), all: Vec::new() };
+    module.visit(&mut all);
+    let finite = |data: &TensorData| data.iter::<f32>().all(f32::is_finite);
+    all.all.into_iter().find(|(_, data)| !finite(data)).map(|(name, _)| name)
+}
+
 fn missing(name: &str) -> Error {
     Error::Data(format!("it has no {name}"))
 }

@@ -13,9 +13,10 @@ pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
 use crate::gradients::{Found, gradients};
+use crate::memory;
 use crate::optimizer::{Optimizer, learning_rate};
 use crate::run::{
-    Checkpoint, Evaluation, Fingerprint, Header, RunFolder, SavedModel, State, Summary,
+    Checkpoint, Evaluation, Fingerprint, Header, RunFolder, SavedModel, State, Summary, not_finite,
     peak_memory_bytes, run_folder,
 };
 use crate::settings::CheckpointSettings;
@@ -74,10 +75,12 @@ pub fn train(
     if out.exists() {
         return Err(Error::RunExists(out.to_path_buf()));
     }
+    memory::check_model(&settings.encoder, settings.image_shape())?;
     let images = settings.images()?;
     let split = Split::new(&images, settings.hold_out);
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
+    memory::check_run(&settings)?;
     let folder = RunFolder::create(out, &settings)?;
     let (training, model) = Training::new(settings, images, split, pairs, folder)?;
     training.run(model, stop, on_event)
@@ -86,11 +89,14 @@ pub fn train(
 /// Goes on with a run that was stopped, from its last checkpoint or, where `path` is a checkpoint in
 /// its folder, from that; in the end it is the run that was never stopped, bit for bit.
 ///
+/// `data` says where the data is, if it has moved.
+///
 /// # Errors
 /// As [`train`]; and when the run is finished or in use, when its checkpoint is damaged or of another
 /// run, or when the data is not what it was.
 pub fn resume(
     path: &Path,
+    data: Option<&str>,
     stop: &AtomicBool,
     on_event: &mut Observer<'_>,
 ) -> Result<Summary, Error> {
@@ -98,7 +104,11 @@ pub fn resume(
     let (folder, settings) = RunFolder::open(run)?;
     settings.check()?;
     let found = folder.checkpoint((run != path).then_some(path), &settings)?;
-    let images = settings.images()?;
+    let mut here = settings.clone();
+    if let Some(data) = data {
+        data.clone_into(&mut here.data);
+    }
+    let images = here.images()?;
     let split = Split::new(&images, settings.hold_out);
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     if let Some((_, checkpoint)) = &found {
@@ -238,11 +248,13 @@ impl Training {
             model = self.step(model, batch?, start, on_event)?;
             on_event(Event::Weights { step: self.state.step, model: &model, last: false })?;
             if self.is_due(saved) {
+                self.check_weights(&model)?;
                 self.save(&model, self.seconds(start))?;
                 saved = Instant::now();
             }
         }
         let seconds = self.seconds(start);
+        self.check_weights(&model)?;
         if self.state.step < self.steps {
             self.save(&model, seconds)?;
         }
@@ -361,7 +373,8 @@ impl Training {
         let found = gradients(&model, &mut self.criterion, &batch.pairs, *chunk, &views);
         let Found { loss, of_model, mut of_loss } = match found {
             Err(reason @ Error::Embeddings(_)) => {
-                return Err(self.not_finite(step, rate, &reason, &before));
+                let reason = reason.to_string();
+                return Err(self.not_finite("loss is", step + 1, rate, reason, &before));
             }
             found => found?,
         };
@@ -382,18 +395,30 @@ impl Training {
         Ok((model, loss))
     }
 
+    /// Whether the weights are worth being kept. A step from weights whose loss was finite may lead to
+    /// ones that are not, and no loss has told yet.
+    fn check_weights(&mut self, model: &Model) -> Result<(), Error> {
+        let Some(name) = not_finite(model) else { return Ok(()) };
+        let step = self.state.step;
+        let rate = learning_rate(&self.settings.optimizer, self.batch, step.max(1) - 1, self.steps);
+        let reason = format!("{name} holds NaN or infinity");
+        Err(self.not_finite("weights are", step, rate, reason, model))
+    }
+
     /// Keeps the last weights whose loss was finite, and says so.
-    fn not_finite(&mut self, step: usize, rate: f64, reason: &Error, model: &Model) -> Error {
+    fn not_finite(
+        &mut self,
+        what: &'static str,
+        step: usize,
+        learning_rate: f64,
+        reason: String,
+        model: &Model,
+    ) -> Error {
         let good = self.good.take();
         let weights = good.as_ref().unwrap_or(model).to_bytes();
         match weights.map_err(Error::from).and_then(|weights| self.folder.write_last_good(&weights))
         {
-            Ok(kept) => Error::NotFinite {
-                step: step + 1,
-                reason: reason.to_string(),
-                learning_rate: rate,
-                kept,
-            },
+            Ok(kept) => Error::NotFinite { what, step, reason, learning_rate, kept },
             Err(error) => error,
         }
     }

@@ -19,7 +19,10 @@
 //! # Ok::<(), kinfold::Error>(())
 //! ```
 
+mod copies;
+mod elsewhere;
 mod findings;
+mod history;
 mod numbers;
 mod parts;
 mod sampling;
@@ -28,8 +31,9 @@ mod words;
 
 pub use findings::{Finding, Kind, Severity};
 pub use parts::{
-    AtTemperature, BothWays, Cap, Choice, Distribution, Duplicates, FalseNegatives, Found,
-    Geometry, Information, Sample, Side, Similarities, Standing, Suggestion, UnderPreset,
+    AtTemperature, BothWays, Cap, Centring, Choice, Distribution, Duplicates, Elsewhere,
+    FalseNegatives, Found, Geometry, History, Information, LargestDimension, Sample, Side,
+    Similarities, Standing, Suggestion, UnderPreset,
 };
 pub use words::{Line, Section};
 
@@ -41,20 +45,49 @@ use crate::{Error, Temperature};
 pub struct Options<'a> {
     temperature: Temperature,
     labels: Option<&'a [u64]>,
+    training: Option<Training<'a>>,
     sample: usize,
     seed: u64,
+}
+
+/// What is known of the training that embeddings come from; advice goes by it. What is not known is left
+/// at its default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Training<'a> {
+    /// The loss of each step, in nats.
+    pub losses: &'a [f64],
+    /// The norm of all gradients together at each step; empty where it is not known.
+    pub gradient_norms: &'a [f64],
+    /// The loss where nothing is learned.
+    pub ceiling: f64,
+    /// Pairs in a batch.
+    pub batch: Option<usize>,
+    /// The highest learning rate.
+    pub learning_rate: Option<f64>,
+    /// Weight decay.
+    pub weight_decay: Option<f64>,
+    /// What moved the weights, as a sentence names it.
+    pub optimizer: Option<&'a str>,
+    /// What was trained, as a sentence names it.
+    pub encoder: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
     /// A sample of 4096 pairs, where there are more, by seed 0; no labels.
     pub fn new(temperature: Temperature) -> Self {
-        Self { temperature, labels: None, sample: 4096, seed: 0 }
+        Self { temperature, labels: None, training: None, sample: 4096, seed: 0 }
     }
 
     /// A label for each pair, `[n]`, to tell false negatives by.
     #[must_use]
     pub fn with_labels(self, labels: &'a [u64]) -> Self {
         Self { labels: Some(labels), ..self }
+    }
+
+    /// How these embeddings were trained.
+    #[must_use]
+    pub fn with_training(self, training: Training<'a>) -> Self {
+        Self { training: Some(training), ..self }
     }
 
     /// Pairs, at least 2, that are compared with all others where there are more than that: time and
@@ -106,6 +139,8 @@ pub struct Diagnosis {
     pub geometry: Geometry,
     /// The estimate of the mutual information.
     pub information: Information,
+    /// How the training went, where it is known.
+    pub history: Option<History>,
     /// The same embeddings under each named loss that takes plain pairs.
     pub presets: Vec<UnderPreset>,
 }

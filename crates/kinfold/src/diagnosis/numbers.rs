@@ -5,22 +5,25 @@
 //! in two walks over rows of cosines, queries among keys and keys among queries, and one of keys among
 //! keys.
 
+use super::copies::duplicated;
+use super::elsewhere::elsewhere;
 use super::findings::{CHANCE, findings};
+use super::history::history;
 use super::parts::{
-    AtTemperature, BothWays, Cap, Choice, Duplicates, Found, Geometry, Information, Sample, Side,
-    Similarities, Standing, Suggestion, UnderPreset,
+    AtTemperature, BothWays, Cap, Centring, Choice, Found, Geometry, Information, LargestDimension,
+    Sample, Side, Similarities, Standing, Suggestion, UnderPreset,
 };
-use super::sampling::{Random, gather, order};
+use super::sampling::{Pairs, Random, gather, order};
 use super::walk::{Seen, Walk, log_negatives, mean};
 use super::{Diagnosis, Options};
 use crate::Error;
-use crate::embeddings::{Element, Embeddings, Real, norm};
+use crate::embeddings::{Element, Embeddings, norm};
 use crate::engine::Cosines;
 use crate::loss::bounds;
 use crate::loss::{ContrastiveLoss, Preset, Similarity, Temperature};
 use crate::measures::{
-    Centred, Hubness, Rank, Retrieval, alignment, dimension_spread, duplicates, mean_cosine,
-    modality_gap, rank_of, singular_values, uniformity, unit_rows,
+    Centred, Hubness, Rank, Retrieval, alignment, dimension_spread, mean_cosine, modality_gap,
+    rank_of, singular_values, uniformity, unit_rows,
 };
 
 /// Temperatures that the loss is computed at, beside the one given.
@@ -33,28 +36,10 @@ const NEGATIVES: f64 = 0.01;
 const PRESET_PAIRS: usize = 2048;
 /// Dimensions up to which the effective rank is of all sampled rows, and rows beyond.
 const RANK: usize = 1024;
-/// Cosines from here on are near duplicates.
-const NEAR: f64 = 0.999;
-
-/// Pairs with the sampled ones first.
-struct Pairs<'a, T> {
-    queries: Embeddings<'a, T>,
-    keys: Embeddings<'a, T>,
-    /// How many are sampled.
-    rows: usize,
-}
-
-impl<T: Element> Pairs<'_, T> {
-    fn n(&self) -> usize {
-        self.keys.rows()
-    }
-
-    /// The loss of each sampled query among all keys.
-    fn losses(&self, temperature: f64) -> Result<Vec<f64>, Error> {
-        let loss = ContrastiveLoss::info_nce(Temperature::new(temperature)?);
-        Ok(loss.value((self.queries.first(self.rows), self.keys))?.rows)
-    }
-}
+/// A mean cosine from here on is worth a look at what centring changes.
+const OFF_CENTRE: f64 = 0.3;
+/// Where fewer queries find their own key, it is worth a look at where the nearest keys are.
+const MISSED: f64 = 0.5;
 
 pub(super) fn diagnosis<T: Element>(
     queries: Embeddings<'_, T>,
@@ -94,6 +79,16 @@ pub(super) fn diagnosis<T: Element>(
     let loss = standing(&pairs, temperature, ladder.rows(temperature.get()))?;
     let rank_rows = if dim.min(rows) > RANK { RANK } else { rows };
     let preset_pairs = rows.min(PRESET_PAIRS);
+    let geometry = geometry(&pairs, rank_rows)?;
+    let mut retrieval = retrieval(&pairs, &seen, ranks_back, options.seed);
+    if retrieval.queries_to_keys.recall_at_1 < MISSED {
+        let row = |i: usize| order.as_ref().map_or(i, |order| order[i]);
+        let found = elsewhere(&pairs, &seen, labels.as_deref(), row, options.seed);
+        retrieval.elsewhere = Some(found);
+    }
+    if geometry.queries.mean_cosine.max(geometry.keys.mean_cosine) >= OFF_CENTRE {
+        retrieval.centring = Some(centring(&pairs));
+    }
     let mut diagnosis = Diagnosis {
         pairs: n,
         dim,
@@ -106,13 +101,14 @@ pub(super) fn diagnosis<T: Element>(
         suggestion: ladder.suggestion(n),
         similarities: similarities(&seen, n, dim),
         choice: choice(&seen, ladder.at(temperature.get(), n), ladder.rows(temperature.get())),
-        retrieval: retrieval(&pairs, &seen, ranks_back, options.seed),
-        duplicates: duplicated(&pairs)?,
-        false_negatives: labels.map(|labels| seen.false_negatives(&labels)),
-        geometry: geometry(&pairs, rank_rows)?,
+        retrieval,
+        duplicates: duplicated(&pairs, &seen, labels.as_deref())?,
+        false_negatives: labels.as_ref().map(|labels| seen.false_negatives(labels)),
+        geometry,
+        history: options.training.as_ref().and_then(history),
         presets: presets(&pairs, preset_pairs)?,
     };
-    diagnosis.findings = findings(&diagnosis);
+    diagnosis.findings = findings(&diagnosis, &options.training.unwrap_or_default());
     Ok(diagnosis)
 }
 
@@ -167,6 +163,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     *values.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
+/// The loss of each sampled query among all keys.
+fn losses<T: Element>(pairs: &Pairs<'_, T>, temperature: f64) -> Result<Vec<f64>, Error> {
+    let loss = ContrastiveLoss::info_nce(Temperature::new(temperature)?);
+    Ok(loss.value((pairs.queries.first(pairs.rows), pairs.keys))?.rows)
+}
+
 impl Ladder {
     fn new<T: Element>(pairs: &Pairs<'_, T>, given: f64) -> Result<Self, Error> {
         let mut temperatures = SWEEP.to_vec();
@@ -177,7 +179,7 @@ impl Ladder {
         // Half a temperature squares the weights.
         for t in temperatures.iter().flat_map(|t| [*t, t / 2.0]) {
             if steps.iter().all(|(other, _)| *other != t) {
-                steps.push((t, pairs.losses(t)?));
+                steps.push((t, losses(pairs, t)?));
             }
         }
         Ok(Self { steps, temperatures })
@@ -330,8 +332,24 @@ fn retrieval<T: Element>(
         keys_to_queries: found(&Retrieval { ranks: ranks_back, keys }),
         mismatched,
         structure,
+        elsewhere: None,
+        centring: None,
         hubness: Hubness::of(super::walk::NEIGHBOURS.min(pairs.rows), &counts),
     }
+}
+
+/// See [`BothWays::centring`].
+fn centring<T: Element>(pairs: &Pairs<'_, T>) -> Centring {
+    let (rows, dim) = (pairs.rows, pairs.queries.dim());
+    let among = |queries: &[f64], keys: &[f64]| {
+        let [queries, keys] = [queries, keys].map(|x| Embeddings::unchecked(x, dim));
+        let ranks = Cosines::with(keys).each_row(queries, |i, row| Rank::of(row, i));
+        found(&Retrieval { ranks, keys: rows })
+    };
+    let [queries, keys] = [pairs.queries, pairs.keys].map(|x| unit_rows(x.first(rows)));
+    let before = among(&queries, &keys);
+    let [queries, keys] = [queries, keys].map(|x| Centred::new(&x, dim).rows);
+    Centring { before, after: among(&queries, &keys) }
 }
 
 /// Of pairs that do not belong together half lie in the farther half of the keys, and four tenths
@@ -375,26 +393,6 @@ fn structure<T: Element>(pairs: &Pairs<'_, T>, seen: &Seen, seed: u64) -> f64 {
     (mine - control) / (1.0 - control).max(1e-9)
 }
 
-fn duplicated<T: Element>(pairs: &Pairs<'_, T>) -> Result<Duplicates, Error> {
-    let (of_queries, of_keys) = (duplicates(pairs.queries)?, duplicates(pairs.keys)?);
-    let share = |copies: &[usize]| mean(copies.iter().map(|&copies| f64::from(copies > 1)));
-    // A row is its own neighbour, but for a row of zeros, and its exact copies are.
-    let near = Cosines::with(pairs.keys).each_row(pairs.keys.first(pairs.rows), |_, row| {
-        row.iter().filter(|cosine| cosine.f64() >= NEAR).count()
-    });
-    let others = near.iter().zip(&of_keys).map(|(&near, &copies)| near.max(copies));
-    let zero = |x: Embeddings<'_, T>| (0..x.rows()).filter(|&i| norm(x.row(i)) == 0.0).count();
-    let with_near = near.iter().zip(&of_keys).map(|(near, copies)| f64::from(near > copies));
-    Ok(Duplicates {
-        queries: share(&of_queries),
-        keys: share(&of_keys),
-        floor: mean(of_keys.iter().map(|&copies| (copies as f64).ln())),
-        near: mean(with_near),
-        near_floor: mean(others.map(|others| (others as f64).ln())),
-        zero_rows: zero(pairs.queries) + zero(pairs.keys),
-    })
-}
-
 fn geometry<T: Element>(pairs: &Pairs<'_, T>, rank_rows: usize) -> Result<Geometry, Error> {
     let side = |x: Embeddings<'_, T>| -> Result<Side, Error> {
         let (sample, dim) = (x.first(pairs.rows), x.dim());
@@ -408,6 +406,7 @@ fn geometry<T: Element>(pairs: &Pairs<'_, T>, rank_rows: usize) -> Result<Geomet
             mean_cosine: mean_cosine(x)?,
             two_clusters: Centred::new(&unit, dim).two_clusters(),
             dimension_spread: [spread[0], spread[dim / 2], spread[dim - 1]],
+            largest_dimension: largest_dimension(&unit, dim),
             dead_dimensions: spread.iter().filter(|spread| **spread < 0.01).count(),
         })
     };
@@ -417,6 +416,19 @@ fn geometry<T: Element>(pairs: &Pairs<'_, T>, rank_rows: usize) -> Result<Geomet
         keys: side(pairs.keys)?,
         gap: modality_gap(pairs.queries, pairs.keys)?,
     })
+}
+
+/// Of unit rows.
+fn largest_dimension(unit: &[f64], dim: usize) -> LargestDimension {
+    let mut squares = vec![0.0; dim];
+    for row in unit.chunks(dim) {
+        squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
+    }
+    let all: f64 = squares.iter().sum();
+    let largest =
+        |best: (usize, f64), (l, &x): (usize, &f64)| if x > best.1 { (l, x) } else { best };
+    let (number, most) = squares.iter().enumerate().fold((0, 0.0), largest);
+    LargestDimension { number, share: if all > 0.0 { most / all } else { 0.0 } }
 }
 
 fn presets<T: Element>(pairs: &Pairs<'_, T>, count: usize) -> Result<Vec<UnderPreset>, Error> {

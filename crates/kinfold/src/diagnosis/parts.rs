@@ -61,7 +61,7 @@ pub struct AtTemperature {
     pub effective_negatives: f64,
 }
 
-/// A temperature to take, and the two bounds that it comes from.
+/// A temperature to take, and the two bounds of which it is the larger.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Suggestion {
@@ -72,6 +72,18 @@ pub struct Suggestion {
     /// The lowest at which the effective number of negatives is at least a hundredth of them; none
     /// where that holds at every temperature of the sweep.
     pub for_negatives: Option<f64>,
+}
+
+impl Suggestion {
+    /// Why this temperature, in a few words.
+    pub fn reason(&self) -> &'static str {
+        match self.for_negatives {
+            Some(least) if least > self.for_floor => {
+                "the lowest at which 1 % of the negatives still count"
+            }
+            _ => "the highest at which the loss of a perfect encoder is below 0.1",
+        }
+    }
 }
 
 /// Cosines between −1 and 1.
@@ -138,6 +150,30 @@ pub struct Found {
     pub separation: f64,
 }
 
+/// Where the nearest keys are, where few queries find their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Elsewhere {
+    /// The share of queries whose most similar other key is more similar than their most similar other
+    /// query: about a half where other keys are to a query what other queries are, and well above it
+    /// where its partner is among them.
+    pub partners: f64,
+    /// The most frequent distance, but 0, from a query's row to that of its most similar key.
+    pub offset: i64,
+    /// The share of queries whose most similar key is at that distance.
+    pub offset_share: f64,
+    /// The same of the next frequent distance, but 0.
+    pub next_share: f64,
+    /// The share of queries whose most similar key is as far from the last row as they are from the
+    /// first.
+    pub reversed: f64,
+    /// The share of queries whose most similar key has their label, where labels are given.
+    pub same_label: Option<f64>,
+    /// How alike the similarities among queries and those among keys are, row for row: their correlation
+    /// over pairs of rows. High where both sides tell the same things apart, in whatever space.
+    pub correlation: f64,
+}
+
 /// Retrieval both ways.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -153,8 +189,23 @@ pub struct BothWays {
     /// than it is to random vectors of the queries' mean and covariance. About 0 where queries and keys
     /// have nothing to do with each other; well above it, each query has a partner, if not its own.
     pub structure: Option<f64>,
+    /// Where the nearest keys are, where less than half of the queries find their own.
+    pub elsewhere: Option<Elsewhere>,
+    /// Queries among the keys of the sample alone, as they are and each side less its mean; where one
+    /// side's mean cosine is 0.3 or more.
+    pub centring: Option<Centring>,
     /// Whether some keys are everybody's neighbours, of the sample.
     pub hubness: Hubness,
+}
+
+/// What a change would make of retrieval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Centring {
+    /// As it is.
+    pub before: Found,
+    /// Each side less its mean.
+    pub after: Found,
 }
 
 /// Rows that cannot be told apart.
@@ -167,10 +218,22 @@ pub struct Duplicates {
     pub keys: f64,
     /// The floor that these imply one way, at any temperature: the mean of ln(copies).
     pub floor: f64,
-    /// Share of the keys with another one, not the same, at a cosine of 0.999 or more.
+    /// Share of the keys with another one, not the same, that is nearer than so many rows in so few
+    /// dimensions come to lie by chance, and at a cosine of 0.999 or more.
     pub near: f64,
     /// About the floor that exact and near ones imply.
     pub near_floor: f64,
+    /// Share of the queries that are themselves among the keys, in another row than their own.
+    pub queries_among_keys: f64,
+    /// How many points the keys come to, those within a cosine of 0.98 counted as one.
+    pub points: f64,
+    /// Of the keys within a cosine of 0.9 of another, the share that is within 0.98: 1 where they lie in
+    /// separate points.
+    pub separate: f64,
+    /// How many keys are at such a point, the median.
+    pub at_a_point: usize,
+    /// Share of the keys at a point whose labels are those of the point, where labels are given.
+    pub points_labelled: Option<f64>,
     /// Rows of zeros, in both matrices: they have no direction.
     pub zero_rows: usize,
 }
@@ -207,6 +270,18 @@ pub struct Side {
     pub dimension_spread: [f64; 3],
     /// Dimensions that vary less than a hundredth of what they would in even directions.
     pub dead_dimensions: usize,
+    /// The dimension with the largest share of the squared length, counted from 0, and that share.
+    pub largest_dimension: LargestDimension,
+}
+
+/// The dimension that is largest in all rows together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LargestDimension {
+    /// Counted from 0.
+    pub number: usize,
+    /// Its share of the unit rows' squared length, from 1/d to 1.
+    pub share: f64,
 }
 
 /// How embeddings lie on the sphere.
@@ -221,6 +296,31 @@ pub struct Geometry {
     pub keys: Side,
     /// How far queries and keys lie apart as wholes.
     pub gap: Gap,
+}
+
+/// How a training went, in short. Losses are in nats; each is a mean over the steps that it names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct History {
+    /// Steps that were taken.
+    pub steps: usize,
+    /// The loss where nothing is learned.
+    pub ceiling: f64,
+    /// Over the first twentieth of the steps.
+    pub first: f64,
+    /// The least over any twentieth.
+    pub best: f64,
+    /// Over the last twentieth.
+    pub last: f64,
+    /// Over the twentieth before that.
+    pub before_last: f64,
+    /// The highest loss of a step.
+    pub highest: f64,
+    /// The norm of all gradients: the median of the first twentieth, the most, and the median of the
+    /// last; none where it is not known.
+    pub gradient_norms: Option<[f64; 3]>,
+    /// Whether every loss and norm is finite.
+    pub finite: bool,
 }
 
 /// What bounds an estimate of mutual information.

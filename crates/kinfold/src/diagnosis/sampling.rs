@@ -7,6 +7,20 @@ use crate::embeddings::{Element, Embeddings};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+/// Pairs with the sampled ones first.
+pub(super) struct Pairs<'a, T> {
+    pub(super) queries: Embeddings<'a, T>,
+    pub(super) keys: Embeddings<'a, T>,
+    /// How many are sampled.
+    pub(super) rows: usize,
+}
+
+impl<T: Element> Pairs<'_, T> {
+    pub(super) fn n(&self) -> usize {
+        self.keys.rows()
+    }
+}
+
 /// Random numbers of a diagnosis, a stream for each purpose.
 pub(super) struct Random(ChaCha8Rng);
 
@@ -19,6 +33,16 @@ impl Random {
 
     fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
+    }
+
+    /// Every row once, in random order.
+    pub(super) fn order(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        // Fisher and Yates's shuffle.
+        for i in 0..n {
+            order.swap(i, i + self.below(n - i));
+        }
+        order
     }
 
     /// About normal: twelve uniforms, less six.

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Neighbours that hubness counts.
 pub(super) const NEIGHBOURS: usize = 10;
+/// Cosines from here on are those of a row with itself, but for rounding in f32.
+const ITSELF: f64 = 1.0 - 1e-6;
 /// Parts of a histogram.
 const PARTS: usize = 80;
 
@@ -30,6 +32,10 @@ pub(super) struct Row {
     pub(super) rank: Rank,
     /// The most similar other key's cosine.
     pub(super) nearest: f64,
+    /// The most similar key of all: its row; of equals the own.
+    pub(super) nearest_at: usize,
+    /// Another key is the query itself, and the own is not.
+    pub(super) copied: bool,
     /// The most similar keys of the sample, and the first one's cosine.
     pub(super) top: Vec<u32>,
     pub(super) best: f64,
@@ -104,10 +110,14 @@ impl Walk<'_> {
             same.fold((0, 0.0), |(count, sum), j| (count + 1, sum + push(row[j].f64())))
         });
         let top = largest(&row[..self.among], NEIGHBOURS.min(self.among));
+        let rank = Rank::of(row, i);
+        let nearest_at = if rank.ahead == 0 { i } else { largest(row, 1)[0].1 };
         Row {
             own,
-            rank: Rank::of(row, i),
+            rank,
             nearest,
+            nearest_at,
+            copied: nearest >= ITSELF && own < ITSELF,
             best: top.first().map_or(own, |first| first.0.f64()),
             top: top.into_iter().map(|(_, j)| j as u32).collect(),
             hardest: share(others.iter().map(|x| push(x.f64())).sum()),

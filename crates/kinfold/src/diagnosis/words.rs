@@ -3,7 +3,7 @@
 //! Input: a diagnosis. Output: sections of lines, in the order in which one asks. The command and
 //! reports print these words and have none of their own.
 
-use super::parts::{Cap, Distribution, Found, Side};
+use super::parts::{Cap, Distribution, Found, History, Side};
 use super::{Diagnosis, Severity};
 
 /// Lines that answer one question.
@@ -88,7 +88,7 @@ impl Diagnosis {
     /// Every number with a sentence of meaning, by the question it answers.
     pub fn sections(&self) -> Vec<Section> {
         let section = |title, lines| Section { title, lines };
-        vec![
+        let mut sections = vec![
             section("Where does the loss stand?", self.loss_lines()),
             section("Which temperature?", self.temperature_lines()),
             section("How similar are pairs, and what is no pair?", self.similarity_lines()),
@@ -97,7 +97,11 @@ impl Diagnosis {
             section("Are there duplicates?", self.duplicate_lines()),
             section("How do embeddings lie on the sphere?", self.geometry_lines()),
             section("How much do queries tell of keys?", self.information_lines()),
-        ]
+        ];
+        if let Some(history) = &self.history {
+            sections.push(section("How did the training go?", history_lines(history)));
+        }
+        sections
     }
 
     fn loss_lines(&self) -> Vec<Line> {
@@ -140,18 +144,21 @@ impl Diagnosis {
 
     fn temperature_lines(&self) -> Vec<Line> {
         let suggestion = &self.suggestion;
-        let negatives = match suggestion.for_negatives {
-            Some(t) => format!("at least {t:.3}, so that 1 % of the negatives still count"),
-            None => "no lower bound, since 1 % of the negatives count at any".to_owned(),
+        let other = match suggestion.for_negatives {
+            Some(least) if least > suggestion.for_floor => {
+                format!(
+                    "a perfect encoder's loss asks for no more than {:.3}",
+                    suggestion.for_floor
+                )
+            }
+            Some(least) => format!("1 % of the negatives count from {least:.3} on"),
+            None => "1 % of the negatives count at any".to_owned(),
         };
+        let reason = suggestion.reason();
         vec![line(
             "suggested",
-            format!("{}", suggestion.temperature),
-            format!(
-                "The larger of: {:.3}, the highest at which a perfect encoder's loss is below 0.1; \
-                 and {negatives}.",
-                suggestion.for_floor
-            ),
+            suggestion.temperature.to_string(),
+            format!("{}{}; {other}.", reason[..1].to_uppercase(), &reason[1..]),
         )]
     }
 
@@ -233,6 +240,42 @@ impl Diagnosis {
                 ),
             ),
         ];
+        if let Some(elsewhere) = &retrieval.elsewhere {
+            lines.push(line(
+                "partners elsewhere",
+                percent(elsewhere.partners),
+                "Queries with another key nearer than any other query: about half where there is nothing \
+                 to it, far more where pairs are in other rows.",
+            ));
+            lines.push(line(
+                "nearest key at",
+                format!("i {:+}", elsewhere.offset),
+                format!(
+                    "The most frequent row, but the own, in {} of cases; the next one in {}, and row \
+                     n − 1 − i in {}.",
+                    percent(elsewhere.offset_share),
+                    percent(elsewhere.next_share),
+                    percent(elsewhere.reversed)
+                ),
+            ));
+            lines.push(line(
+                "like within both",
+                rounded(elsewhere.correlation, 2),
+                "The correlation of similarities among queries with those among keys: high where rows \
+                 belong together, in whatever space.",
+            ));
+        }
+        if let Some(centring) = &retrieval.centring {
+            let [before, after] = [centring.before, centring.after].map(|found| found.recall_at_1);
+            lines.push(line(
+                "recall@1 when centred",
+                percent(after),
+                format!(
+                    "Among the sample's own pairs, with each side's mean subtracted; {} without.",
+                    percent(before)
+                ),
+            ));
+        }
         if let Some(structure) = retrieval.structure {
             lines.push(line(
                 "structure",
@@ -259,11 +302,28 @@ impl Diagnosis {
                 "near",
                 percent(copies.near),
                 format!(
-                    "Keys with another at a cosine of 0.999 or more. With them the floor is about {}.",
+                    "Keys with another at a cosine of 0.999 or more that is no chance. With them the floor is \
+                     about {}.",
                     nats(copies.near_floor)
                 ),
             ),
         ];
+        lines.push(line(
+            "points",
+            format!("{:.0}", copies.points),
+            format!(
+                "What {} keys come to, those within a cosine of 0.98 counted as one; {} of all within 0.9.",
+                self.pairs,
+                percent(copies.separate)
+            ),
+        ));
+        if copies.queries_among_keys > 0.0 {
+            lines.push(line(
+                "queries among keys",
+                percent(copies.queries_among_keys),
+                "Queries that are themselves a key, in another row.",
+            ));
+        }
         if copies.zero_rows > 0 {
             lines.push(line(
                 "rows of zeros",
@@ -321,6 +381,14 @@ impl Diagnosis {
                 ),
             ),
             line(
+                "largest dimension",
+                both(|side| percent(side.largest_dimension.share)),
+                format!(
+                    "Its share of the squared length, where {} would be even.",
+                    percent(1.0 / self.dim as f64)
+                ),
+            ),
+            line(
                 "mean cosine",
                 both(|side| rounded(side.mean_cosine, 3)),
                 "Of two different queries, and keys: 0 spread evenly, 1 collapsed into a point.",
@@ -361,4 +429,36 @@ impl Diagnosis {
             ),
         )]
     }
+}
+
+fn history_lines(history: &History) -> Vec<Line> {
+    let History { steps, ceiling, first, best, before_last, last, highest, .. } = *history;
+    let mut lines = vec![
+        line(
+            "loss at first, at last",
+            format!("{} and {}", nats(first), nats(last)),
+            format!(
+                "Means over a twentieth of {steps} steps; {} is what nothing learned gives.",
+                nats(ceiling)
+            ),
+        ),
+        line(
+            "best, and highest",
+            format!("{} and {}", nats(best), nats(highest)),
+            "The best twentieth, and the highest of a single step.",
+        ),
+        line(
+            "at the end",
+            format!("{:+.3}", last - before_last),
+            "What the last twentieth changed.",
+        ),
+    ];
+    if let Some([first, most, last]) = history.gradient_norms {
+        lines.push(line(
+            "gradient norm",
+            format!("{first:.2e}/{most:.2e}/{last:.2e}"),
+            "Of all weights: at first, at most, at last.",
+        ));
+    }
+    lines
 }

@@ -52,7 +52,7 @@ pub fn principal_components<T: Element>(
 
 /// Rows without their mean.
 pub(crate) struct Centred {
-    rows: Vec<f64>,
+    pub(crate) rows: Vec<f64>,
     dim: usize,
     pub(crate) mean: Vec<f64>,
 }

@@ -1,0 +1,93 @@
+//! Whether the temperature suits the pairs.
+
+use super::{Case, FEW, Finding, Kind, Severity, percent};
+use crate::diagnosis::Diagnosis;
+use crate::loss::{ContrastiveLoss, Temperature};
+
+/// The least part of ln n that the loss should be able to fall by, and what is worth a note.
+const RANGE: f64 = 0.2;
+const SOME_RANGE: f64 = 0.5;
+/// How far below the suggestion a temperature is too low, where it does harm.
+const FAR_BELOW: f64 = 3.0;
+/// A pull that is none.
+const SETTLED: f64 = 1e-3;
+
+pub(super) fn temperature(case: &Case<'_>) -> Option<Finding> {
+    let d = case.numbers;
+    if d.sample.rows < FEW {
+        return None;
+    }
+    too_high(case).or_else(|| too_low(d))
+}
+
+/// What to take, and why.
+fn suggested(d: &Diagnosis) -> String {
+    format!("{}, {}", d.suggestion.temperature, d.suggestion.reason())
+}
+
+fn too_high(case: &Case<'_>) -> Option<Finding> {
+    let d = case.numbers;
+    let t = d.temperature;
+    // What a loss sees is a batch.
+    let n = case.training.batch.unwrap_or(d.pairs).clamp(2, d.pairs);
+    let loss = ContrastiveLoss::info_nce(Temperature::new(t).ok()?);
+    let (floor, ceiling) = (loss.floor(n)?, (n as f64).ln());
+    let range = (ceiling - floor) / ceiling;
+    if range >= SOME_RANGE || t <= 2.0 * d.suggestion.temperature {
+        return None;
+    }
+    let (how, severity) = match range < RANGE {
+        true => ("too high", Severity::Warning),
+        false => ("rather high", Severity::Note),
+    };
+    let what = format!(
+        "The temperature {t} is {how} for {n} candidates: the best embeddings there could be have a \
+         loss of {floor:.3}, and ones that learned nothing {ceiling:.3}; so the loss can fall by {} of \
+         its value.",
+        percent(range)
+    );
+    let change = format!("Try about {}; and judge by what embeddings are for.", suggested(d));
+    Finding::new(Kind::TemperatureTooHigh, severity, what, change)
+}
+
+fn too_low(d: &Diagnosis) -> Option<Finding> {
+    let (t, loss) = (d.temperature, d.loss.value);
+    if t >= d.suggestion.temperature / FAR_BELOW {
+        return None;
+    }
+    let higher = d.sweep.iter().filter(|at| at.temperature > t).map(|at| at.loss);
+    let lowest = higher.fold(f64::INFINITY, f64::min);
+    let why = if d.choice.median_probability > 1.0 - SETTLED {
+        format!(
+            "{} of the positives have a probability above 0.99, so hardly anything pulls any more, \
+             though pairs are at a cosine of {:.2} and not at 1",
+            percent(d.choice.settled),
+            d.similarities.pairs.mean
+        )
+    } else if lowest < loss - 0.1 {
+        format!(
+            "about {:.0} negatives do all the pushing, and the loss {loss:.3} would be {lowest:.3} at a \
+             higher one",
+            d.choice.effective_negatives
+        )
+    } else if d.suggestion.for_negatives.is_some_and(|least| t < least) {
+        format!(
+            "about {:.0} of {} negatives do all the pushing, so what is not nearest is left wherever it \
+             lies",
+            d.choice.effective_negatives,
+            d.pairs - 1
+        )
+    } else {
+        return None;
+    };
+    let mut what = format!("The temperature {t} is too low: {why}.");
+    let cosine = d.geometry.queries.mean_cosine.max(d.geometry.keys.mean_cosine);
+    if cosine >= super::shape::CONE {
+        what.push_str(&format!(
+            " That is also why all embeddings point about the same way (mean cosine {cosine:.2}): at this \
+             temperature small differences are enough."
+        ));
+    }
+    let change = format!("Take about {}; or learn it with that as its start.", suggested(d));
+    Finding::new(Kind::TemperatureTooLow, Severity::Warning, what, change)
+}
