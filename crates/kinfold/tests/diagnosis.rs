@@ -492,3 +492,218 @@ fn each_number_has_a_sentence() {
     let healthy = healthy(200, 16, 1).diagnosed(0.1);
     assert_eq!(healthy.verdict(), "Nothing is wrong that could be seen from the embeddings.");
 }
+
+/// Sorted by class, as files are; pairs are told apart within their class.
+fn sorted(n: usize, d: usize, seed: u64) -> Pairs {
+    let classes = n / 20;
+    let Pairs { queries, keys, .. } = clustered(n, d, classes, seed);
+    let order = (0..classes).flat_map(|class| (class..n).step_by(classes));
+    let order: Vec<usize> = order.collect();
+    let by = |x: Vec<f32>| order.iter().flat_map(|&i| x[i * d..][..d].to_vec()).collect();
+    Pairs { queries: by(queries), keys: by(keys), dim: d }
+}
+
+fn reordered(pairs: &Pairs, order: impl Iterator<Item = usize>) -> Pairs {
+    let keys = order.flat_map(|i| pairs.keys[i * pairs.dim..][..pairs.dim].to_vec()).collect();
+    Pairs { keys, ..pairs.clone() }
+}
+
+#[test]
+fn pairs_that_lie_elsewhere_are_found_there() {
+    let (n, d) = (400, 40);
+    let pairs = sorted(n, d, 3);
+    assert_eq!(pairs.first(0.1), None);
+    let labels: Vec<u64> = (0..n as u64).map(|i| i / 20).collect();
+    let told = |pairs: &Pairs, labels: Option<&[u64]>| {
+        let queries = Embeddings::new(&pairs.queries, d).unwrap();
+        let keys = Embeddings::new(&pairs.keys, d).unwrap();
+        let mut options = Options::new(tau(0.1));
+        if let Some(labels) = labels {
+            options = options.with_labels(labels);
+        }
+        let finding = diagnose(queries, keys, &options).unwrap().findings.remove(0);
+        assert_eq!((finding.kind, finding.severity), (Kind::ShuffledPairs, Severity::Problem));
+        finding.what + &finding.change
+    };
+    for by in [1, 7] {
+        let shifted = reordered(&pairs, (0..n).map(|i| (i + n - by) % n));
+        assert!(told(&shifted, None).contains(&format!("at row i + {by}")));
+        let shifted = reordered(&pairs, (0..n).map(|i| (i + by) % n));
+        assert!(told(&shifted, None).contains(&format!("at row i − {by}")));
+    }
+    assert!(told(&reordered(&pairs, (0..n).rev()), None).contains("n − 1 − i"));
+    // A permutation of each class of 20.
+    let within = reordered(&pairs, (0..n).map(|i| i / 20 * 20 + (i * 7 + 3) % 20));
+    assert!(told(&within, Some(&labels)).contains("the query's label"));
+    assert!(told(&within, None).contains("closer than any other"));
+    // The sample does not matter.
+    let shifted = reordered(&pairs, (0..n).map(|i| (i + n - 1) % n));
+    let queries = Embeddings::new(&shifted.queries, d).unwrap();
+    let keys = Embeddings::new(&shifted.keys, d).unwrap();
+    let sampled = diagnose(queries, keys, &Options::new(tau(0.1)).with_sample(150)).unwrap();
+    assert_eq!(sampled.retrieval.elsewhere.unwrap().offset, 1);
+}
+
+#[test]
+fn files_that_do_not_fit_each_other_are_told() {
+    let pairs = healthy(300, 40, 1);
+    let negated = Pairs { keys: pairs.keys.iter().map(|x| -x).collect(), ..pairs.clone() };
+    assert_eq!(negated.first(0.1), Some(Kind::NegatedKeys));
+    // Keys in axes of their own: reflected again and again.
+    let mut turned = clustered(300, 40, 60, 2);
+    for seed in 0..200 {
+        let axis = unit(&normal(seed, 40), 40);
+        for row in turned.keys.chunks_mut(40) {
+            let along: f64 = row.iter().zip(&axis).map(|(x, a)| f64::from(*x) * a).sum();
+            row.iter_mut().zip(&axis).for_each(|(x, a)| *x -= (2.0 * along * a) as f32);
+        }
+    }
+    assert_eq!(turned.first(0.1), Some(Kind::UnrelatedSpaces));
+    // Both ways in one file: every query is a key of its partner's row.
+    let both = Pairs {
+        queries: [&pairs.queries[..], &pairs.keys].concat(),
+        keys: [&pairs.keys[..], &pairs.queries].concat(),
+        dim: 40,
+    };
+    assert_eq!(both.first(0.1), Some(Kind::QueriesAmongKeys));
+    let mut loud = pairs.clone();
+    for x in [&mut loud.queries, &mut loud.keys] {
+        x.chunks_mut(40).for_each(|row| row[7] *= 1000.0);
+    }
+    let diagnosis = loud.diagnosed(0.1);
+    assert_eq!(diagnosis.findings[0].kind, Kind::OneDimension);
+    assert_eq!(diagnosis.geometry.keys.largest_dimension.number, 7);
+    for n in [2, 6, 20] {
+        let found = healthy(n, 16, 2).diagnosed(0.5).findings;
+        assert!(found.iter().any(|finding| finding.kind == Kind::FewPairs), "{n}: {found:?}");
+    }
+}
+
+#[test]
+fn few_points_and_few_dimensions_are_no_duplicates() {
+    // Eight points, and rows at them.
+    let (n, d) = (320, 40);
+    let points = unit(&normal(5, 8 * d), d);
+    let at = |seed| {
+        let side: Vec<f64> = (0..n).flat_map(|i| points[i % 8 * d..][..d].to_vec()).collect();
+        plus(&side, &normal(seed, n * d), 1e-3)
+    };
+    let diagnosis = Pairs::new(&at(1), &at(2), d).diagnosed(0.1);
+    assert_eq!(diagnosis.findings[0].kind, Kind::CollapsedToClusters);
+    assert_eq!((diagnosis.findings.len(), diagnosis.duplicates.points.count.round()), (1, 8.0));
+    // A circle: every row has a neighbour at a cosine of 0.999.
+    let angle = |i: usize| i as f64 * 2.399963;
+    let side = |by: f64| -> Vec<f64> {
+        (0..n).flat_map(|i| [(angle(i) + by).cos(), (angle(i) + by).sin()]).collect()
+    };
+    let circle = Pairs::new(&side(0.0), &side(0.001), 2).diagnosed(0.1);
+    assert_eq!(circle.duplicates.near, 0.0);
+    assert_eq!(circle.findings[0].kind, Kind::FewDimensions, "{:?}", circle.findings);
+}
+
+#[test]
+fn a_cone_is_a_fault_where_it_costs() {
+    let (n, d) = (300, 40);
+    let [a, b] = even(n, d, 1);
+    let offset = around(&unit(&normal(3, d), d), n, 0.0, 0);
+    let cone = |x: &[f64]| plus(&offset, x, 0.5);
+    let free = Pairs::new(&cone(&a), &cone(&b), d).diagnosed(0.1);
+    let finding = &free.findings[0];
+    assert_eq!((finding.kind, finding.severity), (Kind::Cone, Severity::Note), "{finding:?}");
+    // Lengths along the offset that say nothing of the pair drown what does.
+    let uneven = |x: &[f64], seed| {
+        let lengths = normal(seed, n);
+        let along: Vec<f64> =
+            (0..n * d).map(|i| offset[i] * (1.0 + 0.3 * lengths[i / d])).collect();
+        plus(&along, x, 0.25)
+    };
+    let costs = Pairs::new(&uneven(&a, 8), &uneven(&b, 9), d).diagnosed(0.1);
+    let centring = costs.retrieval.centring.unwrap();
+    assert!(centring.after.recall_at_1 > centring.before.recall_at_1, "{centring:?}");
+}
+
+#[test]
+fn problems_come_first_and_nothing_contradicts_them() {
+    for pairs in [healthy(200, 40, 1), clustered(300, 33, 10, 2), sorted(200, 16, 3)] {
+        for temperature in [0.003, 0.01, 0.1, 1.0, 10.0] {
+            for change in 0..5 {
+                let mut pairs = pairs.clone();
+                match change {
+                    1 => pairs = copied(&pairs),
+                    2 => pairs.keys = shifted(&pairs.keys, pairs.dim, 1),
+                    3 => pairs.keys.iter_mut().for_each(|x| *x += 1.0),
+                    4 => pairs.queries.iter_mut().chain(&mut pairs.keys).for_each(|x| *x += 0.5),
+                    _ => {}
+                }
+                let diagnosis = pairs.diagnosed(temperature);
+                let severities = diagnosis.findings.iter().map(|finding| finding.severity);
+                assert!(severities.is_sorted_by(|a, b| a >= b), "{:?}", diagnosis.findings);
+                let suggested = format!("about {},", diagnosis.suggestion.temperature);
+                for finding in &diagnosis.findings {
+                    let said = &finding.change;
+                    assert!(!said.contains("lower the temp") && !said.contains("raise the temp"));
+                    let of_temperature = format!("{:?}", finding.kind).starts_with("Temperature");
+                    assert_eq!(
+                        said.contains("about 0."),
+                        of_temperature && said.contains(&suggested)
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_training_says_what_went_wrong_in_it() {
+    use kinfold::diagnosis::Training;
+    let untrained = Pairs::new(&normal(1, 200 * 16), &normal(2, 200 * 16), 16);
+    let weak = {
+        let [a, b] = even(200, 16, 4);
+        Pairs::new(&plus(&a, &normal(7, 200 * 16), 0.6), &plus(&b, &normal(8, 200 * 16), 0.6), 16)
+    };
+    let ceiling = 5.0;
+    let told = |pairs: &Pairs, losses: &[f64], norms: &[f64]| {
+        let training = Training {
+            losses,
+            gradient_norms: norms,
+            ceiling,
+            learning_rate: Some(10.0),
+            optimizer: Some("adamw"),
+            ..Training::default()
+        };
+        let queries = Embeddings::new(&pairs.queries, 16).unwrap();
+        let keys = Embeddings::new(&pairs.keys, 16).unwrap();
+        let options = Options::new(tau(0.1)).with_training(training);
+        let finding = diagnose(queries, keys, &options).unwrap().findings.remove(0);
+        (finding.kind, finding.change)
+    };
+    let falling: Vec<f64> = (0..100).map(|i| 5.0 - 0.01 * f64::from(i)).collect();
+    let norms = |at: &dyn Fn(usize) -> f64| (0..100).map(at).collect::<Vec<f64>>();
+    let steady = norms(&|_| 1.0);
+    let (kind, change) = told(&weak, &falling, &steady);
+    assert_eq!(kind, Kind::WeaklyTrained);
+    assert!(change.contains("train longer"), "{change}");
+    let (kind, change) = told(&untrained, &[5.0; 100], &steady);
+    assert_eq!(kind, Kind::Untrained);
+    assert!(change.contains("raise the learning rate (10 with adamw)"), "{change}");
+    // A loss that was thrown above the ceiling and stays there, gradients that explode, vanish, or sink at
+    // once, a loss that came back, and one that is no number.
+    let mut thrown = [5.0; 100];
+    thrown[2] = 9.0;
+    let mut back = falling.clone();
+    back[60..].fill(4.99);
+    let mut broken = falling.clone();
+    broken[99] = f64::NAN;
+    for (losses, norms) in [
+        (&thrown[..], &steady),
+        (&[5.0; 100], &norms(&|i| if i == 5 { 100.0 } else { 1.0 })),
+        (&[5.0; 100], &norms(&|i| if i < 50 { 1.0 } else { 1e-6 })),
+        (&falling, &norms(&|i| if i == 0 { 4.0 } else { 0.006 })),
+        (&back, &steady),
+        (&broken, &steady),
+    ] {
+        let (kind, change) = told(&weak, losses, norms);
+        assert_eq!(kind, Kind::Diverged, "{losses:?}");
+        assert!(change.starts_with("Lower the learning rate (10 with adamw)"), "{change}");
+    }
+}

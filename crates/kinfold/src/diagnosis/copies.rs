@@ -4,17 +4,18 @@
 //! than so many points in so few dimensions come to lie by chance: in two dimensions every row has a
 //! neighbour at a cosine of 0.999, and is no copy of it.
 
-use super::parts::Duplicates;
+use super::parts::{Duplicates, Points};
 use super::sampling::Pairs;
 use super::walk::{Seen, mean};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, Real, norm};
 use crate::engine::Cosines;
-use crate::measures::{duplicates, largest};
+use crate::measures::{Centred, duplicates, largest, unit_rows};
 
 /// Cosines from here on may be near copies.
 const NEAR: f64 = 0.999;
-/// Those within such a cosine are one point, and whatever else is within the other is about it.
+/// Rows within such a cosine of each other, their mean subtracted, are one point, and what else is within
+/// the other is about it.
 const POINT: f64 = 0.98;
 const ABOUT: f64 = 0.9;
 /// By the distances of these neighbours is judged how near the first one should be.
@@ -24,12 +25,8 @@ const CHANCE: f64 = 0.01;
 
 /// What is seen of one key among all.
 struct Row {
-    /// Within the cosines, itself included.
+    /// Within the cosine, itself included.
     near: usize,
-    point: usize,
-    about: usize,
-    /// Those at its point that have its label.
-    labelled: usize,
     /// Angles to the nearest other key and to the two neighbours, nearer ones first.
     nearest: f64,
     farther: [f64; 2],
@@ -42,18 +39,13 @@ pub(super) fn duplicated<T: Element>(
 ) -> Result<Duplicates, Error> {
     let (of_queries, of_keys) = (duplicates(pairs.queries)?, duplicates(pairs.keys)?);
     let share = |copies: &[usize]| mean(copies.iter().map(|&copies| f64::from(copies > 1)));
-    let rows = Cosines::with(pairs.keys)
-        .each_row(pairs.keys.first(pairs.rows), |i, row| see(i, row, labels));
+    let rows = Cosines::with(pairs.keys).each_row(pairs.keys.first(pairs.rows), |_, row| see(row));
     let copied = near_copies(&rows, &of_keys);
     // A row is its own neighbour, but for a row of zeros, and its exact copies are.
     let others = rows.iter().zip(&of_keys).zip(&copied);
     let others =
         others.map(|((row, &exact), &near)| if near { row.near.max(exact) } else { exact });
     let zero = |x: Embeddings<'_, T>| (0..x.rows()).filter(|&i| norm(x.row(i)) == 0.0).count();
-    let of_points = |of: fn(&Row) -> usize| rows.iter().map(of).sum::<usize>() as f64;
-    let at_points = of_points(|row| row.point);
-    let mut sizes: Vec<usize> = rows.iter().map(|row| row.point).collect();
-    sizes.sort_unstable();
     Ok(Duplicates {
         queries: share(&of_queries),
         keys: share(&of_keys),
@@ -61,28 +53,39 @@ pub(super) fn duplicated<T: Element>(
         near: mean(copied.iter().map(|&near| f64::from(near))),
         near_floor: mean(others.map(|others| (others as f64).ln())),
         queries_among_keys: mean(seen.rows.iter().map(|row| f64::from(row.copied))),
-        points: mean(rows.iter().map(|row| 1.0 / row.point as f64)) * pairs.n() as f64,
-        separate: at_points / of_points(|row| row.about),
-        at_a_point: sizes[sizes.len() / 2],
-        points_labelled: labels.map(|_| of_points(|row| row.labelled) / at_points),
+        points: points(pairs.keys.first(pairs.rows), labels),
         zero_rows: zero(pairs.queries) + zero(pairs.keys),
     })
 }
 
-fn see<R: Real>(i: usize, row: &[R], labels: Option<&[u64]>) -> Row {
-    let within = |least: f64| row.iter().filter(|cosine| cosine.f64() >= least).count().max(1);
-    let same = |j: usize| labels.is_some_and(|labels| labels[j] == labels[i]);
-    let at_point = |j: &usize| row[*j].f64() >= POINT || *j == i;
+fn see<R: Real>(row: &[R]) -> Row {
+    let within = row.iter().filter(|cosine| cosine.f64() >= NEAR).count().max(1);
     // The first is the row itself, or as good as it.
     let nearest = largest(row, (NEIGHBOURS[1] + 1).min(row.len()));
     let angle = |k: usize| nearest[k.min(nearest.len() - 1)].0.f64().clamp(-1.0, 1.0).acos();
-    Row {
-        near: within(NEAR),
-        point: within(POINT),
-        about: within(ABOUT),
-        labelled: (0..row.len()).filter(at_point).filter(|&j| same(j)).count(),
-        nearest: angle(1),
-        farther: NEIGHBOURS.map(angle),
+    Row { near: within, nearest: angle(1), farther: NEIGHBOURS.map(angle) }
+}
+
+/// `labels` of these rows, and of more.
+fn points<T: Element>(x: Embeddings<'_, T>, labels: Option<&[u64]>) -> Points {
+    let (rows, dim) = (x.rows(), x.dim());
+    let centred = Centred::new(&unit_rows(x), dim).rows;
+    let centred = Embeddings::unchecked(&centred, dim);
+    let seen = Cosines::with(centred).each_row(centred, |i, row| {
+        // A row at the mean is with itself alone.
+        let at = |least: f64| (0..rows).filter(move |&j| row[j].f64() >= least || j == i);
+        let same = |&j: &usize| labels.is_some_and(|labels| labels[j] == labels[i]);
+        [at(POINT).count(), at(ABOUT).count(), at(POINT).filter(same).count()]
+    });
+    let all = |k: usize| seen.iter().map(|counts| counts[k]).sum::<usize>() as f64;
+    let mut sizes: Vec<usize> = seen.iter().map(|counts| counts[0]).collect();
+    sizes.sort_unstable();
+    Points {
+        rows,
+        count: seen.iter().map(|counts| 1.0 / counts[0] as f64).sum(),
+        at_one: sizes[rows / 2],
+        separate: all(0) / all(1),
+        labelled: labels.map(|_| all(2) / all(0)),
     }
 }
 

@@ -39,13 +39,8 @@ pub(super) fn elsewhere<T: Element>(
     let frequent = |k: usize| offsets.get(k).copied().unwrap_or_default();
     let share = |count: usize| count as f64 / rows as f64;
 
-    let queries = Cosines::with(pairs.queries).each_row(pairs.queries.first(rows), |i, row| {
-        let others = [&row[..i], &row[i + 1..]].concat();
-        others.into_iter().map(|x| x.f64()).fold(f64::NEG_INFINITY, f64::max)
-    });
-    let nearer = seen.rows.iter().zip(&queries).map(|(row, query)| f64::from(row.nearest > *query));
     Elsewhere {
-        partners: mean(nearer),
+        partners: partners(pairs, rows),
         offset: frequent(0).1,
         offset_share: share(frequent(0).0),
         next_share: share(frequent(1).0),
@@ -53,6 +48,22 @@ pub(super) fn elsewhere<T: Element>(
         same_label: labels.map(|_| share(same_label)),
         correlation: correlation(pairs, rows, seed),
     }
+}
+
+/// The share of rows whose nearest other row of the other side is nearer than that of their own, of queries
+/// or of keys, whichever is less: of one side alone it may be so because the other lies more densely.
+fn partners<T: Element>(pairs: &Pairs<'_, T>, rows: usize) -> f64 {
+    let nearest = |from: Embeddings<'_, T>, among: Embeddings<'_, T>| {
+        Cosines::with(among).each_row(from.first(rows), |i, row| {
+            let others = row[..i].iter().chain(&row[i + 1..]);
+            others.map(|x| x.f64()).fold(f64::NEG_INFINITY, f64::max)
+        })
+    };
+    let across = |from, to| {
+        let both = nearest(from, to).into_iter().zip(nearest(from, from));
+        mean(both.map(|(across, within)| f64::from(across > within)))
+    };
+    across(pairs.queries, pairs.keys).min(across(pairs.keys, pairs.queries))
 }
 
 /// The correlation of cosines among queries with those among keys, over pairs of different rows, less what

@@ -3,7 +3,7 @@
 //! Input: the losses and gradient norms of its steps. Output: a [`History`].
 
 use super::Training;
-use super::parts::History;
+use super::parts::{GradientNorm, History};
 use super::walk::mean;
 
 /// None where no step was taken.
@@ -14,9 +14,11 @@ pub(super) fn history(training: &Training<'_>) -> Option<History> {
     let means: Vec<f64> =
         losses.rchunks_exact(part.max(1)).map(|part| mean(part.iter().copied())).collect();
     let (last, before_last) = (*means.first()?, *means.get(1).or(means.first())?);
-    let gradient_norms = (gradient_norms.len() == losses.len()).then(|| {
-        let most = gradient_norms.iter().copied().fold(0.0, f64::max);
-        [median(&gradient_norms[..part]), most, median(&gradient_norms[losses.len() - part..])]
+    let gradient_norm = (gradient_norms.len() == losses.len()).then(|| GradientNorm {
+        first: gradient_norms[0],
+        early: median(&gradient_norms[..part]),
+        most: gradient_norms.iter().copied().fold(0.0, f64::max),
+        last: median(&gradient_norms[losses.len() - part..]),
     });
     Some(History {
         steps: losses.len(),
@@ -26,7 +28,7 @@ pub(super) fn history(training: &Training<'_>) -> Option<History> {
         last,
         before_last,
         highest: losses.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        gradient_norms,
+        gradient_norm,
         finite: losses.iter().chain(training.gradient_norms).all(|x| x.is_finite()),
     })
 }

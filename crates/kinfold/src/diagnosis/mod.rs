@@ -32,8 +32,8 @@ mod words;
 pub use findings::{Finding, Kind, Severity};
 pub use parts::{
     AtTemperature, BothWays, Cap, Centring, Choice, Distribution, Duplicates, Elsewhere,
-    FalseNegatives, Found, Geometry, History, Information, LargestDimension, Sample, Side,
-    Similarities, Standing, Suggestion, UnderPreset,
+    FalseNegatives, Found, Geometry, GradientNorm, History, Information, LargestDimension, Points,
+    Sample, Side, Similarities, Standing, Suggestion, UnderPreset,
 };
 pub use words::{Line, Section};
 

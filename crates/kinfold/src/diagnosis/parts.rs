@@ -155,8 +155,8 @@ pub struct Found {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Elsewhere {
     /// The share of queries whose most similar other key is more similar than their most similar other
-    /// query: about a half where other keys are to a query what other queries are, and well above it
-    /// where its partner is among them.
+    /// query, or the same of keys, whichever is less: about a half where the others of both sides are
+    /// alike, and above it where partners are among them.
     pub partners: f64,
     /// The most frequent distance, but 0, from a query's row to that of its most similar key.
     pub offset: i64,
@@ -225,17 +225,27 @@ pub struct Duplicates {
     pub near_floor: f64,
     /// Share of the queries that are themselves among the keys, in another row than their own.
     pub queries_among_keys: f64,
-    /// How many points the keys come to, those within a cosine of 0.98 counted as one.
-    pub points: f64,
-    /// Of the keys within a cosine of 0.9 of another, the share that is within 0.98: 1 where they lie in
-    /// separate points.
-    pub separate: f64,
-    /// How many keys are at such a point, the median.
-    pub at_a_point: usize,
-    /// Share of the keys at a point whose labels are those of the point, where labels are given.
-    pub points_labelled: Option<f64>,
+    /// How the sampled keys, less their mean, lie in points.
+    pub points: Points,
     /// Rows of zeros, in both matrices: they have no direction.
     pub zero_rows: usize,
+}
+
+/// How rows lie in points: those within a cosine of 0.98 of each other, their mean subtracted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Points {
+    /// Rows that were looked at.
+    pub rows: usize,
+    /// How many points they come to.
+    pub count: f64,
+    /// How many rows are at one, the median.
+    pub at_one: usize,
+    /// Of the rows within a cosine of 0.9 of another, the share that is at its point: 1 where there is
+    /// nothing between the points.
+    pub separate: f64,
+    /// The share of rows at one point that have the same label, where labels are given.
+    pub labelled: Option<f64>,
 }
 
 /// Negatives that have the row's own label.
@@ -316,11 +326,24 @@ pub struct History {
     pub before_last: f64,
     /// The highest loss of a step.
     pub highest: f64,
-    /// The norm of all gradients: the median of the first twentieth, the most, and the median of the
-    /// last; none where it is not known.
-    pub gradient_norms: Option<[f64; 3]>,
+    /// The norm of all gradients together; none where it is not known.
+    pub gradient_norm: Option<GradientNorm>,
     /// Whether every loss and norm is finite.
     pub finite: bool,
+}
+
+/// The norm of all gradients together, as training goes on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct GradientNorm {
+    /// Of the first step.
+    pub first: f64,
+    /// The median of the first twentieth.
+    pub early: f64,
+    /// The most.
+    pub most: f64,
+    /// The median of the last twentieth.
+    pub last: f64,
 }
 
 /// What bounds an estimate of mutual information.

@@ -3,7 +3,7 @@
 //! Input: a diagnosis. Output: sections of lines, in the order in which one asks. The command and
 //! reports print these words and have none of their own.
 
-use super::parts::{Cap, Distribution, Found, History, Side};
+use super::parts::{Cap, Distribution, Found, GradientNorm, History, Side};
 use super::{Diagnosis, Severity};
 
 /// Lines that answer one question.
@@ -244,8 +244,8 @@ impl Diagnosis {
             lines.push(line(
                 "partners elsewhere",
                 percent(elsewhere.partners),
-                "Queries with another key nearer than any other query: about half where there is nothing \
-                 to it, far more where pairs are in other rows.",
+                "Queries with another key nearer than any other query, or keys the same way: about half \
+                 where there is nothing to it, more where pairs are in other rows.",
             ));
             lines.push(line(
                 "nearest key at",
@@ -310,11 +310,12 @@ impl Diagnosis {
         ];
         lines.push(line(
             "points",
-            format!("{:.0}", copies.points),
+            format!("{:.0}", copies.points.count),
             format!(
-                "What {} keys come to, those within a cosine of 0.98 counted as one; {} of all within 0.9.",
-                self.pairs,
-                percent(copies.separate)
+                "What {} keys come to, less their mean, those within a cosine of 0.98 counted as one; {} of \
+                 all that are within 0.9.",
+                copies.points.rows,
+                percent(copies.points.separate)
             ),
         ));
         if copies.queries_among_keys > 0.0 {
@@ -453,11 +454,11 @@ fn history_lines(history: &History) -> Vec<Line> {
             "What the last twentieth changed.",
         ),
     ];
-    if let Some([first, most, last]) = history.gradient_norms {
+    if let Some(GradientNorm { first, early, most, last }) = history.gradient_norm {
         lines.push(line(
             "gradient norm",
-            format!("{first:.2e}/{most:.2e}/{last:.2e}"),
-            "Of all weights: at first, at most, at last.",
+            format!("{first:.2e}/{early:.2e}/{most:.2e}/{last:.2e}"),
+            "Of all weights: of the first step, in the first twentieth, at most, in the last.",
         ));
     }
     lines

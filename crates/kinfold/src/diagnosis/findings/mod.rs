@@ -135,8 +135,8 @@ const PROBLEMS: [Rule; 8] = [
     rows::queries_among_keys,
     pairing::unrelated,
 ];
-/// What is true of the data whatever the embeddings are worth.
-const DATA: [Rule; 3] = [rows::zeros, rows::duplicated, rows::few];
+/// What is true of the data whatever the embeddings are worth, as are rows of zeros.
+const DATA: [Rule; 2] = [rows::duplicated, rows::few];
 const QUALITY: [Rule; 8] = [
     pairing::mismatched,
     rows::same,
@@ -152,7 +152,8 @@ pub(super) fn findings(numbers: &Diagnosis, training: &Training<'_>) -> Vec<Find
     let case = Case { numbers, training };
     let of = |rules: &[Rule]| rules.iter().filter_map(|rule| rule(&case)).collect::<Vec<_>>();
     let mut findings = of(&PROBLEMS);
-    if findings.is_empty() {
+    findings.extend(rows::zeros(&case));
+    if findings.iter().all(|finding| finding.severity != Severity::Problem) {
         findings.extend(of(&QUALITY));
         // A cone is what a temperature that is too low leaves standing.
         if findings.iter().any(|finding| finding.kind == Kind::TemperatureTooLow) {

@@ -9,14 +9,16 @@ use crate::diagnosis::parts::Elsewhere;
 const OPPOSITE: f64 = 0.2;
 /// The least structure that shuffled pairs have.
 const STRUCTURE: f64 = 0.25;
-/// As many queries have another key nearer than any query only where their partners are there.
-const PARTNERS: f64 = 0.7;
+/// So many rows have another row of the other side nearer than any of their own only where their partners
+/// are there; and more than so many standard deviations from a half.
+const PARTNERS: f64 = 0.57;
 /// The share of queries whose nearest key is at one distance, so many times that of the next distance and
 /// of the own row.
 const OFFSET: f64 = 0.08;
 const TIMES: f64 = 3.0;
 /// Where more find their own key, rows are pairs, though some may not be.
 const OWN: f64 = 0.3;
+const DEVIATIONS: f64 = 5.0;
 /// Similarities that are correlated so far, row for row, are of the same things.
 const CORRELATED: f64 = 0.15;
 /// The share of rows that are no pairs.
@@ -55,7 +57,8 @@ fn shuffled(d: &Diagnosis) -> Option<Finding> {
     let elsewhere = d.retrieval.elsewhere?;
     let own = found.recall_at_1;
     let trace = trace(&elsewhere, own);
-    let partners = elsewhere.partners >= PARTNERS && own < OWN * elsewhere.partners;
+    let chance = 0.5 + DEVIATIONS * 0.5 / (d.sample.rows as f64).sqrt();
+    let partners = elsewhere.partners >= PARTNERS.max(chance) && own < OWN * elsewhere.partners;
     let at_chance = found.separation < CHANCE;
     let structure = d.retrieval.structure.is_some_and(|structure| structure >= STRUCTURE);
     if trace.is_none() && !partners && !(at_chance && structure) {
@@ -161,7 +164,11 @@ fn apart(case: &Case<'_>) -> Option<Finding> {
 pub(super) fn mismatched(case: &Case<'_>) -> Option<Finding> {
     let d = case.numbers;
     let share = d.retrieval.mismatched;
-    if share < MISMATCHED || d.retrieval.queries_to_keys.separation < CHANCE || d.sample.rows < FEW
+    // Rows of zeros are near to none, and are told as such.
+    let zeros = d.duplicates.zero_rows as f64 / d.pairs as f64;
+    if share < MISMATCHED + 2.0 * zeros
+        || d.retrieval.queries_to_keys.separation < CHANCE
+        || d.sample.rows < FEW
     {
         return None;
     }

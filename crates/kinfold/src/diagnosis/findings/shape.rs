@@ -7,6 +7,9 @@ use crate::diagnosis::parts::Side;
 
 /// A mean cosine of different rows from here on is one point, and from there on a cone.
 const POINT: f64 = 0.98;
+/// The same where pairs find each other nevertheless, by a separation from here on.
+const VERY_POINT: f64 = 0.998;
+const TOLD: f64 = 0.9;
 pub(super) const CONE: f64 = 0.5;
 /// The share of all length that one dimension must have to decide alone.
 const ALONE: f64 = 0.9;
@@ -53,7 +56,7 @@ pub(super) fn one_dimension(case: &Case<'_>) -> Option<Finding> {
 
 pub(super) fn point(case: &Case<'_>) -> Option<Finding> {
     let d = case.numbers;
-    let (who, side) = sides(d, |side| side.mean_cosine >= POINT)?;
+    let (who, side) = sides(d, |side| is_point(d, side))?;
     let what = format!(
         "Collapsed: {who} point the same way (mean cosine of different rows {:.4}), so the loss is \
          {:.3} beside ln n = {:.3}, which is what nothing learned gives.",
@@ -66,6 +69,12 @@ pub(super) fn point(case: &Case<'_>) -> Option<Finding> {
         weight_decay(case)
     );
     Finding::new(Kind::CollapsedToPoint, Severity::Problem, what, change)
+}
+
+/// Whether rows point the same way so nearly that nothing else is left, or that what is left tells little.
+fn is_point(d: &Diagnosis, side: &Side) -> bool {
+    let told = d.retrieval.queries_to_keys.separation >= TOLD;
+    side.mean_cosine >= if told { VERY_POINT } else { POINT }
 }
 
 fn in_two(side: &Side) -> bool {
@@ -97,19 +106,20 @@ pub(super) fn two_clusters(case: &Case<'_>) -> Option<Finding> {
 pub(super) fn clusters(case: &Case<'_>) -> Option<Finding> {
     let d = case.numbers;
     let copies = &d.duplicates;
-    let at_points = copies.at_a_point >= AT_A_POINT && copies.separate >= SEPARATE;
+    let points = &copies.points;
+    let at_points = points.at_one >= AT_A_POINT && points.separate >= SEPARATE;
     // Exact copies are the data's doing, a point for each label that of a loss that was told of them; and
     // two points or one have been told.
     let exact = copies.keys >= 0.5;
-    let labelled = copies.points_labelled.is_some_and(|share| share >= LABELLED);
-    let told = sides(d, |side| side.mean_cosine >= POINT || in_two(side)).is_some();
+    let labelled = points.labelled.is_some_and(|share| share >= LABELLED);
+    let told = sides(d, |side| is_point(d, side) || in_two(side)).is_some();
     if !at_points || exact || labelled || told || d.sample.rows < 4 * FEW {
         return None;
     }
     let what = format!(
-        "Collapsed into clusters: the {} keys lie in about {:.0} points, {} keys at one in the median, \
-         that cannot be told from each other (a cosine of 0.98 or more), with nothing between them.",
-        d.pairs, copies.points, copies.at_a_point
+        "Collapsed into clusters: {} keys lie in about {:.0} points, {} at one in the median, that cannot be \
+         told from each other (less their mean, a cosine of 0.98 or more), with nothing between them.",
+        points.rows, points.count, points.at_one
     );
     let change = format!(
         "The encoder tells a few kinds of input apart and nothing within them. {}, make views that do not \
@@ -155,7 +165,7 @@ pub(super) fn cone(case: &Case<'_>) -> Option<Finding> {
     let d = case.numbers;
     let centring = d.retrieval.centring?;
     let pays = centring_pays(d);
-    let cone = |side: &Side| (CONE..POINT).contains(&side.mean_cosine);
+    let cone = |side: &Side| side.mean_cosine >= CONE && !is_point(d, side);
     let (who, side) = sides(d, cone).filter(|_| d.sample.rows >= FEW)?;
     let mut what = format!(
         "Everything points about the same way: two different rows of {who} have a mean cosine of \

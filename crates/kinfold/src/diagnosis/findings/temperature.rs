@@ -9,6 +9,8 @@ const RANGE: f64 = 0.2;
 const SOME_RANGE: f64 = 0.5;
 /// How far below the suggestion a temperature is too low, where it does harm.
 const FAR_BELOW: f64 = 3.0;
+/// The share of the push that the hardest hundredth of the negatives should not have.
+const HARDEST: f64 = 0.5;
 /// A pull that is none.
 const SETTLED: f64 = 1e-3;
 
@@ -55,6 +57,7 @@ fn too_low(d: &Diagnosis) -> Option<Finding> {
     if t >= d.suggestion.temperature / FAR_BELOW {
         return None;
     }
+    let cosine = d.geometry.queries.mean_cosine.max(d.geometry.keys.mean_cosine);
     let higher = d.sweep.iter().filter(|at| at.temperature > t).map(|at| at.loss);
     let lowest = higher.fold(f64::INFINITY, f64::min);
     let why = if d.choice.median_probability > 1.0 - SETTLED {
@@ -77,17 +80,21 @@ fn too_low(d: &Diagnosis) -> Option<Finding> {
             d.choice.effective_negatives,
             d.pairs - 1
         )
+    } else if cosine >= super::shape::CONE {
+        format!(
+            "small differences are enough at it, so all embeddings may point about the same way, and they do \
+             (mean cosine {cosine:.2})"
+        )
+    } else if d.choice.hardest_share >= HARDEST {
+        format!(
+            "{} of the push comes from the most similar hundredth of the negatives, so the rest is left \
+             wherever it lies",
+            percent(d.choice.hardest_share)
+        )
     } else {
         return None;
     };
-    let mut what = format!("The temperature {t} is too low: {why}.");
-    let cosine = d.geometry.queries.mean_cosine.max(d.geometry.keys.mean_cosine);
-    if cosine >= super::shape::CONE {
-        what.push_str(&format!(
-            " That is also why all embeddings point about the same way (mean cosine {cosine:.2}): at this \
-             temperature small differences are enough."
-        ));
-    }
+    let what = format!("The temperature {t} is too low: {why}.");
     let change = format!("Take about {}; or learn it with that as its start.", suggested(d));
     Finding::new(Kind::TemperatureTooLow, Severity::Warning, what, change)
 }

@@ -1,12 +1,16 @@
 //! What the training itself says: that it went wrong, or that it did not go far.
 
 use super::{CHANCE, Case, FEW, Finding, Kind, Severity, percent};
-use crate::diagnosis::parts::History;
+use crate::diagnosis::parts::{GradientNorm, History};
 
 /// Gradients so many times as long as at first are no learning.
 const EXPLODED: f64 = 30.0;
-/// Gradients below this part of what they were carry nothing.
+/// Gradients below this part of what they were carry nothing; and those that sink so far within the first
+/// twentieth of the steps belong to weights that the first ones threw far.
 const VANISHED: f64 = 1e-3;
+const THROWN_WEIGHTS: f64 = 0.02;
+/// Where so few find their own key, little came of the training.
+const FOUND: f64 = 0.5;
 /// A loss so much above what is known without learning was thrown there.
 const THROWN: f64 = 1.1;
 /// A loss this near the ceiling, as a part of it, is at it.
@@ -41,7 +45,8 @@ pub(super) fn lower_learning_rate(case: &Case<'_>) -> String {
 
 pub(super) fn diverged(case: &Case<'_>) -> Option<Finding> {
     let history = case.numbers.history?;
-    let what = how(&history)?;
+    let found = case.numbers.retrieval.queries_to_keys.recall_at_1;
+    let what = how(&history, found)?;
     let change = format!(
         "Lower {}, tenfold until the loss falls from its first steps on; then a longer warm-up or \
          clipped gradients allow more of it. Nothing else can be judged before.{}",
@@ -51,7 +56,7 @@ pub(super) fn diverged(case: &Case<'_>) -> Option<Finding> {
     Finding::new(Kind::Diverged, Severity::Problem, what, change)
 }
 
-fn how(history: &History) -> Option<String> {
+fn how(history: &History, found: f64) -> Option<String> {
     let History { ceiling, first, best, last, highest, steps, .. } = *history;
     if !history.finite {
         return Some(format!(
@@ -59,9 +64,11 @@ fn how(history: &History) -> Option<String> {
         ));
     }
     let at_ceiling = last >= (1.0 - AT_CEILING) * ceiling;
-    let [norm_first, norm_most, norm_last] = history.gradient_norms.unwrap_or([1.0; 3]);
-    let exploded = norm_most > EXPLODED * norm_first;
-    let vanished = norm_last < VANISHED * norm_first;
+    let none = GradientNorm { first: 1.0, early: 1.0, most: 1.0, last: 1.0 };
+    let norm = history.gradient_norm.unwrap_or(none);
+    let exploded = norm.most > EXPLODED * norm.first;
+    let vanished = norm.last < VANISHED * norm.first;
+    let thrown_weights = norm.early < THROWN_WEIGHTS * norm.first && found < FOUND;
     let thrown = highest > THROWN * ceiling && highest > first;
     // Half of what had been learned is gone again.
     let lost =
@@ -69,7 +76,7 @@ fn how(history: &History) -> Option<String> {
     let wrong = match (at_ceiling, lost) {
         (true, _) => exploded || vanished || thrown || lost,
         (false, true) => true,
-        (false, false) => false,
+        (false, false) => thrown_weights,
     };
     if !wrong {
         return None;
@@ -82,10 +89,16 @@ fn how(history: &History) -> Option<String> {
         signs.push(format!("one step had {highest:.4}"));
     }
     if exploded {
-        signs.push(format!("gradients grew from {norm_first:.2e} to {norm_most:.2e}"));
+        signs.push(format!("gradients grew from {:.2e} to {:.2e}", norm.first, norm.most));
     }
-    if vanished {
-        signs.push(format!("gradients sank from {norm_first:.2e} to {norm_last:.2e}"));
+    if thrown_weights {
+        signs.push(format!(
+            "gradients sank from {:.2e} to {:.2e} within the first steps, as where these throw the weights \
+             far",
+            norm.first, norm.early
+        ));
+    } else if vanished {
+        signs.push(format!("gradients sank from {:.2e} to {:.2e}", norm.first, norm.last));
     }
     Some(format!("The training diverged: {}.", signs.join("; ")))
 }
