@@ -6,7 +6,7 @@ use kinfold::Form;
 use kinfold_data::{Expansion, PairSource, Recipe};
 use kinfold_report::{DiagnosisRequest, StudySettings};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
-use kinfold_train::{Error, OneShotTask, Settings, loss_names, relative_path};
+use kinfold_train::{Compression, Error, Format, OneShotTask, Settings, loss_names, relative_path};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -372,13 +372,39 @@ pub(crate) struct EmbedArguments {
     /// The file to write: .npy (vectors alone), .csv or .parquet (with name and label)
     #[arg(long, value_name = "FILE", default_value = "embeddings.parquet")]
     pub(crate) out: PathBuf,
+    /// How the columns of a .parquet are compressed [default: not at all, since floats hardly shrink]
+    #[arg(long, value_enum)]
+    pub(crate) compression: Option<Compress>,
     /// Embed so many random views of each image in its place, as training makes them, into a file each:
     /// two are pairs that `diagnose` takes
     #[arg(long, value_name = "N")]
     pub(crate) views: Option<usize>,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Compress {
+    None,
+    Snappy,
+    Zstd,
+    Gzip,
+    Lz4,
+    Brotli,
+}
+
 impl EmbedArguments {
+    /// The kind of file to write.
+    pub(crate) fn format(&self) -> Result<Format, Error> {
+        let compression = self.compression.map(|compress| match compress {
+            Compress::None => Compression::None,
+            Compress::Snappy => Compression::Snappy,
+            Compress::Zstd => Compression::Zstd,
+            Compress::Gzip => Compression::Gzip,
+            Compress::Lz4 => Compression::Lz4,
+            Compress::Brotli => Compression::Brotli,
+        });
+        Format::of(&self.out, compression)
+    }
+
     /// The file of one of the views, counted from 1.
     pub(crate) fn out_of_view(&self, number: usize) -> PathBuf {
         let [stem, ending] = [self.out.file_stem(), self.out.extension()]

@@ -106,7 +106,7 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
 }
 
 fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
-    let format = Format::of(&arguments.out)?;
+    let format = arguments.format()?;
     note_unfinished(&arguments.run)?;
     if let Some(views) = arguments.views {
         return embed_views(arguments, views, format);
@@ -114,6 +114,7 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     let embedded = kinfold_train::embed(&arguments.run, arguments.data.as_deref())?;
     show::skipped(&embedded.images);
     embedded.write(&arguments.out, format)?;
+    show::formulas(&embedded, format);
     let (n, dim) = (embedded.images.len(), embedded.dim);
     show::line(&format!("{n} embeddings of dimension {dim} in {}", arguments.out.display()));
     Ok(ExitCode::SUCCESS)
@@ -131,6 +132,7 @@ fn embed_views(
     let files: Vec<_> = (1..=views).map(|number| arguments.out_of_view(number)).collect();
     for (embedded, file) in embedded.iter().zip(&files) {
         embedded.write(file, format)?;
+        show::formulas(embedded, format);
         let (n, dim) = (embedded.images.len(), embedded.dim);
         show::line(&format!("{n} embeddings of dimension {dim} in {}", file.display()));
     }

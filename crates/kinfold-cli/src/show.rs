@@ -5,8 +5,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_data::{Images, Pairs, Split};
 use kinfold_report::{Found, StudyEvent, StudyRun};
 use kinfold_train::{
-    Error, Evaluation, EvaluationProgress, Event, Measured, OneShot, Progress, Summary, memory,
-    shell_word,
+    Embedded, Error, Evaluation, EvaluationProgress, Event, Format, Measured, OneShot, Progress,
+    Summary, memory, shell_word,
 };
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -86,6 +86,17 @@ pub(crate) fn skipped(images: &Images) {
     }
     if skipped.len() > NAMED {
         note(&format!("  and {} more", skipped.len() - NAMED));
+    }
+}
+
+/// Names that a spreadsheet would compute, in a file that spreadsheets open.
+pub(crate) fn formulas(embedded: &Embedded, format: Format) {
+    let formulas = embedded.formulas();
+    if format == Format::Csv && formulas > 0 {
+        note(&format!(
+            "{formulas} names or labels begin with =, +, - or @, which a spreadsheet takes for formulas; they \
+             are written as they are, so that programs find them again"
+        ));
     }
 }
 

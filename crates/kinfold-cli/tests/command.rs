@@ -1078,3 +1078,41 @@ fn runs_of_one_second_have_folders_of_their_own() {
     }
     assert_eq!(files(&folder.path().join("runs")).len(), 3);
 }
+
+#[test]
+fn parquet_is_written_and_read_in_every_compression() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &folder, "run", &[]);
+    let [run, data] = [&run, photos.path()].map(|path| path.to_str().unwrap());
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    succeeds(&["embed", run, "--data", data, "--out", &file("plain.parquet")]);
+    let diagnosed = |path: &str| {
+        let text = succeeds(&["diagnose", path, &file("plain.parquet"), "--json"]);
+        let mut all: Value = serde_json::from_str(&text).unwrap();
+        all["of"] = Value::Null;
+        all
+    };
+    let expected = diagnosed(&file("plain.parquet"));
+    assert_eq!(expected["false_negatives"]["labels"], 2);
+    for compression in ["none", "snappy", "zstd", "gzip", "lz4", "brotli"] {
+        let out = file(&format!("{compression}.parquet"));
+        succeeds(&["embed", run, "--data", data, "--out", &out, "--compression", compression]);
+        assert_eq!(diagnosed(&out), expected, "{compression}");
+    }
+    let out = file("x.npy");
+    let said = fails(2, &["embed", run, "--out", &out, "--compression", "zstd"]);
+    assert!(said.contains("cannot be compressed: .parquet can"), "{said}");
+}
+
+#[test]
+fn names_that_a_spreadsheet_would_compute_are_told_of() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    std::fs::rename(photos.path().join("lying"), photos.path().join("=1+1")).unwrap();
+    let run = small_run(&photos, &folder, "run", &[]);
+    for (name, told) in [("e.csv", true), ("e.parquet", false)] {
+        let out = folder.path().join(name);
+        let output = kinfold(&["embed", run.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+        assert!(output.status.success());
+        assert_eq!(text(&output.stderr).contains("24 names or labels begin with ="), told);
+    }
+}

@@ -8,7 +8,6 @@ use crate::run::{CONFIG, SavedModel, write_whole};
 use crate::{Error, Settings, tensors};
 use burn::tensor::Device;
 use kinfold_data::{Images, draw_views};
-use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -38,19 +37,54 @@ pub enum Format {
     /// Comma-separated values.
     Csv,
     /// Apache Parquet.
-    Parquet,
+    Parquet(Compression),
+}
+
+/// How the columns of a Parquet file are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all: floats hardly shrink.
+    #[default]
+    None,
+    /// Snappy, the default of pandas and pyarrow.
+    Snappy,
+    /// Zstandard.
+    Zstd,
+    /// Gzip.
+    Gzip,
+    /// LZ4, without frames.
+    Lz4,
+    /// Brotli.
+    Brotli,
+}
+
+impl From<Compression> for parquet::basic::Compression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::UNCOMPRESSED,
+            Compression::Snappy => Self::SNAPPY,
+            Compression::Zstd => Self::ZSTD(Default::default()),
+            Compression::Gzip => Self::GZIP(Default::default()),
+            Compression::Lz4 => Self::LZ4_RAW,
+            Compression::Brotli => Self::BROTLI(Default::default()),
+        }
+    }
 }
 
 impl Format {
-    /// By the file's ending.
+    /// By the file's ending, and for Parquet the compression that is asked for.
     ///
     /// # Errors
-    /// When it is none of `.npy`, `.csv` and `.parquet`.
-    pub fn of(path: &Path) -> Result<Self, Error> {
+    /// When it is none of `.npy`, `.csv` and `.parquet`, or is to be compressed and not Parquet.
+    pub fn of(path: &Path, compression: Option<Compression>) -> Result<Self, Error> {
         match path.extension().and_then(|ending| ending.to_str()) {
+            Some("parquet") => Ok(Self::Parquet(compression.unwrap_or_default())),
+            Some("npy" | "csv") if compression.is_some() => Err(Error::Setting(format!(
+                "{} cannot be compressed: .parquet can",
+                path.display()
+            ))),
             Some("npy") => Ok(Self::Npy),
             Some("csv") => Ok(Self::Csv),
-            Some("parquet") => Ok(Self::Parquet),
             _ => Err(Error::Setting(format!(
                 "{} ends in none of .npy, .csv and .parquet, so its format is unknown",
                 path.display()
@@ -96,6 +130,13 @@ pub fn embed_views(run: &Path, data: Option<&str>, views: usize) -> Result<Vec<E
 }
 
 impl Embedded {
+    /// How many names and labels begin as formulas do: a spreadsheet would compute them. They are written
+    /// as they are all the same, since whatever reads the file is to find the names that the images have.
+    pub fn formulas(&self) -> usize {
+        let formula = |text: &&String| text.starts_with(['=', '+', '-', '@']);
+        self.images.names.iter().chain(&self.images.labels).filter(formula).count()
+    }
+
     /// Writes them as `format`, whole or not at all; a file of that name is replaced.
     ///
     /// # Errors
@@ -105,7 +146,7 @@ impl Embedded {
             let written = match format {
                 Format::Npy => self.npy(file),
                 Format::Csv => self.csv(file),
-                Format::Parquet => self.parquet(file),
+                Format::Parquet(compression) => self.parquet(file, compression),
             };
             written.map_err(Error::file("write", path))
         })
@@ -133,7 +174,7 @@ impl Embedded {
         csv.flush()
     }
 
-    fn parquet(&self, file: &mut File) -> io::Result<()> {
+    fn parquet(&self, file: &mut File, compression: Compression) -> io::Result<()> {
         let schema = "message embeddings {
             required binary name (UTF8);
             required binary label (UTF8);
@@ -141,7 +182,7 @@ impl Embedded {
         }";
         let written = || -> Result<(), ParquetError> {
             let properties =
-                WriterProperties::builder().set_compression(Compression::UNCOMPRESSED).build();
+                WriterProperties::builder().set_compression(compression.into()).build();
             let schema = Arc::new(parse_message_type(schema)?);
             let mut writer =
                 SerializedFileWriter::new(BufWriter::new(file), schema, Arc::new(properties))?;

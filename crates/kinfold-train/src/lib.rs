@@ -37,7 +37,7 @@ pub mod settings;
 pub mod tensors;
 mod training;
 
-pub use embed::{Embedded, Format, embed, embed_views};
+pub use embed::{Compression, Embedded, Format, embed, embed_views};
 pub use error::Error;
 pub use evaluation::{
     Evaluated, EvaluationObserver, EvaluationProgress, OneShot, OneShotTask, evaluate, one_shot,
