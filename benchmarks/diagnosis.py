@@ -42,13 +42,15 @@ RUNS = {
     "omniglot convnet": ("omniglot", [*OMNIGLOT, "--epochs", "40", "--temperature", "0.1"], None),
     "omniglot mlp": ("omniglot", [*OMNIGLOT, "--encoder", "mlp", "--epochs", "40"], None),
     "omniglot both ways": ("omniglot", [*OMNIGLOT, "--epochs", "30", "--loss", "both-ways"], None),
-    "photos convnet": ("photos", [*PHOTOS, "--epochs", "60", "--temperature", "0.2"], None),
-    "photos resnet18": ("photos", [*PHOTOS, "--encoder", "resnet18", "--epochs", "15", "--batch", "128",
-                                   "--temperature", "0.2"], None),
+    "photos convnet": ("photos", [*PHOTOS, "--epochs", "150", "--batch", "100", "--temperature", "0.2"],
+                       "weakly-trained"),
+    "photos resnet18": ("photos", [*PHOTOS, "--encoder", "resnet18", "--epochs", "40", "--batch", "100",
+                                   "--temperature", "0.2"], "weakly-trained"),
     "digits mlp τ=0.01": ("digits", ["--encoder", "mlp", "--temperature", "0.01", "--epochs", "30"],
                           "temperature-too-low"),
     "digits convnet τ=0.005": ("digits", ["--temperature", "0.005"], "temperature-too-low"),
-    "photos convnet τ=0.005": ("photos", [*PHOTOS, "--temperature", "0.005", "--epochs", "10"], "temperature-too-low"),
+    "photos convnet τ=0.005": ("photos", [*PHOTOS, "--temperature", "0.005", "--epochs", "60", "--batch", "100"],
+                               "temperature-too-low"),
     "digits convnet τ=5": ("digits", ["--temperature", "5"], "temperature-too-high"),
     "omniglot convnet τ=10": ("omniglot", [*OMNIGLOT, "--epochs", "20", "--temperature", "10"],
                               "temperature-too-high"),
@@ -57,11 +59,11 @@ RUNS = {
     "digits mlp adamw 10": ("digits", ["--encoder", "mlp", "--learning-rate", "10"], "diverged"),
     "digits vit adamw 1": ("digits", ["--encoder", "vit", "--learning-rate", "1"], "diverged"),
     "omniglot convnet adamw 3": ("omniglot", [*OMNIGLOT, "--epochs", "10", "--learning-rate", "3"], "diverged"),
-    "photos resnet18 sgd 100": ("photos", [*PHOTOS, "--encoder", "resnet18", "--epochs", "2", "--optimizer", "sgd",
+    "photos resnet18 sgd 100": ("photos", [*PHOTOS, "--encoder", "resnet18", "--epochs", "10", "--batch", "100", "--optimizer", "sgd",
                                            "--learning-rate", "100"], "diverged"),
     "digits mlp hardly moved": ("digits", ["--encoder", "mlp", "--learning-rate", "1e-7", "--epochs", "3"],
                                 ("untrained", "weakly-trained")),
-    "photos convnet hardly moved": ("photos", [*PHOTOS, "--learning-rate", "1e-7", "--epochs", "1"],
+    "photos convnet hardly moved": ("photos", [*PHOTOS, "--learning-rate", "1e-7", "--epochs", "5", "--batch", "100"],
                                     ("untrained", "weakly-trained")),
 }
 
@@ -72,7 +74,7 @@ def photographs(folder):
     from PIL import Image
     from skimage import data
     from sklearn.datasets import load_sample_images
-    pictures = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry")}
+    pictures = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "immunohistochemistry")}
     pictures |= dict(zip(("china", "flower"), load_sample_images().images))
     for name, picture in pictures.items():
         (folder / name).mkdir(parents=True)
@@ -257,11 +259,13 @@ def cases(kinfold, work, data):
     made = []
     for name, (_, _, expected) in RUNS.items():
         made.append((f"run {name}", work / "runs" / name.replace(" ", "-"), expected))
-    embedded = {name: of_run(kinfold, work, name) for name, (_, _, expected) in RUNS.items() if expected is None}
+    # Of so few photographs, most of them sky or one texture, an encoder learns little.
+    embedded = {name: of_run(kinfold, work, name) for name, (_, _, expected) in RUNS.items()
+                if expected in (None, "weakly-trained")}
     for name, pairs in embedded.items():
-        made.append((f"encoder {name}", pairs, None))
+        made.append((f"encoder {name}", pairs, RUNS[name][2]))
     # Many words have one hypernym, and their pairs one text.
-    expected = {"hypernym as it is minilm": "duplicates", "clinc150 lsa": "weakly-trained",
+    expected = {"hypernym as it is minilm": "duplicates", "clinc150 lsa": "zero-rows",
                 "banking77 lsa": "weakly-trained"}
     for name, pairs in texts(work, data).items():
         made.append((f"texts {name}", pairs.but(temperature=0.05), expected.get(name)))
@@ -269,7 +273,7 @@ def cases(kinfold, work, data):
     text = {name: pairs.but(temperature=0.05) for name, pairs in texts(work, data).items()}
     bases = {
         "digits": embedded["digits convnet τ=0.1"], "mlp": embedded["digits mlp"],
-        "omniglot": embedded["omniglot convnet"], "photos": embedded["photos convnet"],
+        "omniglot": embedded["omniglot convnet"], "siglip": embedded["digits siglip"],
         "banking": text["banking77 minilm"], "lemma": text["lemma minilm"], "clinc": text["clinc150 minilm"],
         "lsa": text["clinc150 lsa"],
     }
@@ -280,13 +284,13 @@ def cases(kinfold, work, data):
             made.append((f"{how}: {base}", change(bases[base]), expected))
 
     roll = lambda by: lambda p: p.but(keys=np.roll(p.keys, by, axis=0))
-    broken("shifted by one", "shuffled-pairs", ("omniglot", "digits", "photos", "lemma"), roll(1))
+    broken("shifted by one", "shuffled-pairs", ("omniglot", "digits", "siglip", "lemma"), roll(1))
     broken("shifted by three", "shuffled-pairs", ("mlp", "lsa"), roll(-3))
     broken("reversed", "shuffled-pairs", ("omniglot", "banking"), lambda p: p.but(keys=p.keys[::-1]))
     broken("shuffled within labels", "shuffled-pairs", ("omniglot", "digits"),
            lambda p: p.but(keys=p.keys[within_labels(p, random)]))
-    broken("shuffled", "shuffled-pairs", ("photos", "clinc"), lambda p: p.but(keys=random.permutation(p.keys)))
-    broken("a fifth mismatched", "mismatched-pairs", ("lemma", "omniglot", "photos"),
+    broken("shuffled", "shuffled-pairs", ("siglip", "clinc"), lambda p: p.but(keys=random.permutation(p.keys)))
+    broken("a fifth mismatched", "mismatched-pairs", ("lemma", "omniglot", "siglip"),
            lambda p: mismatched(p, 0.2, random))
     broken("queries among the keys", "queries-among-keys", ("omniglot", "clinc"),
            lambda p: p.but(queries=np.concatenate([p.queries, p.keys]), keys=np.concatenate([p.keys, p.queries]),
@@ -296,19 +300,19 @@ def cases(kinfold, work, data):
                  Pairs(embedded["digits convnet"].queries, np.pad(embedded["digits mlp"].keys, ((0, 0), (0, 0)))[
                      :, :embedded["digits convnet"].queries.shape[1]]), "unrelated-spaces"))
     made.append(("unrelated spaces: MiniLM and LSA",
-                 Pairs(text["lemma minilm"].queries[:, :128], text["lemma lsa"].keys), "unrelated-spaces"))
+                 Pairs(text["banking77 minilm"].queries[:, :128], text["banking77 lsa"].keys), "unrelated-spaces"))
     broken("one dimension a thousand times", "one-dimension", ("digits", "banking"), times_a_thousand)
-    broken("six pairs", "few-pairs", ("photos", "clinc"), lambda p: p.but(
+    broken("six pairs", "few-pairs", ("siglip", "clinc"), lambda p: p.but(
         queries=p.queries[::200][:6], keys=p.keys[::200][:6], labels=None))
     broken("one side moved", "modality-gap", ("lemma", "digits"), lambda p: offset(p, {1}, 1.0, random))
-    broken("eight clusters", "collapsed-to-clusters", ("photos", "lemma"), lambda p: clusters(p, 8, random))
+    broken("eight clusters", "collapsed-to-clusters", ("siglip", "lemma"), lambda p: clusters(p, 8, random))
     broken("one point", "collapsed-to-point", ("mlp", "clinc"), lambda p: offset(p, {0, 1}, 30.0, random))
-    broken("three of each", "duplicates", ("photos", "lemma"), lambda p: tripled(p, 0.0, random))
+    broken("three of each", "duplicates", ("siglip", "lemma"), lambda p: tripled(p, 0.0, random))
     broken("nearly three of each", "near-duplicates", ("omniglot", "clinc"), lambda p: tripled(p, 0.01, random))
     broken("two dimensions", "few-dimensions", ("digits", "banking"), first_two)
-    broken("rank two", "few-dimensions", ("photos", "lsa"), rank_two)
+    broken("rank two", "few-dimensions", ("siglip", "lsa"), rank_two)
     broken("a tenth zeros", "zero-rows", ("mlp", "clinc"), lambda p: zeroed(p, 0.1, random))
-    broken("twice the same", "same-on-both-sides", ("photos", "banking"), lambda p: p.but(keys=p.queries))
+    broken("twice the same", "same-on-both-sides", ("siglip", "banking"), lambda p: p.but(keys=p.queries))
     broken("τ = 0.003", "temperature-too-low", ("omniglot", "lemma"), lambda p: p.but(temperature=0.003))
     broken("τ = 3", "temperature-too-high", ("digits", "clinc"), lambda p: p.but(temperature=3.0))
     return made

@@ -88,6 +88,7 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
         }
         None => {
             let settings = arguments.settings()?;
+            show::note(&format!("reading {} …", settings.data));
             loop {
                 let out = arguments.out(&settings);
                 let summary = kinfold_train::train(settings.clone(), &out, &stop, &mut on_event);

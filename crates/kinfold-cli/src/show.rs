@@ -2,16 +2,16 @@
 
 use crate::bench::{Record, Seconds};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kinfold_data::{Images, Pairs, Split};
+use kinfold_data::{Images, Pairs, Recipe, Split};
 use kinfold_report::{Found, StudyEvent, StudyRun};
 use kinfold_train::{
     Embedded, Error, Evaluation, EvaluationProgress, Event, Format, Measured, OneShot, Progress,
-    Summary, memory, shell_word,
+    Settings, Summary, memory, shell_word,
 };
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a line could not be written, the first one.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
@@ -89,6 +89,22 @@ pub(crate) fn skipped(images: &Images) {
     }
 }
 
+/// What else would suit such images.
+fn suited(images: &Images, settings: &Settings) {
+    if matches!(settings.view, Recipe::Affine(_)) && images.in_colour() {
+        note(
+            "these images are in colour: --views simclr suits photographs (a random part, mirrored, \
+             recoloured); the affine views are for drawings",
+        );
+    }
+    if let Some(side) = images.original_side().filter(|side| *side >= 8 * images.size) {
+        note(&format!(
+            "images of about {side} pixels become {0}×{0}: --image-size keeps more of them, and takes longer",
+            images.size
+        ));
+    }
+}
+
 /// Names that a spreadsheet would compute, in a file that spreadsheets open.
 pub(crate) fn formulas(embedded: &Embedded, format: Format) {
     let formulas = embedded.formulas();
@@ -157,16 +173,20 @@ impl Measuring {
     }
 }
 
-/// A run while it goes on: a bar on a terminal, else a line per epoch.
+/// Where there is no bar, a line at least as often as this.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A run while it goes on: a bar on a terminal, else a line per epoch, or more where one takes long.
 pub(crate) struct Training {
     bar: Option<ProgressBar>,
     measuring: Option<Measuring>,
+    told: Option<Instant>,
 }
 
 impl Training {
     pub(crate) fn new() -> Self {
         let bar = std::io::stdout().is_terminal().then(|| bar_on(ProgressDrawTarget::stdout()));
-        Self { bar, measuring: None }
+        Self { bar, measuring: None, told: None }
     }
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
@@ -174,6 +194,7 @@ impl Training {
             Event::Started { settings, images, split, pairs, steps, .. } => {
                 skipped(images);
                 left_out(pairs);
+                suited(images, settings);
                 let made = match pairs.classes() {
                     Some(classes) => format!(", {} pairs of {classes} classes", pairs.len()),
                     None if pairs.len() != split.train.len() => format!(", {} pairs", pairs.len()),
@@ -187,7 +208,7 @@ impl Training {
                     split.test.len(),
                     settings.epochs,
                     settings.batch.unwrap_or(0),
-                    memory::in_words(memory::needed_bytes(settings)),
+                    memory::in_words(settings.memory_bytes()),
                 ));
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps as u64);
@@ -202,11 +223,14 @@ impl Training {
                     bar.set_position(progress.step as u64);
                     bar.set_message(status(progress));
                 }
-                None if progress.epoch_ended => {
-                    let Progress { epoch, step, steps, .. } = progress;
-                    line(&format!("epoch {epoch}, step {step}/{steps}: {}", status(progress)));
+                None => {
+                    let told = *self.told.get_or_insert_with(Instant::now);
+                    if progress.epoch_ended || told.elapsed() >= SILENCE {
+                        let Progress { epoch, step, steps, .. } = progress;
+                        line(&format!("epoch {epoch}, step {step}/{steps}: {}", status(progress)));
+                        self.told = Some(Instant::now());
+                    }
                 }
-                None => {}
             },
             Event::Evaluating(progress) => {
                 self.end();

@@ -25,6 +25,8 @@ struct Place {
     source: Source,
     /// The checksum of its bytes when it was first read.
     checksum: u32,
+    /// Width and height as it is kept; 0 where it was not decoded.
+    sides: (u32, u32),
     scaled: Option<Box<[u8]>>,
     original: Option<Original>,
 }
@@ -38,7 +40,8 @@ struct Original {
 impl ImageCache {
     /// Images that are not decoded until they are asked for.
     pub(crate) fn unfilled(sources: Vec<Source>, size: usize, channels: usize) -> Self {
-        let place = |source| Place { source, checksum: 0, scaled: None, original: None };
+        let place =
+            |source| Place { source, checksum: 0, sides: (0, 0), scaled: None, original: None };
         let places = sources.into_iter().map(place).collect();
         Self { size, channels, background: u8::MAX, places }
     }
@@ -99,6 +102,15 @@ impl ImageCache {
         self.places.iter().fold(0, append)
     }
 
+    /// The median of the shorter sides of the images that were decoded; none where none was.
+    pub(crate) fn side(&self) -> Option<usize> {
+        let shorter = |place: &Place| place.sides.0.min(place.sides.1) as usize;
+        let mut sides: Vec<usize> =
+            self.places.iter().map(shorter).filter(|&side| side > 0).collect();
+        sides.sort_unstable();
+        sides.get(sides.len() / 2).copied()
+    }
+
     pub(crate) fn in_memory(&self) -> usize {
         let (size, channels) = (self.size, self.channels);
         let in_memory = |place: &&Place| {
@@ -110,7 +122,7 @@ impl ImageCache {
 
 impl Place {
     fn fill(source: Source, reading: &Reading, budget: &Budget) -> Result<Self, Skipped> {
-        let mut place = Self { source, checksum: 0, scaled: None, original: None };
+        let mut place = Self { source, checksum: 0, sides: (0, 0), scaled: None, original: None };
         let &Reading { size, channels, originals, background, .. } = reading;
         let failed = |reason| Skipped { path: place.source.path(), reason };
         let bytes = place.source.bytes().map_err(failed)?;
@@ -126,16 +138,18 @@ impl Place {
         let decoded = place.source.decode(&bytes, background, |image| {
             let scaled = (plain || budget.take(small))
                 .then(|| Picture::scaled(&image, size, channels, white).pixels.into_owned().into());
-            let large = u64::from(image.width()) * u64::from(image.height()) * channels as u64;
+            let (image_width, image_height) = (image.width(), image.height());
+            let large = u64::from(image_width) * u64::from(image_height) * channels as u64;
             let original = (originals && !plain && budget.take(large)).then(|| {
                 let Picture { width, height, pixels, .. } = Picture::of(image, channels, white);
                 Original { width, height, pixels: pixels.into_owned().into() }
             });
-            (scaled, original)
+            (scaled, original, (image_width, image_height))
         });
-        let (scaled, original) = decoded.map_err(failed)?;
+        let (scaled, original, sides) = decoded.map_err(failed)?;
         drop(bytes);
-        (place.checksum, place.scaled, place.original) = (checksum, scaled, original);
+        (place.checksum, place.sides) = (checksum, sides);
+        (place.scaled, place.original) = (scaled, original);
         Ok(place)
     }
 

@@ -230,6 +230,25 @@ impl Images {
         self.cache.checksum()
     }
 
+    /// The median of the shorter sides of the files, in pixels; none where they are plain pixels of the
+    /// size that is needed.
+    pub fn original_side(&self) -> Option<usize> {
+        self.cache.side()
+    }
+
+    /// Whether one of the first images, spread over all, shows a colour.
+    pub fn in_colour(&self) -> bool {
+        let shown = self.len().min(16);
+        let coloured = |row: usize| {
+            self.channels == 3
+                && self.scaled(row).is_ok_and(|picture| {
+                    let grey = |pixel: &[u8]| pixel.iter().all(|x| x.abs_diff(pixel[0]) < 16);
+                    !picture.pixels.chunks(3).all(grey)
+                })
+        };
+        (0..shown).any(|i| coloured(i * self.len() / shown))
+    }
+
     /// How many images are decoded and in memory.
     pub fn in_memory(&self) -> usize {
         self.cache.in_memory()

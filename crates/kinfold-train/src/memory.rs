@@ -3,7 +3,7 @@
 //! Input: settings. Output: bytes, or an error where there are fewer. What is asked for is counted before
 //! anything is allocated: an allocation that fails ends a process, and one that succeeds may end another's.
 
-use crate::{Error, Settings};
+use crate::Error;
 use kinfold_nn::encoders::{EncoderSettings, ImageShape, ModelSize};
 use std::fs;
 
@@ -16,14 +16,12 @@ const AT_WORK: f64 = 1.6;
 /// What a process takes by itself.
 const PROCESS: f64 = 64.0 * 1024.0 * 1024.0;
 
-/// Bytes that a run takes at most, beside its images: an estimate, within a third or so.
-pub fn needed_bytes(settings: &Settings) -> u64 {
-    let (size, channels) = settings.image_shape();
-    let ModelSize { weights, activations } =
-        settings.encoder.model_size(ImageShape { size, channels });
-    let batch = settings.batch.unwrap_or(2);
-    let views = 2.0 * settings.chunk.map_or(batch, |chunk| chunk.min(batch)) as f64;
-    (PROCESS + 4.0 * (TRAINED * weights + AT_WORK * activations * views)) as u64
+/// Bytes that training takes at most, beside its images, where so many views are encoded at a time: an
+/// estimate, within a tenth or so.
+pub(crate) fn needed_bytes(encoder: &EncoderSettings, shape: (usize, usize), views: usize) -> u64 {
+    let (size, channels) = shape;
+    let ModelSize { weights, activations } = encoder.model_size(ImageShape { size, channels });
+    (PROCESS + 4.0 * (TRAINED * weights + AT_WORK * activations * views as f64)) as u64
 }
 
 /// Bytes that may be allocated, where Linux tells: those that are free or soon can be, within the limit of
@@ -48,15 +46,6 @@ pub(crate) fn check_model(encoder: &EncoderSettings, shape: (usize, usize)) -> R
     let needed = 4.0 * encoder.model_size(ImageShape { size, channels }).weights;
     let what = format!("the {} for images of {size}×{size} in {channels} channels", encoder.name);
     check(&what, needed as u64, "smaller widths are settings of [encoder]")
-}
-
-/// # Errors
-/// When training takes more memory than there is.
-pub(crate) fn check_run(settings: &Settings) -> Result<(), Error> {
-    let batch = settings.batch.unwrap_or(2);
-    let what = format!("training the {} with batches of {batch} pairs", settings.encoder.name);
-    let help = "a smaller --batch takes less, or --chunk, which encodes so many pairs at a time";
-    check(&what, needed_bytes(settings), help)
 }
 
 /// # Errors

@@ -5,7 +5,7 @@
 
 pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};
 
-use crate::Error;
+use crate::{Error, memory};
 use kinfold_data::{DIGITS, ImageSettings, Images, PairSettings, Pairs, Recipe, ViewSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -21,15 +21,16 @@ pub struct Settings {
     /// `digits` for the embedded ones, or where the data is: a folder or a .zip of images, MNIST's or
     /// CIFAR's files, a .npy array, or a list of pairs (.csv, .jsonl).
     pub data: String,
-    /// The share of labelled images that is held out to judge by, from 0 to below 1; where the data
+    /// The share of the images that is held out to judge by, from 0 to below 1, but for a list of pairs; where the data
     /// itself holds some out, it is those.
     pub hold_out: f64,
     /// Everything random follows from it.
     pub seed: u64,
     /// Passes over the data.
     pub epochs: usize,
-    /// Pairs in a batch; by default 479 (a third of the digits that are trained on), or as many as a
-    /// batch can hold.
+    /// Pairs in a batch; by default what an epoch gives when it is cut into equal batches of at most 512, so
+    /// that next to none are left over (479 for the digits, which are three batches), or as many as a
+    /// batch can hold, and smaller where memory asks for it.
     pub batch: Option<usize>,
     /// The most pairs that are encoded at a time; by default the whole batch. In chunks, a batch of
     /// any size needs the memory of one, and a step takes about a third longer. The gradient is the
@@ -316,12 +317,42 @@ impl Settings {
         Ok(Images::read(&self.data, &reading)?)
     }
 
+    /// Bytes that the run takes at most, beside its images: an estimate, within a tenth or so.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes_of(self.batch.unwrap_or(2))
+    }
+
+    fn memory_bytes_of(&self, batch: usize) -> u64 {
+        let views = 2 * self.chunk.map_or(batch, |chunk| chunk.min(batch));
+        memory::needed_bytes(&self.encoder, self.image_shape(), views)
+    }
+
+    /// # Errors
+    /// When training takes more memory than there is.
+    pub(crate) fn check_memory(&self) -> Result<(), Error> {
+        let batch = self.batch.unwrap_or(2);
+        let what = format!("training the {} with batches of {batch} pairs", self.encoder.name);
+        let help =
+            "a smaller --batch takes less, or --chunk, which encodes so many pairs at a time";
+        memory::check(&what, self.memory_bytes(), help)
+    }
+
+    /// Equal batches of at most 512 pairs, or 256 and so on, where the memory that is free has no room for
+    /// these twice.
+    fn default_batch(&self, pairs: &Pairs) -> usize {
+        let free = memory::available_bytes().unwrap_or(u64::MAX) / 2;
+        let n = pairs.len();
+        let of = |most: usize| (n / n.div_ceil(most).max(1)).min(pairs.largest_batch());
+        let fits = |batch: &usize| self.memory_bytes_of(*batch) <= free;
+        [512, 256, 128, 64, 32].map(of).into_iter().find(fits).unwrap_or(of(16))
+    }
+
     /// The settings with everything decided that depends on the pairs.
     ///
     /// # Errors
     /// When a batch cannot be so large.
     pub(crate) fn decided(mut self, pairs: &Pairs) -> Result<Self, Error> {
-        let batch = self.batch.unwrap_or(479.min(pairs.largest_batch()));
+        let batch = self.batch.unwrap_or_else(|| self.default_batch(pairs));
         pairs.check_batch(batch)?;
         if batch < 2 {
             return Err(Error::Data(format!(

@@ -291,6 +291,7 @@ fn other_data_is_refused() {
     let mut settings = settings();
     settings.data = data.to_str().unwrap().to_owned();
     (settings.image.size, settings.batch) = (Some(8), Some(4));
+    settings.hold_out = 0.0;
     let out = folder.path().join("run");
     stopped(&settings, &out, &[4]);
     let refused = || rest(&out).unwrap_err().to_string();

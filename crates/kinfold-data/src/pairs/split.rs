@@ -10,19 +10,19 @@ use crate::random::{Purpose, Random};
 pub struct Split {
     /// Rows to train on.
     pub train: Vec<usize>,
-    /// Rows to judge by; empty where there are no labels to judge with.
+    /// Rows to judge by, or without labels to look at; they are not trained on.
     pub test: Vec<usize>,
 }
 
 impl Split {
-    /// What the data itself holds out; else this share of labelled images, rounded up, by a shuffle
-    /// that is always the same. Of images with fewer than two labels, and of a list of pairs, none is.
+    /// What the data itself holds out; else this share of the images, rounded up, by a shuffle that is
+    /// always the same. Of a list of pairs, none is.
     pub fn new(images: &Images, share: f64) -> Self {
         if !images.held_out.is_empty() {
             let (test, train) = (0..images.len()).partition(|row| images.held_out.contains(row));
             return Self { train, test };
         }
-        if images.classes().0.len() < 2 || share == 0.0 {
+        if images.is_list() || share == 0.0 {
             return Self { train: (0..images.len()).collect(), test: Vec::new() };
         }
         let order = Random::new(0, Purpose::Split).order(images.len());

@@ -12,6 +12,7 @@ use kinfold::{Embeddings, Temperature};
 use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
 use kinfold_nn::encoders::Model;
 use kinfold_train::run::{CONFIG, SavedModel, Summary};
+use kinfold_train::settings::OptimizerSettings;
 use kinfold_train::tensors::{images_tensor, numbers};
 use kinfold_train::{Error, Settings, relative_path};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,7 @@ struct Trained {
     ceiling: f64,
     batch: usize,
     learning_rate: f64,
+    usual_learning_rate: f64,
     weight_decay: f64,
     optimizer: String,
     encoder: String,
@@ -84,7 +86,9 @@ impl Trained {
         let batch = settings.batch.unwrap_or(2);
         let mut steps = steps(run)?;
         // A queue that fills makes the loss rise, as more candidates do.
-        steps.drain(..(loss.queue / batch).min(steps.len() / 2));
+        if loss.name == "moco" {
+            steps.drain(..(loss.queue / batch).min(steps.len() / 2));
+        }
         if steps.is_empty() {
             return Ok(None);
         }
@@ -98,6 +102,8 @@ impl Trained {
             ceiling,
             batch,
             learning_rate: optimizer.highest_rate(batch),
+            usual_learning_rate: OptimizerSettings { learning_rate: None, ..*optimizer }
+                .highest_rate(batch),
             // As it was written, and not the nearest number in twice the digits.
             weight_decay: optimizer.weight_decay.to_string().parse().unwrap_or_default(),
             optimizer: optimizer.name.to_string(),
@@ -112,6 +118,7 @@ impl Trained {
             ceiling: self.ceiling,
             batch: Some(self.batch),
             learning_rate: Some(self.learning_rate),
+            usual_learning_rate: Some(self.usual_learning_rate),
             weight_decay: Some(self.weight_decay),
             optimizer: Some(&self.optimizer),
             encoder: Some(&self.encoder),

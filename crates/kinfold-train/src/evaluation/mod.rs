@@ -50,7 +50,7 @@ impl Evaluation {
         device: &Device,
         on_progress: &mut EvaluationObserver<'_>,
     ) -> Result<Option<Self>, Error> {
-        if split.test.is_empty() {
+        if split.test.is_empty() || images.classes().0.len() < 2 {
             return Ok(None);
         }
         let mut measured = Vec::new();

@@ -80,7 +80,7 @@ pub fn train(
     let split = Split::new(&images, settings.hold_out);
     let pairs = Pairs::new(&images, &split, &settings.pairs)?;
     let settings = settings.decided(&pairs)?;
-    memory::check_run(&settings)?;
+    settings.check_memory()?;
     let folder = RunFolder::create(out, &settings)?;
     let (training, model) = Training::new(settings, images, split, pairs, folder)?;
     training.run(model, stop, on_event)

@@ -64,6 +64,8 @@ pub struct Training<'a> {
     pub batch: Option<usize>,
     /// The highest learning rate.
     pub learning_rate: Option<f64>,
+    /// What is usual for the optimizer and the batch.
+    pub usual_learning_rate: Option<f64>,
     /// Weight decay.
     pub weight_decay: Option<f64>,
     /// What moved the weights, as a sentence names it.

@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) const NEIGHBOURS: usize = 10;
 /// Cosines from here on are those of a row with itself, but for rounding in f32.
 const ITSELF: f64 = 1.0 - 1e-6;
+/// Where so many others are nearly as near, in few dimensions, it is one of a crowd.
+const BESIDE: f64 = 1.0 - 1e-4;
+const CROWD: usize = 4;
 /// Parts of a histogram.
 const PARTS: usize = 80;
 
@@ -100,6 +103,7 @@ impl Walk<'_> {
         // In one order whatever the selection does.
         others.sort_unstable_by(harder);
         let nearest = others[0].f64();
+        let beside = row.iter().filter(|cosine| cosine.f64() >= BESIDE).count();
 
         // Of all the row's push, whose logarithm its loss knows.
         let all = log_negatives(self.losses[i]);
@@ -117,7 +121,7 @@ impl Walk<'_> {
             rank,
             nearest,
             nearest_at,
-            copied: nearest >= ITSELF && own < ITSELF,
+            copied: nearest >= ITSELF && own < ITSELF && beside < CROWD,
             best: top.first().map_or(own, |first| first.0.f64()),
             top: top.into_iter().map(|(_, j)| j as u32).collect(),
             hardest: share(others.iter().map(|x| push(x.f64())).sum()),

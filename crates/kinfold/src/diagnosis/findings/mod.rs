@@ -125,9 +125,11 @@ struct Case<'a> {
 type Rule = fn(&Case<'_>) -> Option<Finding>;
 
 /// What is so bad that nothing else counts.
-const PROBLEMS: [Rule; 8] = [
+const PROBLEMS: [Rule; 10] = [
     rows::nothing_but_zeros,
     training::diverged,
+    temperature::hopeless,
+    training::hardly_moved,
     shape::one_dimension,
     shape::point,
     shape::two_clusters,
@@ -152,6 +154,11 @@ pub(super) fn findings(numbers: &Diagnosis, training: &Training<'_>) -> Vec<Find
     let case = Case { numbers, training };
     let of = |rules: &[Rule]| rules.iter().filter_map(|rule| rule(&case)).collect::<Vec<_>>();
     let mut findings = of(&PROBLEMS);
+    // What is wrong with the training itself makes embeddings what they are.
+    let cause = [Kind::Diverged, Kind::TemperatureTooHigh, Kind::Untrained];
+    if findings.first().is_some_and(|finding| cause.contains(&finding.kind)) {
+        findings.truncate(1);
+    }
     findings.extend(rows::zeros(&case));
     if findings.iter().all(|finding| finding.severity != Severity::Problem) {
         findings.extend(of(&QUALITY));

@@ -10,6 +10,8 @@ const POINT: f64 = 0.98;
 /// The same where pairs find each other nevertheless, by a separation from here on.
 const VERY_POINT: f64 = 0.998;
 const TOLD: f64 = 0.9;
+/// A loss that came so little from ln n towards its floor is at ln n.
+const REACHED: f64 = 0.2;
 pub(super) const CONE: f64 = 0.5;
 /// The share of all length that one dimension must have to decide alone.
 const ALONE: f64 = 0.9;
@@ -71,10 +73,12 @@ pub(super) fn point(case: &Case<'_>) -> Option<Finding> {
     Finding::new(Kind::CollapsedToPoint, Severity::Problem, what, change)
 }
 
-/// Whether rows point the same way so nearly that nothing else is left, or that what is left tells little.
+/// Whether rows point the same way so nearly that nothing else is left, or that what is left tells little,
+/// to the loss and to retrieval.
 fn is_point(d: &Diagnosis, side: &Side) -> bool {
     let told = d.retrieval.queries_to_keys.separation >= TOLD;
-    side.mean_cosine >= if told { VERY_POINT } else { POINT }
+    let at_ceiling = d.loss.reached < REACHED;
+    side.mean_cosine >= if told { VERY_POINT } else { POINT } && at_ceiling
 }
 
 fn in_two(side: &Side) -> bool {

@@ -7,6 +7,8 @@ use crate::loss::{ContrastiveLoss, Temperature};
 /// The least part of ln n that the loss should be able to fall by, and what is worth a note.
 const RANGE: f64 = 0.2;
 const SOME_RANGE: f64 = 0.5;
+/// Where it can fall by less, nothing can be learned.
+const NO_RANGE: f64 = 0.05;
 /// How far below the suggestion a temperature is too low, where it does harm.
 const FAR_BELOW: f64 = 3.0;
 /// The share of the push that the hardest hundredth of the negatives should not have.
@@ -20,6 +22,11 @@ pub(super) fn temperature(case: &Case<'_>) -> Option<Finding> {
         return None;
     }
     too_high(case).or_else(|| too_low(d))
+}
+
+/// A temperature at which nothing can be learned; what embeddings look like follows from it.
+pub(super) fn hopeless(case: &Case<'_>) -> Option<Finding> {
+    too_high(case).filter(|finding| finding.severity == Severity::Problem)
 }
 
 /// What to take, and why.
@@ -38,9 +45,11 @@ fn too_high(case: &Case<'_>) -> Option<Finding> {
     if range >= SOME_RANGE || t <= 2.0 * d.suggestion.temperature {
         return None;
     }
-    let (how, severity) = match range < RANGE {
-        true => ("too high", Severity::Warning),
-        false => ("rather high", Severity::Note),
+    let found = d.retrieval.queries_to_keys.recall_at_1;
+    let (how, severity) = match range {
+        _ if range < NO_RANGE && found < super::training::FOUND => ("too high", Severity::Problem),
+        _ if range < RANGE => ("too high", Severity::Warning),
+        _ => ("rather high", Severity::Note),
     };
     let what = format!(
         "The temperature {t} is {how} for {n} candidates: the best embeddings there could be have a \

@@ -10,7 +10,11 @@ const EXPLODED: f64 = 30.0;
 const VANISHED: f64 = 1e-3;
 const THROWN_WEIGHTS: f64 = 0.02;
 /// Where so few find their own key, little came of the training.
-const FOUND: f64 = 0.5;
+pub(super) const FOUND: f64 = 0.5;
+/// So many times what is usual is too high a learning rate, where little came of it.
+const TIMES_USUAL: f64 = 20.0;
+/// A loss that fell by less than this part of the ceiling has hardly moved.
+const HARDLY: f64 = 0.03;
 /// A loss so much above what is known without learning was thrown there.
 const THROWN: f64 = 1.1;
 /// A loss this near the ceiling, as a part of it, is at it.
@@ -46,7 +50,8 @@ pub(super) fn lower_learning_rate(case: &Case<'_>) -> String {
 pub(super) fn diverged(case: &Case<'_>) -> Option<Finding> {
     let history = case.numbers.history?;
     let found = case.numbers.retrieval.queries_to_keys.recall_at_1;
-    let what = how(&history, found)?;
+    let usual = unusual(case).filter(|_| found < FOUND);
+    let what = how(&history, found).or(usual)?;
     let change = format!(
         "Lower {}, tenfold until the loss falls from its first steps on; then a longer warm-up or \
          clipped gradients allow more of it. Nothing else can be judged before.{}",
@@ -54,6 +59,35 @@ pub(super) fn diverged(case: &Case<'_>) -> Option<Finding> {
         weight_decay(case)
     );
     Finding::new(Kind::Diverged, Severity::Problem, what, change)
+}
+
+/// A learning rate far beyond the usual one, in words.
+fn unusual(case: &Case<'_>) -> Option<String> {
+    let (rate, usual) = (case.training.learning_rate?, case.training.usual_learning_rate?);
+    (rate >= TIMES_USUAL * usual).then(|| {
+        format!(
+            "The training did not converge: the learning rate {rate} is {:.0} times the usual {usual}, and \
+             {} of the queries find their own key.",
+            rate / usual,
+            percent(case.numbers.retrieval.queries_to_keys.recall_at_1)
+        )
+    })
+}
+
+/// A training that did nothing: embeddings are those of the encoder before it.
+pub(super) fn hardly_moved(case: &Case<'_>) -> Option<Finding> {
+    let (d, history) = (case.numbers, case.numbers.history?);
+    let History { ceiling, first, last, .. } = history;
+    let found = d.retrieval.queries_to_keys;
+    let moved = first - last >= HARDLY * ceiling || last < 0.9 * ceiling;
+    if moved || found.separation >= WEAK || d.sample.rows < FEW {
+        return None;
+    }
+    let what = format!(
+        "Nothing is learned: the loss was {first:.3} at first and is {last:.3} at last, where nothing \
+         learned gives {ceiling:.3}."
+    );
+    Finding::new(Kind::Untrained, Severity::Problem, what, further(case))
 }
 
 fn how(history: &History, found: f64) -> Option<String> {
@@ -137,7 +171,7 @@ pub(super) fn further(case: &Case<'_>) -> String {
              twentieth of the steps: train longer."
         );
     }
-    if first - last < 0.05 * ceiling {
+    if first - last < 2.0 * HARDLY * ceiling {
         return format!(
             "The loss has hardly moved, from {first:.3} to {last:.3}: raise {}, tenfold while it goes \
              well.",
