@@ -351,14 +351,34 @@ pub(crate) struct ViewsArguments {
     /// Images, spread over the data
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) images: usize,
-    /// Views of each
+    /// Views of each, or pairs in a row
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) columns: usize,
+    /// Show pairs as training makes them, both views side by side, in place of images and their views;
+    /// what a pair is may be said [default: two views, and of a list its rows]
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "auto")]
+    pub(crate) pairs: Option<ShownPairs>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ShownPairs {
+    Auto,
+    Views,
+    Folder,
+    List,
 }
 
 impl ViewsArguments {
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        self.seen.settings()
+        let mut settings = self.seen.settings()?;
+        let of = match self.pairs {
+            Some(ShownPairs::Views) => Some(PairSource::Views),
+            Some(ShownPairs::Folder) => Some(PairSource::Folder),
+            Some(ShownPairs::List) => Some(PairSource::List),
+            Some(ShownPairs::Auto) | None => None,
+        };
+        settings.pairs.of = of.or(settings.pairs.of);
+        Ok(settings)
     }
 }
 

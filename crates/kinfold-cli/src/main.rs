@@ -148,6 +148,13 @@ fn embed_views(
 
 fn views(arguments: &ViewsArguments) -> Result<ExitCode, Error> {
     let (settings, out) = (arguments.settings()?, &arguments.out);
+    if arguments.pairs.is_some() {
+        let (rows, columns) = (arguments.images, arguments.columns);
+        let preview = kinfold_report::preview_pairs(&settings, rows, columns, out)?;
+        show::skipped(&preview.images);
+        show::line(&format!("{} pairs in {}", preview.shown, out.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
     let preview = kinfold_report::preview(&settings, arguments.images, arguments.columns, out)?;
     show::skipped(&preview.images);
     let (shown, n) = (preview.shown, preview.images.len());

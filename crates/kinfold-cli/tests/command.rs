@@ -499,6 +499,25 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights() {
     }
 }
 
+#[test]
+fn a_last_step_that_breaks_the_weights_keeps_those_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    // One step, with a finite loss before it and none after.
+    let flags = ["--batch", "1437", "--epochs", "1", "--warmup", "0", "--optimizer", "sgd"];
+    let run = ["train", "--out", out.to_str().unwrap(), "--learning-rate", "1e39"];
+    let said = fails(1, &[&run[..], &flags].concat());
+    assert!(said.contains("the weights are not finite at step 1"), "{said}");
+    assert!(!out.join("model.safetensors").exists());
+    let weights = std::fs::read(out.join("checkpoints/last-good.safetensors")).unwrap();
+    let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    for (name, tensor) in weights.tensors() {
+        let mut numbers =
+            tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert!(numbers.all(f32::is_finite), "{name}");
+    }
+}
+
 /// A limit on the size of files stands in for a full disk: writing beyond it is an error.
 #[cfg(unix)]
 #[test]
@@ -656,7 +675,15 @@ fn views_can_be_looked_at_and_be_those_of_photographs() {
     let printed = succeeds(&[&views[..], &[out, "--images", "5", "--columns", "6"]].concat());
     assert!(printed.starts_with("5 of 24 images and 6 views of each"), "{printed}");
     let picture = image::open(&sheet).unwrap();
-    assert_eq!((picture.width(), picture.height()), (7 * 18 + 2, 5 * 18 + 2));
+    // Small images are shown enlarged.
+    assert_eq!((picture.width(), picture.height()), (6 * (7 * 18 + 2), 6 * (5 * 18 + 2)));
+    // Pairs as they are made: two images of one folder, and of each a view.
+    let flags = [out, "--images", "1", "--columns", "2", "--pairs", "folder"];
+    let printed = succeeds(&[&views[..], &flags].concat());
+    assert!(printed.starts_with("2 pairs in"), "{printed}");
+    let picture = image::open(&sheet).unwrap();
+    assert_eq!((picture.width(), picture.height()), (6 * (2 * 44 + 10), 6 * 36));
+    assert!(succeeds(&[&views[..], &[out, "--pairs"]].concat()).starts_with("19 pairs in"));
     fails(2, &[&views[..], &["sheet.jpg"]].concat());
     fails(2, &[&views[..], &[out, "--images", "0"]].concat());
     let run = small_run(&photos, &into, "simclr", &["--views", "simclr", "--invert"]);

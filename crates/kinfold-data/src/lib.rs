@@ -46,6 +46,7 @@ pub use settings::{DIGITS, ImageSettings, MEMORY, Reading};
 pub use sources::{Skipped, npy, texts};
 pub use views::{
     Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views,
+    pair_sheet,
 };
 
 /// The README's example compiles, too.

@@ -29,7 +29,7 @@ mod study;
 mod svg;
 
 pub use diagnose::{DiagnosisReport, DiagnosisRequest, diagnose};
-pub use preview::{Preview, preview};
+pub use preview::{Preview, preview, preview_pairs};
 pub use recorder::Recorder;
 pub use report::report;
 pub use search::{Found, Match, Matches, search};

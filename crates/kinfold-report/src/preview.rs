@@ -1,20 +1,26 @@
 //! A look at views before training: a contact sheet as a PNG file.
 //!
 //! Input: settings, and where the sheet goes. Output: a picture with a row for each of some
-//! images, first the image and then its views, as the first epochs of training would see them.
+//! images, first the image and then its views, as the first epochs of training would see them; or the
+//! pairs of the first batch.
 
-use kinfold_data::{Images, contact_sheet};
+use crate::picture::png;
+use image::ExtendedColorType;
+use kinfold_data::{Images, Pairs, Sheet, Split, contact_sheet, pair_sheet};
 use kinfold_train::run::write_whole;
 use kinfold_train::{Error, Settings};
 use std::io::Write;
 use std::path::Path;
+
+/// The side of a tile, in pixels, that smaller images are enlarged to.
+const TILE: usize = 96;
 
 /// What a sheet shows.
 #[derive(Debug, Clone)]
 pub struct Preview {
     /// The data.
     pub images: Images,
-    /// Images shown.
+    /// Images, or pairs, shown.
     pub shown: usize,
 }
 
@@ -28,16 +34,7 @@ pub fn preview(
     views: usize,
     out: &Path,
 ) -> Result<Preview, Error> {
-    settings.check()?;
-    for (name, value, most) in [("images", count, 200), ("views", views, 100)] {
-        if !(1..=most).contains(&value) {
-            let text = format!("{name} is {value}, but a sheet shows 1 to {most}");
-            return Err(Error::Setting(text));
-        }
-    }
-    if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
-        return Err(Error::Setting(format!("{} does not end in .png", out.display())));
-    }
+    check(settings, count, views, out)?;
     let images = settings.images()?;
     let shown = count.min(images.len());
     let rows = (0..shown).map(|i| i * images.len() / shown);
@@ -46,17 +43,49 @@ pub fn preview(
     let sheet = contact_sheet(&pictures, &settings.view, views, images.size, settings.seed);
     let sheet = sheet.map_err(Error::Setting)?;
     drop(pictures);
-    let mut png = Vec::new();
-    let (width, height) = (sheet.width as u32, sheet.height as u32);
-    let encoder = image::codecs::png::PngEncoder::new(&mut png);
-    image::ImageEncoder::write_image(
-        encoder,
-        &sheet.pixels,
-        width,
-        height,
-        image::ExtendedColorType::Rgb8,
-    )
-    .map_err(|e| Error::Data(format!("the sheet cannot be written as PNG: {e}")))?;
-    write_whole(out, |file| file.write_all(&png).map_err(Error::file("write", out)))?;
+    write(sheet, images.size, out)?;
     Ok(Preview { images, shown })
+}
+
+/// Writes a sheet of the first pairs of the first batch as training would make them, `rows` rows of
+/// `columns`.
+///
+/// # Errors
+/// As [`preview`], and when there are no such pairs.
+pub fn preview_pairs(
+    settings: &Settings,
+    rows: usize,
+    columns: usize,
+    out: &Path,
+) -> Result<Preview, Error> {
+    check(settings, rows, columns, out)?;
+    let images = settings.images()?;
+    let split = Split::new(&images, settings.hold_out);
+    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+    let batch = settings.batch.unwrap_or(pairs.largest_batch()).min(pairs.largest_batch());
+    let mut batch = pairs.batches(batch, settings.seed, 0).into_iter().next().unwrap_or_default();
+    batch.truncate(rows * columns);
+    let sheet = pair_sheet(&images, &batch, &settings.view, columns, (settings.seed, 0))?;
+    write(sheet, images.size, out)?;
+    Ok(Preview { images, shown: batch.len() })
+}
+
+fn check(settings: &Settings, rows: usize, columns: usize, out: &Path) -> Result<(), Error> {
+    settings.check()?;
+    for (name, value, most) in [("images", rows, 200), ("columns", columns, 100)] {
+        if !(1..=most).contains(&value) {
+            let text = format!("{name} is {value}, but a sheet shows 1 to {most}");
+            return Err(Error::Setting(text));
+        }
+    }
+    if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
+        return Err(Error::Setting(format!("{} does not end in .png", out.display())));
+    }
+    Ok(())
+}
+
+fn write(sheet: Sheet, size: usize, out: &Path) -> Result<(), Error> {
+    let sheet = sheet.enlarged((TILE / size).max(1));
+    let png = png(&sheet.pixels, sheet.width, sheet.height, ExtendedColorType::Rgb8)?;
+    write_whole(out, |file| file.write_all(&png).map_err(Error::file("write", out)))
 }

@@ -18,7 +18,7 @@ mod sheet;
 mod simclr;
 
 pub use affine::ViewSettings;
-pub use sheet::{Sheet, contact_sheet};
+pub use sheet::{Sheet, contact_sheet, pair_sheet};
 pub use simclr::SimclrSettings;
 
 use crate::Error;

@@ -1,9 +1,13 @@
 //! A contact sheet: what a recipe makes of some pictures, to look at before training.
 //!
-//! Input: pictures, a recipe and a seed. Output: one picture in memory, a row for each, first
-//! the original, then its views as training would see them. It never writes a file.
+//! Input: pictures or pairs of them, a recipe and a seed. Output: one picture in memory: a row for each
+//! picture, first the original, then its views as training would see them; or pairs, both views of each side
+//! by side. It never writes a file.
 
-use super::{Key, Picture, Recipe, centre};
+use super::{Key, Picture, Recipe, centre, draw_pairs};
+use crate::Error;
+use crate::images::Images;
+use crate::pairs::Pair;
 use rayon::prelude::*;
 
 /// A picture of red, green and blue bytes: `[height, width, 3]`.
@@ -57,6 +61,52 @@ pub fn contact_sheet(
         Ok::<(), String>(())
     })?;
     Ok(Sheet { pixels, width, height })
+}
+
+/// White between two pairs, in pixels.
+const APART: usize = 10;
+
+/// Pairs as an epoch's training sees them, `columns` in a row: the views of each side by side, and white
+/// between pairs.
+///
+/// # Errors
+/// When an image cannot be read any more, or there is no pair or no column.
+pub fn pair_sheet(
+    images: &Images,
+    pairs: &[Pair],
+    recipe: &Recipe,
+    columns: usize,
+    (seed, epoch): (u64, usize),
+) -> Result<Sheet, Error> {
+    let (size, stride) = (images.size, images.stride());
+    let columns = columns.min(pairs.len());
+    if columns == 0 {
+        return Err(Error::Setting("a sheet needs at least one pair and one column".into()));
+    }
+    let views = draw_pairs(images, pairs, recipe, seed, epoch)?;
+    let (across, down) = (2 * size + GAP + APART, size + APART);
+    let (width, height) = (across * columns + APART, down * pairs.len().div_ceil(columns) + APART);
+    let mut pixels = vec![255; 3 * width * height];
+    for (i, band) in pixels.chunks_exact_mut(3 * width * down).take(height / down).enumerate() {
+        for (column, pair) in (i * columns..pairs.len().min((i + 1) * columns)).enumerate() {
+            for view in 0..2 {
+                let cell = &views[(view * pairs.len() + pair) * stride..][..stride];
+                paint(cell, size, band, width, APART + column * across + view * (size + GAP));
+            }
+        }
+    }
+    Ok(Sheet { pixels, width, height })
+}
+
+impl Sheet {
+    /// Every pixel as a square of so many, so that small images can be seen.
+    #[must_use]
+    pub fn enlarged(self, times: usize) -> Self {
+        let (width, height) = (self.width * times, self.height * times);
+        let at = |x: usize, y: usize| &self.pixels[3 * (y / times * self.width + x / times)..][..3];
+        let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| at(x, y).to_vec()));
+        Self { pixels: pixels.collect(), width, height }
+    }
 }
 
 /// Planes of [0, 1] as bytes, into a band of the sheet, `left` pixels from its edge.
