@@ -682,7 +682,7 @@ fn views_can_be_looked_at_and_be_those_of_photographs() {
     let printed = succeeds(&[&views[..], &flags].concat());
     assert!(printed.starts_with("2 pairs in"), "{printed}");
     let picture = image::open(&sheet).unwrap();
-    assert_eq!((picture.width(), picture.height()), (6 * (2 * 44 + 10), 6 * 36));
+    assert_eq!((picture.width(), picture.height()), (6 * (2 * 44 + 10), 6 * 28));
     assert!(succeeds(&[&views[..], &[out, "--pairs"]].concat()).starts_with("19 pairs in"));
     fails(2, &[&views[..], &["sheet.jpg"]].concat());
     fails(2, &[&views[..], &[out, "--images", "0"]].concat());

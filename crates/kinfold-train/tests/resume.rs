@@ -304,8 +304,12 @@ fn other_data_is_refused() {
     std::fs::rename(data.join("00.png"), data.join("aa.png")).unwrap();
     assert!(refused().contains("other names"));
     std::fs::rename(data.join("aa.png"), data.join("00.png")).unwrap();
-    // What was refused is as it was.
-    assert_eq!(rest(&out).unwrap().steps, 9);
+    // What was refused is as it was, and the data may be elsewhere.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&data, &moved).unwrap();
+    assert!(refused().contains("photos"));
+    let stop = AtomicBool::new(false);
+    assert_eq!(resume(&out, moved.to_str(), &stop, &mut |_| Ok(())).unwrap().steps, 9);
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub fn pair_sheet(
     }
     let views = draw_pairs(images, pairs, recipe, seed, epoch)?;
     let (across, down) = (2 * size + GAP + APART, size + APART);
-    let (width, height) = (across * columns + APART, down * pairs.len().div_ceil(columns) + APART);
+    let (width, height) = (across * columns + APART, down * pairs.len().div_ceil(columns) + GAP);
     let mut pixels = vec![255; 3 * width * height];
     for (i, band) in pixels.chunks_exact_mut(3 * width * down).take(height / down).enumerate() {
         for (column, pair) in (i * columns..pairs.len().min((i + 1) * columns)).enumerate() {

@@ -15,6 +15,8 @@ const COLOURS: usize = 12;
 /// The side of the map, and of a picture on it.
 const SIDE: f64 = 680.0;
 const PICTURE: f64 = 17.0;
+/// The height of a label's letters where the page is narrow and they are largest.
+const LETTER: f64 = 28.0;
 /// Bytes of pictures on the map; beyond them images are points.
 const BUDGET: usize = 700_000;
 /// Pixels that pictures have at most, on the map and among neighbours.
@@ -40,15 +42,18 @@ pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<Markup, Error> {
             }
         }
     };
+    let names = labels.iter().enumerate().filter(|_| coloured).filter_map(|(class, label)| {
+        let (at, name) = (centre(class).map(place)?, last(label));
+        Some(Name { at, wide: 0.6 * LETTER * name.chars().count() as f64, text: name })
+    });
+    let names: Vec<Name<'_>> = names.collect();
     let says = format!("Map of the embeddings of {} images.", sample.points.len());
     Ok(html! {
         figure {
             svg class="map" viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label=(says) {
                 (points)
-                @for (class, label) in labels.iter().enumerate().filter(|_| coloured) {
-                    @if let Some([x, y]) = centre(class).map(place) {
-                        (text(x, y + 6.0, "middle", "", last(label)))
-                    }
+                @for Name { at: [x, y], text: name, .. } in apart(names) {
+                    (text(x, y + 6.0, "middle", "", name))
                 }
             }
             @if coloured {
@@ -62,6 +67,36 @@ pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<Markup, Error> {
             }
         }
     })
+}
+
+/// A label on the map.
+struct Name<'a> {
+    /// Its middle.
+    at: [f64; 2],
+    wide: f64,
+    text: &'a str,
+}
+
+/// Moved up or down as little as it takes for no two to overlap, and within the map.
+fn apart(names: Vec<Name<'_>>) -> Vec<Name<'_>> {
+    let mut placed: Vec<Name<'_>> = Vec::with_capacity(names.len());
+    for name in names {
+        let half = (name.wide / 2.0).min(SIDE / 2.0);
+        let x = name.at[0].clamp(half, SIDE - half);
+        let free = |y: f64| {
+            let over = |other: &Name<'_>| {
+                let [dx, dy] = [other.at[0] - x, other.at[1] - y].map(f64::abs);
+                dx < (name.wide + other.wide) / 2.0 + LETTER / 4.0 && dy < LETTER
+            };
+            (LETTER / 2.0..=SIDE - LETTER / 2.0).contains(&y) && !placed.iter().any(over)
+        };
+        // By a third of a letter's height up, down, farther up, and so on.
+        let steps = (0..200).map(|i| f64::from((i + 1) / 2 * if i % 2 == 0 { 1 } else { -1 }));
+        let y = steps.map(|step| name.at[1] + step * LETTER / 3.0).find(|&y| free(y));
+        let at = [x, y.unwrap_or(name.at[1])];
+        placed.push(Name { at, ..name });
+    }
+    placed
 }
 
 /// A point of the map: its picture, or a dot where `bytes` of pictures are too many already.
@@ -101,9 +136,10 @@ pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Erro
             @for &point in points {
                 @let row = sample.points[point];
                 div class="row" {
-                    div class="cell query" {
+                    div class="cell query" tabindex="0" {
                         (picture(row, &named(sample, row))?)
                         span { (last(short(sample, row))) }
+                        div class="full" aria-hidden="true" { (named(sample, row)) }
                     }
                     div class="found" {
                         @for neighbour in &sample.neighbours[point] {
@@ -116,10 +152,11 @@ pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Erro
                                 None => ("", "", ""),
                             };
                             @let says = format!("{}, cosine {cosine}{word}", named(sample, near));
-                            div class={ "cell " (class) } {
+                            div class={ "cell " (class) } tabindex="0" {
                                 (picture(near, &says)?)
                                 span { (mark) (last(short(sample, near))) }
                                 small { (cosine) }
+                                div class="full" aria-hidden="true" { (says) }
                             }
                         }
                     }
@@ -143,4 +180,29 @@ fn short<'a>(sample: &Sample<'a>, row: usize) -> &'a str {
 /// The last part of a path.
 fn last(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_on_the_map_do_not_overlap() {
+        let texts =
+            ["one", "a longer one", "three", "four", "at the edge", "six", "seven", "eight"];
+        let names = texts.iter().enumerate().map(|(i, &text)| Name {
+            at: [if i == 4 { SIDE } else { 300.0 + 3.0 * i as f64 }, 5.0 * i as f64],
+            wide: 0.6 * LETTER * text.len() as f64,
+            text,
+        });
+        let placed = apart(names.collect());
+        for (i, a) in placed.iter().enumerate() {
+            assert!(a.at[0] - a.wide / 2.0 >= 0.0 && a.at[0] + a.wide / 2.0 <= SIDE, "{}", a.text);
+            assert!((0.0..=SIDE).contains(&a.at[1]), "{}", a.text);
+            for b in &placed[..i] {
+                let beside = (a.at[0] - b.at[0]).abs() >= (a.wide + b.wide) / 2.0;
+                assert!(beside || (a.at[1] - b.at[1]).abs() >= LETTER, "{} {}", a.text, b.text);
+            }
+        }
+    }
 }
