@@ -81,8 +81,12 @@ fn check_linear<const D: usize>(dims: [usize; D], d_out: usize, bias: bool, layo
     let device = Device::flex().autodiff();
     let d_in = dims[D - 1];
     let what = format!("{dims:?} to {d_out}, bias {bias}, {layout:?}");
-    let layer: Linear =
+    let mut layer: Linear =
         LinearConfig::new(d_in, d_out).with_bias(bias).with_layout(layout).init(&device);
+    let plain = Device::flex();
+    let weight = random(layer.weight.dims(), &plain) / (d_in as f32).sqrt();
+    layer.weight = Param::from_data(weight.into_data(), &device);
+    layer.bias = bias.then(|| Param::from_data(random([d_out], &plain).into_data(), &device));
     let x = random(dims, &device);
     for with_gelu in [false, true] {
         let (a, b) = (leaf(&x), leaf(&x));
