@@ -300,3 +300,14 @@ def test_gradients_reach_parameters_of_half_under_autocast():
         loss = info_nce(layer(q), layer(k))
     loss.backward()
     assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.abs().sum() > 0
+
+
+def test_a_batch_with_more_keys_has_to_be_asked_for():
+    q, k = torch.randn(3, 5), torch.randn(4, 5)
+    for wrong in ((q, k), (k, q)):
+        with pytest.raises(ValueError, match="each query needs its key"):
+            info_nce(*wrong)
+        with pytest.raises(ValueError, match="each query needs its key"):
+            InfoNCE()(*wrong)
+    asked = info_nce(q, k, offset=0)
+    torch.testing.assert_close(asked, contrastive(q, k))

@@ -15,7 +15,7 @@ if not dist.is_available() or not dist.is_gloo_available():
 
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
-from kinfold.torch import contrastive  # noqa: E402
+from kinfold.torch import SupConLoss, contrastive  # noqa: E402
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 3, 2, 2, 4, 0, 1, 1, 5, 0, 2])
 SETTINGS = {
@@ -34,6 +34,7 @@ SETTINGS = {
     "hard": {"form": "nt-xent", "objective": "hard-negatives"},
     "rince": {"form": "both-ways", "objective": "rince"},
     "labels": {"form": "nt-xent", "objective": "sup-con-outside", "labels": LABELS},
+    "SupConLoss without labels": {"module": True},
     "sigmoid": {"objective": "sigmoid"},
     "negatives": {"negatives": True},
     "negatives of each": {"negatives": "each", "in_batch_negatives": False},
@@ -62,6 +63,9 @@ class Model(torch.nn.Module):
         if isinstance(negatives, torch.Tensor):
             settings["negatives"] = self.encoder(negatives)
         a, b = self.encoder(x), self.encoder(y.flip(-1))
+        if settings.pop("module", False):
+            features = torch.nn.functional.normalize(torch.stack([a, b], dim=1), dim=-1) / self.tau.sqrt()
+            return SupConLoss(temperature=1.0, base_temperature=1.0, gather=gather)(features)
         return contrastive(a, b, temperature=self.tau, gather=gather, **settings)
 
 

@@ -24,6 +24,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def first_row(x: Tensor) -> int:
+    """Where this process's rows begin among those of all."""
+    here = torch.tensor(x.shape[0], device=x.device)
+    everywhere = [torch.empty_like(here) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, here)
+    return sum(int(count) for count in everywhere[: dist.get_rank()])
+
+
 def contrastive(batch: Batch, settings: dict, reduction: str) -> Tensor:
     """`_functional.contrastive` of all processes' batches, given this one's."""
     queries, keys, negatives, scale, bias, ids, labels, weights, *guide = batch

@@ -147,7 +147,8 @@ def info_nce(
 
     Args:
         query: `[n, d]`.
-        positive_key: `[n, d]`, row i the positive of query i.
+        positive_key: `[n, d]`, row i the positive of query i; with `offset=0` there may be more keys than
+            queries, and the further ones are negatives.
         negative_keys: negatives in place of the other keys: `[m, d]`, or `[n, m, d]` when "paired".
         temperature: τ; a tensor of one number where it is learned.
         reduction: "mean", "sum" or "none".
@@ -164,6 +165,13 @@ def info_nce(
                 f"negative_keys have shape {_shape(negative_keys)}, but must be {shape} when {negative_mode}"
             )
         settings.setdefault("in_batch_negatives", False)
+    # Elsewhere an error, and mostly a batch that was put together wrongly.
+    both = isinstance(query, Tensor) and isinstance(positive_key, Tensor)
+    if both and "offset" not in settings and query.shape[:1] != positive_key.shape[:1]:
+        raise ValueError(
+            f"query has shape {_shape(query)} and positive_key {_shape(positive_key)}, but each query needs its "
+            "key; where there are more keys than queries, give offset=0"
+        )
     return contrastive(
         query, positive_key, negative_keys, temperature=temperature, reduction=reduction, **settings
     )

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ._distributed import first_row
 from ._distributed import world_size as _world_size
 from ._functional import contrastive, info_nce
 
@@ -301,7 +302,9 @@ class SupConLoss(nn.Module):
             shape = list(features.shape)
             raise ValueError(f"features have shape {shape}, but must be [n, views, d], or [n, d] with labels")
         if labels is None:
-            labels = torch.arange(features.shape[0], device=features.device)
+            # A thing is a class of its own among those of all processes, too.
+            first = first_row(features) if self.gather and _world_size() > 1 else 0
+            labels = torch.arange(first, first + features.shape[0], device=features.device)
         if features.dim() > 2:
             views = features.shape[1]
             features = features.flatten(2).transpose(0, 1).flatten(0, 1)
