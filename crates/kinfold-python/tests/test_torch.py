@@ -311,3 +311,44 @@ def test_a_batch_with_more_keys_has_to_be_asked_for():
             InfoNCE()(*wrong)
     asked = info_nce(q, k, offset=0)
     torch.testing.assert_close(asked, contrastive(q, k))
+
+
+@pytest.mark.parametrize("form", ["one-way", "both-ways", "nt-xent"])
+def test_transforms_and_forward_mode(form):
+    q, k = (x.detach() for x in pairs())
+    tau = torch.tensor(0.2, dtype=torch.float64)
+
+    def loss(q, k, tau):
+        return contrastive(q, k, temperature=tau, form=form)
+
+    leaves = [x.clone().requires_grad_() for x in (q, k, tau)]
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    of = torch.func.grad(loss, argnums=(0, 1, 2))(q, k, tau)
+    for mine, theirs in zip(of, expected):
+        torch.testing.assert_close(mine, theirs)
+    tangents = [torch.randn_like(x) for x in (q, k, tau)]
+    along = sum((x * t).sum() for x, t in zip(expected, tangents))
+    value, tangent = torch.func.jvp(loss, (q, k, tau), tuple(tangents))
+    torch.testing.assert_close(value, loss(q, k, tau))
+    torch.testing.assert_close(tangent, along)
+    _, linear = torch.func.linearize(loss, q, k, tau)
+    torch.testing.assert_close(linear(*tangents), along)
+    with torch.autograd.forward_ad.dual_level():
+        duals = [torch.autograd.forward_ad.make_dual(x, t) for x, t in zip((q, k, tau), tangents)]
+        told = torch.autograd.forward_ad.unpack_dual(loss(*duals)).tangent
+        torch.testing.assert_close(told, along)
+    torch.testing.assert_close(torch.func.jacrev(loss)(q, k, tau), expected[0])
+    # Many batches at once are one after the other.
+    many = torch.stack([q, q + 0.1, -q])
+    of_many = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None, None))(many, k, tau)
+    for one, x in zip(of_many, many):
+        torch.testing.assert_close(one, torch.func.grad(loss)(x, k, tau))
+    with pytest.raises(RuntimeError, match="has to be reduced"):
+        torch.func.grad(lambda q: contrastive(q, k, form=form, reduction="none").sum())(q)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
+def test_a_trace_computes_anew():
+    q, k = (x.detach() for x in pairs(dtype=torch.float32))
+    traced = torch.jit.trace(lambda q, k: info_nce(q, k), (q, k), check_trace=False)
+    torch.testing.assert_close(traced(2 * q + 1, k), info_nce(2 * q + 1, k))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _engine, _strips
 from ._batch import (
@@ -166,6 +167,60 @@ class _OnCpu(torch.autograd.Function):
         return *_handed_on(of, leaves, ctx.needs_input_grad), None, None
 
 
+class _Transformed(torch.autograd.Function):
+    """The operation under `torch.func` and in forward mode: what it is told of its inputs' tangents is their
+    products with the gradients, which are there with the value."""
+
+    @staticmethod
+    def forward(*batch_text):
+        *batch, text = batch_text
+        return info_nce(*batch, text, False, True)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:LEAVES], *output[1:])
+        ctx.save_for_forward(*inputs[:LEAVES], *output[1:])
+
+    @staticmethod
+    def _gradients(ctx):
+        leaves, (*kept, numbers) = ctx.saved_tensors[:LEAVES], ctx.saved_tensors[LEAVES:]
+        return leaves, (*kept, numbers[..., 0], numbers[..., 1])
+
+    @staticmethod
+    def backward(ctx, upstream, *_):
+        if upstream is None:
+            return (None,) * (TENSORS + 1)
+        leaves, of = _Transformed._gradients(ctx)
+        wanted = ctx.needs_input_grad[:LEAVES]
+        of = [(upstream * x).to(leaf.dtype).reshape(leaf.shape) if w else None
+              for x, leaf, w in zip(of, leaves, wanted)]
+        return *of, *(None,) * (TENSORS + 1 - LEAVES)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        leaves, of = _Transformed._gradients(ctx)
+        told = [(x * tangent.to(x.dtype)).sum() for x, tangent in zip(of, tangents[:LEAVES]) if tangent is not None]
+        exact = computed_in(leaves[0].dtype)
+        return sum(told, torch.zeros((), dtype=exact, device=leaves[0].device)).to(exact), *(None,) * 4
+
+    @staticmethod
+    def vmap(info, in_dims, *given):
+        """One after the other: a batch of batches has no product of its own."""
+        def at(i):
+            return [x if dim is None else x.select(dim, i) for x, dim in zip(given, in_dims)]
+        outputs = [_Transformed.apply(*at(i)) for i in range(info.batch_size)]
+        stacked = tuple(torch.stack(of) for of in zip(*outputs))
+        return stacked, (0,) * len(stacked)
+
+
+def _forward_mode(batch) -> bool:
+    """Whether one of these has a tangent."""
+    level = getattr(forward_ad, "_current_level", 0)
+    return level >= 0 and any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in batch)
+
+
 def _is_one(upstream: Tensor) -> bool:
     try:
         return upstream.item() == 1.0
@@ -180,7 +235,7 @@ _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: Tru
 
 def _plain(batch) -> bool:
     """Whether these are tensors of numbers on the CPU and nothing else."""
-    if torch.compiler.is_compiling() or _watched() or _transformed():
+    if torch.compiler.is_compiling() or _watched() or _transformed() or torch.jit.is_tracing():
         return False
     return all([x is None or type(x) in _PLAIN and x.device.type == "cpu" for x in batch])
 
@@ -190,9 +245,15 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def computed(batch: Batch, settings: dict, reduction: str) -> Tensor:
     """The loss, and gradients with it where there will be a backward pass. Rows count their weights."""
-    wanted = torch.is_grad_enabled() and any([x is not None and x.requires_grad for x in batch])
     unreduced = reduction == "none"
     reduced_to = "sum" if reduction == "sum" else "mean"
+    if not torch.compiler.is_compiling() and (_transformed() or _forward_mode(batch)):
+        if unreduced:
+            raise RuntimeError(
+                "under torch.func and in forward mode a loss has to be reduced: give reduction='mean' or 'sum'"
+            )
+        return _Transformed.apply(*batch, settings_text(reduction=reduced_to, **settings))[0]
+    wanted = torch.is_grad_enabled() and any([x is not None and x.requires_grad for x in batch])
     if not unreduced and _plain(batch):
         one = loss(reduction=reduced_to, **settings)
         if wanted:
