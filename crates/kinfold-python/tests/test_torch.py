@@ -347,6 +347,19 @@ def test_transforms_and_forward_mode(form):
         torch.func.grad(lambda q: contrastive(q, k, form=form, reduction="none").sum())(q)
 
 
+def test_transforms_of_transforms_are_refused():
+    q, k = (x.detach() for x in pairs())
+    once = torch.func.grad(lambda q: info_nce(q, k))
+    for twice in (
+        lambda: torch.func.grad(lambda q: once(q).square().sum())(q),
+        lambda: torch.func.hessian(lambda q: info_nce(q, k))(q),
+        lambda: torch.func.jacrev(once)(q),
+        lambda: torch.func.jvp(once, (q,), (q,)),
+    ):
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            twice()
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
 def test_a_trace_computes_anew():
     q, k = (x.detach() for x in pairs(dtype=torch.float32))

@@ -102,12 +102,26 @@ def _handed_on(of, leaves, wanted):
 class _FirstOnly(torch.autograd.Function):
     """A gradient that cannot be differentiated again, and says so rather than give a part."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, gradient, *_):
+    def forward(gradient, *_):
         return gradient.view_as(gradient)
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
     def backward(ctx, *_):
+        _FirstOnly._refuse()
+
+    @staticmethod
+    def jvp(ctx, *_):
+        _FirstOnly._refuse()
+
+    @staticmethod
+    def _refuse():
         raise RuntimeError(
             "kinfold's losses have first derivatives only: their gradient was differentiated again, as "
             "by create_graph=True and a second backward()"
@@ -194,9 +208,8 @@ class _Transformed(torch.autograd.Function):
             return (None,) * (TENSORS + 1)
         leaves, of = _Transformed._gradients(ctx)
         wanted = ctx.needs_input_grad[:LEAVES]
-        of = [(upstream * x).to(leaf.dtype).reshape(leaf.shape) if w else None
-              for x, leaf, w in zip(of, leaves, wanted)]
-        return *of, *(None,) * (TENSORS + 1 - LEAVES)
+        of = [upstream * x if w else None for x, w in zip(of, wanted)]
+        return *_handed_on(of, leaves, wanted), *(None,) * (TENSORS + 1 - LEAVES)
 
     @staticmethod
     def jvp(ctx, *tangents):
