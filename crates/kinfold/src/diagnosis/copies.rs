@@ -6,7 +6,7 @@
 
 use super::parts::{Duplicates, Points};
 use super::sampling::Pairs;
-use super::walk::{Seen, mean};
+use super::walk::{Seen, mean, median};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, Real, norm};
 use crate::engine::Cosines;
@@ -71,11 +71,18 @@ fn points<T: Element>(x: Embeddings<'_, T>, labels: Option<&[u64]>) -> Points {
     let (rows, dim) = (x.rows(), x.dim());
     let centred = Centred::new(&unit_rows(x), dim).rows;
     let centred = Embeddings::unchecked(&centred, dim);
+    // At its point, about it, and at it with its label.
     let seen = Cosines::with(centred).each_row(centred, |i, row| {
-        // A row at the mean is with itself alone.
-        let at = |least: f64| (0..rows).filter(move |&j| row[j].f64() >= least || j == i);
-        let same = |&j: &usize| labels.is_some_and(|labels| labels[j] == labels[i]);
-        [at(POINT).count(), at(ABOUT).count(), at(POINT).filter(same).count()]
+        let mut counts = [0; 3];
+        for j in 0..rows {
+            // A row at the mean is with itself alone.
+            let cosine = if j == i { 1.0 } else { row[j].f64() };
+            let at = cosine >= POINT;
+            let same = labels.is_some_and(|labels| labels[j] == labels[i]);
+            let so = [at, cosine >= ABOUT, at && same];
+            counts.iter_mut().zip(so).for_each(|(count, so)| *count += usize::from(so));
+        }
+        counts
     });
     let all = |k: usize| seen.iter().map(|counts| counts[k]).sum::<usize>() as f64;
     let mut sizes: Vec<usize> = seen.iter().map(|counts| counts[0]).collect();
@@ -93,13 +100,12 @@ fn points<T: Element>(x: Embeddings<'_, T>, labels: Option<&[u64]>) -> Points {
 /// `k`-th would be at an angle that grows as `k^(1/d)`: so the distances of the tenth and the twentieth
 /// tell the dimension, and that how near the first one comes by chance.
 fn near_copies(rows: &[Row], exact: &[usize]) -> Vec<bool> {
-    let mut ratios: Vec<f64> = rows
+    let ratios: Vec<f64> = rows
         .iter()
         .filter(|row| row.farther[0] > 0.0)
         .map(|row| row.farther[1] / row.farther[0])
         .collect();
-    ratios.sort_by(f64::total_cmp);
-    let ratio = ratios.get(ratios.len() / 2).copied().unwrap_or(1.0).max(1.0 + 1e-9);
+    let ratio = if ratios.is_empty() { 1.0 } else { median(ratios) }.max(1.0 + 1e-9);
     // The share of a neighbour's angle below which it is no chance.
     let share = (CHANCE / NEIGHBOURS[0] as f64).powf(ratio.ln() / 2f64.ln());
     let copied =

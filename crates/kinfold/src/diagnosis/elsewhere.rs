@@ -40,7 +40,7 @@ pub(super) fn elsewhere<T: Element>(
     let share = |count: usize| count as f64 / rows as f64;
 
     Elsewhere {
-        partners: partners(pairs, rows),
+        partners: partners(pairs, seen),
         offset: frequent(0).1,
         offset_share: share(frequent(0).0),
         next_share: share(frequent(1).0),
@@ -52,18 +52,22 @@ pub(super) fn elsewhere<T: Element>(
 
 /// The share of rows whose nearest other row of the other side is nearer than that of their own, of queries
 /// or of keys, whichever is less: of one side alone it may be so because the other lies more densely.
-fn partners<T: Element>(pairs: &Pairs<'_, T>, rows: usize) -> f64 {
+fn partners<T: Element>(pairs: &Pairs<'_, T>, seen: &Seen) -> f64 {
     let nearest = |from: Embeddings<'_, T>, among: Embeddings<'_, T>| {
-        Cosines::with(among).each_row(from.first(rows), |i, row| {
+        Cosines::with(among).each_row(from.first(pairs.rows), |i, row| {
             let others = row[..i].iter().chain(&row[i + 1..]);
             others.map(|x| x.f64()).fold(f64::NEG_INFINITY, f64::max)
         })
     };
-    let across = |from, to| {
-        let both = nearest(from, to).into_iter().zip(nearest(from, from));
+    let nearer = |across: Vec<f64>, within: Vec<f64>| {
+        let both = across.into_iter().zip(within);
         mean(both.map(|(across, within)| f64::from(across > within)))
     };
-    across(pairs.queries, pairs.keys).min(across(pairs.keys, pairs.queries))
+    let (queries, keys) = (pairs.queries, pairs.keys);
+    // What is nearest to queries across has been seen.
+    let seen = seen.rows.iter().map(|row| row.nearest).collect();
+    let of_queries = nearer(seen, nearest(queries, queries));
+    of_queries.min(nearer(nearest(keys, queries), nearest(keys, keys)))
 }
 
 /// The correlation of cosines among queries with those among keys, over pairs of different rows, less what
@@ -80,7 +84,7 @@ fn correlation<T: Element>(pairs: &Pairs<'_, T>, rows: usize, seed: u64) -> f64 
         cosines.concat()
     };
     let (queries, keys) = (among(&pairs.queries), among(&pairs.keys));
-    let order = Random::new(seed, 3).order(m);
+    let order = Random::new(seed, 3).order(m, m);
     let own: Vec<usize> = (0..m).collect();
     of_rows(&queries, &keys, &own) - of_rows(&queries, &keys, &order)
 }

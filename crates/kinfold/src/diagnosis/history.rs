@@ -4,7 +4,7 @@
 
 use super::Training;
 use super::parts::{GradientNorm, History};
-use super::walk::mean;
+use super::walk::{mean, median};
 
 /// None where no step was taken.
 pub(super) fn history(training: &Training<'_>) -> Option<History> {
@@ -16,9 +16,9 @@ pub(super) fn history(training: &Training<'_>) -> Option<History> {
     let (last, before_last) = (*means.first()?, *means.get(1).or(means.first())?);
     let gradient_norm = (gradient_norms.len() == losses.len()).then(|| GradientNorm {
         first: gradient_norms[0],
-        early: median(&gradient_norms[..part]),
+        early: median(gradient_norms[..part].to_vec()),
         most: gradient_norms.iter().copied().fold(0.0, f64::max),
-        last: median(&gradient_norms[losses.len() - part..]),
+        last: median(gradient_norms[losses.len() - part..].to_vec()),
     });
     Some(History {
         steps: losses.len(),
@@ -31,10 +31,4 @@ pub(super) fn history(training: &Training<'_>) -> Option<History> {
         gradient_norm,
         finite: losses.iter().chain(training.gradient_norms).all(|x| x.is_finite()),
     })
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -14,7 +14,7 @@ use super::parts::{
     Sample, Side, Similarities, Standing, Suggestion, UnderPreset,
 };
 use super::sampling::{Pairs, Random, gather, order};
-use super::walk::{Seen, Walk, log_negatives, mean};
+use super::walk::{Seen, Walk, log_negatives, mean, median};
 use super::{Diagnosis, Options};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings, norm};
@@ -155,12 +155,6 @@ struct Ladder {
     steps: Vec<(f64, Vec<f64>)>,
     /// Those of the sweep, the lowest first.
     temperatures: Vec<f64>,
-}
-
-/// The median; of an even number the larger of the two.
-fn median(mut values: Vec<f64>) -> f64 {
-    let middle = values.len() / 2;
-    *values.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
 /// The loss of each sampled query among all keys.

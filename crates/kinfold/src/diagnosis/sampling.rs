@@ -35,11 +35,11 @@ impl Random {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }
 
-    /// Every row once, in random order.
-    pub(super) fn order(&mut self, n: usize) -> Vec<usize> {
+    /// Every row once, the first `drawn` of them in random order.
+    pub(super) fn order(&mut self, n: usize, drawn: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
-        // Fisher and Yates's shuffle.
-        for i in 0..n {
+        // So many steps of Fisher and Yates's shuffle.
+        for i in 0..drawn {
             order.swap(i, i + self.below(n - i));
         }
         order
@@ -56,12 +56,7 @@ pub(super) fn order(n: usize, sampled: usize, seed: u64) -> Option<Vec<usize>> {
     if sampled >= n {
         return None;
     }
-    let mut random = Random::new(seed, 1);
-    let mut order: Vec<usize> = (0..n).collect();
-    // The first steps of Fisher and Yates's shuffle.
-    for i in 0..sampled {
-        order.swap(i, i + random.below(n - i));
-    }
+    let mut order = Random::new(seed, 1).order(n, sampled);
     let (first, others) = order.split_at_mut(sampled);
     first.sort_unstable();
     others.sort_unstable();

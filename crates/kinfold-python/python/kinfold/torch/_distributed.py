@@ -26,10 +26,16 @@ def world_size() -> int:
 
 def first_row(x: Tensor) -> int:
     """Where this process's rows begin among those of all."""
-    here = torch.tensor(x.shape[0], device=x.device)
+    (rows,) = _everywhere([x.shape[0]], x.device)
+    return sum(rows[: dist.get_rank()])
+
+
+def _everywhere(numbers: list[int], device: torch.device) -> list[tuple[int, ...]]:
+    """Each of some numbers, of all processes."""
+    here = torch.tensor(numbers, device=device)
     everywhere = [torch.empty_like(here) for _ in range(dist.get_world_size())]
     dist.all_gather(everywhere, here)
-    return sum(int(count) for count in everywhere[: dist.get_rank()])
+    return list(zip(*torch.stack(everywhere).tolist()))
 
 
 def contrastive(batch: Batch, settings: dict, reduction: str) -> Tensor:
@@ -134,10 +140,7 @@ class _Sizes:
 
     def __init__(self, queries: Tensor, negatives: Tensor | None):
         here = [queries.shape[0], -1 if negatives is None else negatives.shape[0], queries.shape[1]]
-        here = torch.tensor(here, device=queries.device)
-        everywhere = [torch.empty_like(here) for _ in range(dist.get_world_size())]
-        dist.all_gather(everywhere, here)
-        self.rows, self.negatives, dims = zip(*torch.stack(everywhere).tolist())
+        self.rows, self.negatives, dims = _everywhere(here, queries.device)
         if len(set(dims)) > 1:
             raise ValueError(f"embeddings have dimensions {list(dims)} in the processes, but must have one")
         if any(x < 0 for x in self.negatives) and any(x >= 0 for x in self.negatives):

@@ -113,6 +113,12 @@ impl Finding {
     }
 }
 
+/// Pairs below this separation are badly learned.
+const WEAK: f64 = 0.9;
+
+/// Where fewer find their own key, little came of the training.
+const FOUND: f64 = 0.5;
+
 /// Fewer rows than this lie in clusters, or apart, by chance.
 const FEW: usize = 8;
 

@@ -1,15 +1,14 @@
 //! How embeddings lie: in a point, in clusters, in a cone, in few dimensions, apart.
 
 use super::training::{lower_learning_rate, weight_decay};
-use super::{CHANCE, Case, FEW, Finding, Kind, Severity, percent, sides};
+use super::{CHANCE, Case, FEW, FOUND, Finding, Kind, Severity, WEAK, percent, sides};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::parts::Side;
 
 /// A mean cosine of different rows from here on is one point, and from there on a cone.
 const POINT: f64 = 0.98;
-/// The same where pairs find each other nevertheless, by a separation from here on.
+/// The same where pairs find each other nevertheless.
 const VERY_POINT: f64 = 0.998;
-const TOLD: f64 = 0.9;
 /// A loss that came so little from ln n towards its floor is at ln n.
 const REACHED: f64 = 0.2;
 pub(super) const CONE: f64 = 0.5;
@@ -30,8 +29,6 @@ const GAINED: f64 = 0.03;
 /// below which it is worth a note.
 const FEW_DIMENSIONS: f64 = 3.0;
 const DIMENSIONS: f64 = 0.1;
-/// Where fewer find their own key, few dimensions may be why.
-const FOUND: f64 = 0.5;
 
 pub(super) fn one_dimension(case: &Case<'_>) -> Option<Finding> {
     let d = case.numbers;
@@ -76,7 +73,7 @@ pub(super) fn point(case: &Case<'_>) -> Option<Finding> {
 /// Whether rows point the same way so nearly that nothing else is left, or that what is left tells little,
 /// to the loss and to retrieval.
 fn is_point(d: &Diagnosis, side: &Side) -> bool {
-    let told = d.retrieval.queries_to_keys.separation >= TOLD;
+    let told = d.retrieval.queries_to_keys.separation >= WEAK;
     let at_ceiling = d.loss.reached < REACHED;
     side.mean_cosine >= if told { VERY_POINT } else { POINT } && at_ceiling
 }

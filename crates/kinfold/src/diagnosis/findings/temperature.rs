@@ -1,6 +1,6 @@
 //! Whether the temperature suits the pairs.
 
-use super::{Case, FEW, Finding, Kind, Severity, percent};
+use super::{Case, FEW, FOUND, Finding, Kind, Severity, percent};
 use crate::diagnosis::Diagnosis;
 use crate::loss::{ContrastiveLoss, Temperature};
 
@@ -47,7 +47,7 @@ fn too_high(case: &Case<'_>) -> Option<Finding> {
     }
     let found = d.retrieval.queries_to_keys.recall_at_1;
     let (how, severity) = match range {
-        _ if range < NO_RANGE && found < super::training::FOUND => ("too high", Severity::Problem),
+        _ if range < NO_RANGE && found < FOUND => ("too high", Severity::Problem),
         _ if range < RANGE => ("too high", Severity::Warning),
         _ => ("rather high", Severity::Note),
     };

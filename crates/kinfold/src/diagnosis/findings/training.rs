@@ -1,6 +1,6 @@
 //! What the training itself says: that it went wrong, or that it did not go far.
 
-use super::{CHANCE, Case, FEW, Finding, Kind, Severity, percent};
+use super::{CHANCE, Case, FEW, FOUND, Finding, Kind, Severity, WEAK, percent};
 use crate::diagnosis::parts::{GradientNorm, History};
 
 /// Gradients so many times as long as at first are no learning.
@@ -9,8 +9,6 @@ const EXPLODED: f64 = 30.0;
 /// twentieth of the steps belong to weights that the first ones threw far.
 const VANISHED: f64 = 1e-3;
 const THROWN_WEIGHTS: f64 = 0.02;
-/// Where so few find their own key, little came of the training.
-pub(super) const FOUND: f64 = 0.5;
 /// So many times what is usual is too high a learning rate, where little came of it.
 const TIMES_USUAL: f64 = 20.0;
 /// A loss that fell by less than this part of the ceiling has hardly moved.
@@ -19,8 +17,6 @@ const HARDLY: f64 = 0.03;
 const THROWN: f64 = 1.1;
 /// A loss this near the ceiling, as a part of it, is at it.
 const AT_CEILING: f64 = 0.02;
-/// Pairs below this separation are badly learned.
-const WEAK: f64 = 0.9;
 /// A loss that fell by more than this part of the ceiling within the last twentieth was still falling.
 const FALLING: f64 = 0.004;
 
