@@ -15,7 +15,7 @@ use arguments::{
 };
 use kinfold_report::{Found, Recorder, StudyEvent};
 use kinfold_train::run::SavedModel;
-use kinfold_train::{Error, Event, Format, run_folder};
+use kinfold_train::{Embedded, Error, Event, Format, run_folder};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -114,11 +114,16 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     }
     let embedded = kinfold_train::embed(&arguments.run, arguments.data.as_deref())?;
     show::skipped(&embedded.images);
-    embedded.write(&arguments.out, format)?;
-    show::formulas(&embedded, format);
-    let (n, dim) = (embedded.images.len(), embedded.dim);
-    show::line(&format!("{n} embeddings of dimension {dim} in {}", arguments.out.display()));
+    write(&embedded, &arguments.out, format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn write(embedded: &Embedded, out: &Path, format: Format) -> Result<(), Error> {
+    embedded.write(out, format)?;
+    show::formulas(embedded, format);
+    let (n, dim) = (embedded.images.len(), embedded.dim);
+    show::line(&format!("{n} embeddings of dimension {dim} in {}", out.display()));
+    Ok(())
 }
 
 fn embed_views(
@@ -132,10 +137,7 @@ fn embed_views(
     }
     let files: Vec<_> = (1..=views).map(|number| arguments.out_of_view(number)).collect();
     for (embedded, file) in embedded.iter().zip(&files) {
-        embedded.write(file, format)?;
-        show::formulas(embedded, format);
-        let (n, dim) = (embedded.images.len(), embedded.dim);
-        show::line(&format!("{n} embeddings of dimension {dim} in {}", file.display()));
+        write(embedded, file, format)?;
     }
     if let [queries, keys, ..] = &files[..] {
         let (queries, keys) = (show::path(queries), show::path(keys));

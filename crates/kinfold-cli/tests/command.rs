@@ -57,6 +57,12 @@ fn photos() -> TempDir {
     folder
 }
 
+/// The arguments of one epoch on `photos`.
+fn short<'a>(photos: &'a TempDir, out: &'a Path) -> [&'a str; 11] {
+    let [data, out] = [photos.path(), out].map(|path| path.to_str().unwrap());
+    ["train", "--data", data, "--out", out, "--image-size", "8", "--batch", "8", "--epochs", "1"]
+}
+
 /// A short run on `photos`, with flags of its own; where it is.
 fn small_run(photos: &TempDir, into: &TempDir, name: &str, flags: &[&str]) -> PathBuf {
     let out = into.path().join(name);
@@ -421,19 +427,7 @@ fn unreadable_images_are_named_counted_and_skipped() {
     std::fs::write(photos.path().join("lying/foreign.jpg"), "no image").unwrap();
     std::fs::write(photos.path().join("lying/notes.txt"), "no image either").unwrap();
     let out = folder.path().join("run");
-    let output = kinfold(&[
-        "train",
-        "--data",
-        photos.path().to_str().unwrap(),
-        "--out",
-        out.to_str().unwrap(),
-        "--image-size",
-        "8",
-        "--batch",
-        "8",
-        "--epochs",
-        "1",
-    ]);
+    let output = kinfold(&short(&photos, &out));
     let said = text(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("skipped 2 files"), "{said}");
@@ -450,6 +444,16 @@ fn images_without_labels_train_without_accuracies() {
     assert_eq!((&summary["pairs"], &summary["evaluation"]), (&9.into(), &Value::Null));
     let said = fails(1, &["evaluate", run.to_str().unwrap()]);
     assert!(said.contains("fewer than two labels"), "{said}");
+}
+
+/// The weights that a run kept when it broke are numbers.
+fn last_good_are_finite(run: &Path) {
+    let weights = std::fs::read(run.join("checkpoints/last-good.safetensors")).unwrap();
+    let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    for (name, tensor) in weights.tensors() {
+        let numbers = tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert!(numbers.into_iter().all(f32::is_finite), "{name}");
+    }
 }
 
 #[test]
@@ -485,12 +489,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights() {
             "snapshots.json"
         ]
     );
-    let weights = std::fs::read(out.join("checkpoints/last-good.safetensors")).unwrap();
-    let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
-    for (name, tensor) in weights.tensors() {
-        let numbers = tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-        assert!(numbers.into_iter().all(f32::is_finite), "{name}");
-    }
+    last_good_are_finite(&out);
     // Every line of the metrics is whole, and none is not finite.
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     for line in metrics.lines() {
@@ -509,13 +508,7 @@ fn a_last_step_that_breaks_the_weights_keeps_those_before_it() {
     let said = fails(1, &[&run[..], &flags].concat());
     assert!(said.contains("the weights are not finite at step 1"), "{said}");
     assert!(!out.join("model.safetensors").exists());
-    let weights = std::fs::read(out.join("checkpoints/last-good.safetensors")).unwrap();
-    let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
-    for (name, tensor) in weights.tensors() {
-        let mut numbers =
-            tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-        assert!(numbers.all(f32::is_finite), "{name}");
-    }
+    last_good_are_finite(&out);
 }
 
 /// A limit on the size of files stands in for a full disk: writing beyond it is an error.
@@ -545,22 +538,7 @@ fn a_full_disk_leaves_nothing_half_written() {
     }
     // No room for the weights: what was written before them is whole.
     let out = folder.path().join("full");
-    let output = limited(
-        16,
-        &[
-            "train",
-            "--data",
-            data,
-            "--out",
-            out.to_str().unwrap(),
-            "--image-size",
-            "8",
-            "--batch",
-            "8",
-            "--epochs",
-            "1",
-        ],
-    );
+    let output = limited(16, &short(&photos, &out));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot write") && said.contains("model.safetensors"), "{said}");
@@ -585,20 +563,12 @@ fn a_full_disk_leaves_nothing_half_written() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_finishes_the_step_and_saves() {
-    use std::io::{BufRead, BufReader};
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kinfold"))
-        .args(["train", "--out", out.to_str().unwrap(), "--batch", "64", "--epochs", "500"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // An epoch is over: training is under way.
-    assert!(lines.any(|line| line.unwrap().starts_with("epoch 1,")));
-    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.unwrap().success());
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let (mut child, lines) = long_run(&out, &[]);
+    signal(&child, "-INT");
+    let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(rest.iter().any(|line| line.starts_with("stopped after")), "{rest:?}");
     let resume = format!("resume with: kinfold train --resume {}", out.display());
@@ -1068,19 +1038,7 @@ fn names_that_a_terminal_would_obey_are_shown() {
     let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
     std::fs::write(photos.path().join("lying/\u{1b}[31mred.png"), "no image").unwrap();
     let out = folder.path().join("run");
-    let output = kinfold(&[
-        "train",
-        "--data",
-        photos.path().to_str().unwrap(),
-        "--out",
-        out.to_str().unwrap(),
-        "--image-size",
-        "8",
-        "--batch",
-        "8",
-        "--epochs",
-        "1",
-    ]);
+    let output = kinfold(&short(&photos, &out));
     let said = text(&output.stderr);
     assert!(output.status.success() && said.contains("red.png"), "{said}");
     assert!(!said.contains('\u{1b}') && said.contains("\\u{1b}[31m"), "{said}");

@@ -122,35 +122,32 @@ impl ImageCache {
 
 impl Place {
     fn fill(source: Source, reading: &Reading, budget: &Budget) -> Result<Self, Skipped> {
-        let mut place = Self { source, checksum: 0, sides: (0, 0), scaled: None, original: None };
         let &Reading { size, channels, originals, background, .. } = reading;
-        let failed = |reason| Skipped { path: place.source.path(), reason };
-        let bytes = place.source.bytes().map_err(failed)?;
+        let failed = |reason| Skipped { path: source.path(), reason };
+        let bytes = source.bytes().map_err(failed)?;
         let checksum = crc32c::crc32c(&bytes);
         let small = (size * size * channels) as u64;
-        let plain = matches!(place.source, Source::Raw { .. });
+        let plain = matches!(source, Source::Raw { .. });
         // Plain pixels have been checked, and are read as fast as decoded ones.
-        if plain && (place.source.as_needed(size, channels).is_some() || !budget.take(small)) {
+        if plain && (source.as_needed(size, channels).is_some() || !budget.take(small)) {
             drop(bytes);
-            return Ok(Self { checksum, ..place });
+            return Ok(Self { source, checksum, sides: (0, 0), scaled: None, original: None });
         }
-        let white = place.source.white();
-        let decoded = place.source.decode(&bytes, background, |image| {
+        let white = source.white();
+        let decoded = source.decode(&bytes, background, |image| {
             let scaled = (plain || budget.take(small))
                 .then(|| Picture::scaled(&image, size, channels, white).pixels.into_owned().into());
-            let (image_width, image_height) = (image.width(), image.height());
-            let large = u64::from(image_width) * u64::from(image_height) * channels as u64;
+            let sides = (image.width(), image.height());
+            let large = u64::from(sides.0) * u64::from(sides.1) * channels as u64;
             let original = (originals && !plain && budget.take(large)).then(|| {
                 let Picture { width, height, pixels, .. } = Picture::of(image, channels, white);
                 Original { width, height, pixels: pixels.into_owned().into() }
             });
-            (scaled, original, (image_width, image_height))
+            (scaled, original, sides)
         });
         let (scaled, original, sides) = decoded.map_err(failed)?;
         drop(bytes);
-        (place.checksum, place.sides) = (checksum, sides);
-        (place.scaled, place.original) = (scaled, original);
-        Ok(place)
+        Ok(Self { source, checksum, sides, scaled, original })
     }
 
     /// What `with` makes of the image, read anew.

@@ -8,6 +8,7 @@ use image::imageops::{self, FilterType};
 use image::{ExtendedColorType, GrayImage, ImageEncoder, RgbImage};
 use kinfold_data::{Images, Picture};
 use kinfold_train::Error;
+use std::path::Path;
 
 /// The colours of 0 to 1, dark to light in even steps, told apart also by those who see few colours
 /// (nine of matplotlib's magma, CC0).
@@ -66,6 +67,14 @@ pub(crate) fn shrunk(picture: &Picture<'_>, most: usize) -> (Vec<u8>, (usize, us
             .map(|image| imageops::resize(&image, w, h, FilterType::Triangle).into_raw()),
     };
     (small.unwrap_or_default(), (w as usize, h as usize))
+}
+
+/// Whether a file of this name can hold a picture of ours.
+pub(crate) fn check_png(out: &Path) -> Result<(), Error> {
+    if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
+        return Err(Error::Setting(format!("{} does not end in .png", out.display())));
+    }
+    Ok(())
 }
 
 /// A PNG file.

@@ -4,7 +4,7 @@
 //! images, first the image and then its views, as the first epochs of training would see them; or the
 //! pairs of the first batch.
 
-use crate::picture::png;
+use crate::picture::{check_png, png};
 use image::ExtendedColorType;
 use kinfold_data::{Images, Pairs, Sheet, Split, contact_sheet, pair_sheet};
 use kinfold_train::run::write_whole;
@@ -78,10 +78,7 @@ fn check(settings: &Settings, rows: usize, columns: usize, out: &Path) -> Result
             return Err(Error::Setting(text));
         }
     }
-    if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
-        return Err(Error::Setting(format!("{} does not end in .png", out.display())));
-    }
-    Ok(())
+    check_png(out)
 }
 
 fn write(sheet: Sheet, size: usize, out: &Path) -> Result<(), Error> {

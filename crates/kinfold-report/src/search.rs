@@ -3,7 +3,7 @@
 //! Input: a run, query images, and images to search among. Output: for each query the nearest by cosine
 //! of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
 
-use crate::picture::{png, shrunk};
+use crate::picture::{check_png, png, shrunk};
 use burn::tensor::Device;
 use embedded_graphics::mono_font::MonoTextStyle;
 use embedded_graphics::mono_font::iso_8859_1::FONT_6X13;
@@ -109,11 +109,7 @@ impl Found {
     /// # Errors
     /// When its ending is none or another format's.
     pub fn check_name(out: &Path) -> Result<(), Error> {
-        if out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
-            return Ok(());
-        }
-        let text = format!("the picture is a PNG, but {} does not end in .png", out.display());
-        Err(Error::Setting(text))
+        check_png(out)
     }
 
     /// Draws each query and its neighbours as a row of a PNG file, with their names; a file of that
@@ -123,9 +119,7 @@ impl Found {
     /// When the name does not end in .png, an image cannot be read any more, or the file cannot be
     /// written.
     pub fn draw(&self, out: &Path) -> Result<(), Error> {
-        if out.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("png")) {
-            return Err(Error::Setting(format!("{} does not end in .png", out.display())));
-        }
+        check_png(out)?;
         let columns = 1 + self.matches.iter().map(|m| m.neighbours.len()).max().unwrap_or(0);
         let tall = SIDE + 2 * LINE + GAP;
         // The query stands apart from what was found.

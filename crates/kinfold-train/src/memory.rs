@@ -27,16 +27,20 @@ pub(crate) fn needed_bytes(encoder: &EncoderSettings, shape: (usize, usize), vie
 /// Bytes that may be allocated, where Linux tells: those that are free or soon can be, within the limit of
 /// this process's group.
 pub fn available_bytes() -> Option<u64> {
-    let free = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
+    let free = system_bytes("/proc/meminfo", "MemAvailable:");
     let group = |name: &str| -> Option<u64> {
         fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
     };
     let limit = group("memory.max")
         .map(|most| most.saturating_sub(group("memory.current").unwrap_or_default()));
-    [free.map(|kib| kib * 1024), limit].into_iter().flatten().min()
+    [free, limit].into_iter().flatten().min()
+}
+
+/// What a line of Linux's says in kB.
+pub(crate) fn system_bytes(file: &str, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// # Errors

@@ -9,7 +9,6 @@ use crate::{Error, memory};
 use kinfold_data::{DIGITS, ImageSettings, Images, PairSettings, Pairs, Recipe, ViewSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::Path;
 
 /// Every setting of a run.
@@ -116,13 +115,14 @@ pub enum OptimizerName {
     Lars,
 }
 
-impl fmt::Display for OptimizerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl OptimizerName {
+    /// As settings name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::AdamW => "adamw",
             Self::Sgd => "sgd",
             Self::Lars => "lars",
-        })
+        }
     }
 }
 

@@ -123,9 +123,8 @@ fn csv(path: &Path) -> Result<Vec<(u64, Row)>, Error> {
 
 /// A first row that names no image is a heading of other columns.
 fn check_first(path: &Path, cells: &[&str]) -> Result<(), Error> {
-    let members = cells.iter().take(2);
-    let images = |cell: &&str| is_image(Path::new(cell)) || cell.contains(['/', '.']);
-    if cells.is_empty() || members.clone().any(images) {
+    let image = |cell: &&str| is_image(Path::new(cell)) || cell.contains(['/', '.']);
+    if cells.is_empty() || cells.iter().take(2).any(image) {
         return Ok(());
     }
     let reason = format!(

@@ -125,16 +125,11 @@ pub fn draw_pairs(
     seed: u64,
     epoch: usize,
 ) -> Result<Vec<f32>, Error> {
-    let stride = images.stride();
-    let mut out = vec![0.0; 2 * pairs.len() * stride];
-    out.par_chunks_mut(stride).enumerate().try_for_each(|(i, out)| {
+    draw_each(images, 2 * pairs.len(), recipe, |i| {
         let (view, pair) = (i / pairs.len(), pairs[i % pairs.len()]);
         let row = if view == 0 { pair.a } else { pair.b };
-        let picture = recipe.picture(images, row)?.posed(pair.pose);
-        let key = Key { seed, epoch, image: pair.key, view };
-        recipe.draw(&picture, images.size, key, out).map_err(Error::Setting)
-    })?;
-    Ok(out)
+        (row, pair.pose, Key { seed, epoch, image: pair.key, view })
+    })
 }
 
 /// A view of each of these images, `[rows, channels, size, size]`: `number` says which of its views, and
@@ -149,11 +144,23 @@ pub fn draw_views(
     (seed, epoch): (u64, usize),
     number: usize,
 ) -> Result<Vec<f32>, Error> {
+    draw_each(images, rows.len(), recipe, |i| {
+        (rows[i], 0, Key { seed, epoch, image: rows[i], view: number })
+    })
+}
+
+/// So many views, each of the row, in the pose and by the key that `which` says.
+fn draw_each(
+    images: &Images,
+    count: usize,
+    recipe: &Recipe,
+    which: impl Fn(usize) -> (usize, usize, Key) + Sync,
+) -> Result<Vec<f32>, Error> {
     let stride = images.stride();
-    let mut out = vec![0.0; rows.len() * stride];
-    out.par_chunks_mut(stride).zip(rows).try_for_each(|(out, &row)| {
-        let key = Key { seed, epoch, image: row, view: number };
-        let picture = recipe.picture(images, row)?;
+    let mut out = vec![0.0; count * stride];
+    out.par_chunks_mut(stride).enumerate().try_for_each(|(i, out)| {
+        let (row, pose, key) = which(i);
+        let picture = recipe.picture(images, row)?.posed(pose);
         recipe.draw(&picture, images.size, key, out).map_err(Error::Setting)
     })?;
     Ok(out)

@@ -9,6 +9,7 @@ use crate::Error;
 use crate::images::Images;
 use crate::pairs::Pair;
 use rayon::prelude::*;
+use std::iter::repeat_n;
 
 /// A picture of red, green and blue bytes: `[height, width, 3]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,9 +104,13 @@ impl Sheet {
     #[must_use]
     pub fn enlarged(self, times: usize) -> Self {
         let (width, height) = (self.width * times, self.height * times);
-        let at = |x: usize, y: usize| &self.pixels[3 * (y / times * self.width + x / times)..][..3];
-        let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| at(x, y).to_vec()));
-        Self { pixels: pixels.collect(), width, height }
+        let mut pixels = Vec::with_capacity(3 * width * height);
+        for row in self.pixels.chunks_exact(3 * self.width) {
+            let wide = row.chunks_exact(3).flat_map(|pixel| repeat_n(pixel, times));
+            let wide: Vec<u8> = wide.flatten().copied().collect();
+            repeat_n(wide, times).for_each(|wide| pixels.extend(wide));
+        }
+        Self { pixels, width, height }
     }
 }
 

@@ -64,15 +64,22 @@ pub enum EncoderName {
     Vit,
 }
 
-impl fmt::Display for EncoderName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl EncoderName {
+    /// As settings name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::ConvNet => "convnet",
             Self::Mlp => "mlp",
             Self::ResNet18 => "resnet18",
             Self::ResNet50 => "resnet50",
             Self::Vit => "vit",
-        })
+        }
+    }
+}
+
+impl fmt::Display for EncoderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

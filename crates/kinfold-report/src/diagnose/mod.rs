@@ -5,7 +5,7 @@
 
 mod table;
 
-use crate::metrics::steps;
+use crate::metrics::{Step, steps};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options, Training};
 use kinfold::{Embeddings, Temperature};
@@ -66,63 +66,42 @@ struct Loaded {
     trained: Option<Trained>,
 }
 
-/// What a run's folder says of its training.
-struct Trained {
+/// How a run was trained.
+pub(crate) struct Trained {
     losses: Vec<f64>,
     gradient_norms: Vec<f64>,
-    ceiling: f64,
-    batch: usize,
-    learning_rate: f64,
-    usual_learning_rate: f64,
-    weight_decay: f64,
-    optimizer: String,
-    encoder: String,
+    /// All but these.
+    known: Training<'static>,
 }
 
 impl Trained {
-    /// None where no step was taken.
-    fn read(run: &Path, settings: &Settings) -> Result<Option<Self>, Error> {
+    /// `ceiling` is the loss where nothing is learned. None where no step was taken.
+    pub(crate) fn new(steps: &[Step], ceiling: f64, settings: &Settings) -> Option<Self> {
         let Settings { loss, optimizer, encoder, .. } = settings;
         let batch = settings.batch.unwrap_or(2);
-        let mut steps = steps(run)?;
         // A queue that fills makes the loss rise, as more candidates do.
-        if loss.name == "moco" {
-            steps.drain(..(loss.queue / batch).min(steps.len() / 2));
-        }
-        if steps.is_empty() {
-            return Ok(None);
-        }
-        let ceiling = match Summary::read(run) {
-            Some(summary) => summary.loss_ceiling,
-            None => loss.loss()?.ceiling(batch),
-        };
-        Ok(Some(Self {
+        let filling = if loss.name == "moco" { loss.queue / batch } else { 0 };
+        let steps = &steps[filling.min(steps.len() / 2)..];
+        let usual = OptimizerSettings { learning_rate: None, ..*optimizer };
+        (!steps.is_empty()).then(|| Self {
             losses: steps.iter().map(|step| step.loss).collect(),
             gradient_norms: steps.iter().filter_map(|step| step.gradient_norm).collect(),
-            ceiling,
-            batch,
-            learning_rate: optimizer.highest_rate(batch),
-            usual_learning_rate: OptimizerSettings { learning_rate: None, ..*optimizer }
-                .highest_rate(batch),
-            // As it was written, and not the nearest number in twice the digits.
-            weight_decay: optimizer.weight_decay.to_string().parse().unwrap_or_default(),
-            optimizer: optimizer.name.to_string(),
-            encoder: encoder.name.to_string(),
-        }))
+            known: Training {
+                ceiling,
+                batch: Some(batch),
+                learning_rate: Some(optimizer.highest_rate(batch)),
+                usual_learning_rate: Some(usual.highest_rate(batch)),
+                // As it was written, and not the nearest number in twice the digits.
+                weight_decay: optimizer.weight_decay.to_string().parse().ok(),
+                optimizer: Some(optimizer.name.as_str()),
+                encoder: Some(encoder.name.as_str()),
+                ..Training::default()
+            },
+        })
     }
 
     fn training(&self) -> Training<'_> {
-        Training {
-            losses: &self.losses,
-            gradient_norms: &self.gradient_norms,
-            ceiling: self.ceiling,
-            batch: Some(self.batch),
-            learning_rate: Some(self.learning_rate),
-            usual_learning_rate: Some(self.usual_learning_rate),
-            weight_decay: Some(self.weight_decay),
-            optimizer: Some(&self.optimizer),
-            encoder: Some(&self.encoder),
-        }
+        Training { losses: &self.losses, gradient_norms: &self.gradient_norms, ..self.known }
     }
 }
 
@@ -155,8 +134,10 @@ pub(crate) fn diagnose_model(
     images: &Images,
     split: &Split,
     model: &Model,
+    trained: Option<Trained>,
 ) -> Result<DiagnosisReport, Error> {
-    told(&DiagnosisRequest::default(), of_model(run, settings, images, split, model)?)
+    let loaded = of_model(run, settings, images, split, model)?;
+    told(&DiagnosisRequest::default(), Loaded { trained, ..loaded })
 }
 
 fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Error> {
@@ -250,10 +231,16 @@ fn of_run(run: &Path, data: Option<&str>) -> Result<Loaded, Error> {
     }
     let images = settings.images()?;
     let split = Split::new(&images, settings.hold_out);
-    of_model(run, &settings, &images, &split, &model)
+    let ceiling = match Summary::read(run) {
+        Some(summary) => summary.loss_ceiling,
+        None => settings.loss.loss()?.ceiling(settings.batch.unwrap_or(2)),
+    };
+    let trained = Trained::new(&steps(run)?, ceiling, &settings);
+    let loaded = of_model(run, &settings, &images, &split, &model)?;
+    Ok(Loaded { trained, ..loaded })
 }
 
-/// The same of a run that has been read already.
+/// The same of a run that has been read already, without its training.
 fn of_model(
     run: &Path,
     settings: &Settings,
@@ -294,7 +281,7 @@ fn of_model(
         keys,
         labels: labelled.then(|| shown.iter().map(label).collect()),
         temperature: Some(temperature_of(run, settings)?),
-        trained: Trained::read(run, settings)?,
+        trained: None,
     })
 }
 

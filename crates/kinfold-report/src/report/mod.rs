@@ -18,7 +18,7 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
-use crate::diagnose::diagnose_model;
+use crate::diagnose::{Trained, diagnose_model};
 use burn::tensor::Device;
 use facts::Facts;
 use kinfold_data::{Images, Split};
@@ -79,7 +79,9 @@ fn html(
     let (sample, missing) = match (images, model) {
         (Some((images, split)), Ok(model)) => {
             // Fewer than two images have no diagnosis, and that is no reason to have no report.
-            diagnosis = diagnose_model(run, &facts.settings, images, split, &model).ok();
+            let trained = Trained::new(&facts.steps, facts.ceiling, &facts.settings);
+            let told = diagnose_model(run, &facts.settings, images, split, &model, trained);
+            diagnosis = told.ok();
             (Some(Sample::new(images, split, &model)?), None)
         }
         (_, Err(error)) => (None, Some(error.to_string())),

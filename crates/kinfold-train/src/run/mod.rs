@@ -17,6 +17,7 @@ pub use model::SavedModel;
 pub(crate) use state::{State, not_finite};
 pub use summary::{Evaluation, Measured, NEIGHBOURS, Summary};
 
+use crate::memory::system_bytes;
 use crate::{Error, Settings};
 use appended::Appended;
 use checkpoint::CHECKPOINTS;
@@ -300,7 +301,5 @@ pub fn write_whole(
 
 /// The most memory this process has held, in bytes, where Linux tells.
 pub fn peak_memory_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    system_bytes("/proc/self/status", "VmHWM:")
 }
