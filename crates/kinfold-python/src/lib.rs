@@ -17,6 +17,8 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     measures::loaded();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("GUIDE_MARGIN", kinfold::GUIDE_MARGIN)?;
+    module.add("NotFinite", module.py().get_type::<memory::NotFinite>())?;
     module.add_class::<loss::Loss>()?;
     module.add_function(wrap_pyfunction!(measures::knn_accuracy, module)?)?;
     module.add_function(wrap_pyfunction!(measures::one_shot_accuracy, module)?)?;

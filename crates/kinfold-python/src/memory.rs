@@ -81,9 +81,21 @@ fn first_of<T>(address: usize, count: usize) -> PyResult<Option<*mut T>> {
     Ok(Some(std::ptr::with_exposed_provenance_mut(address)))
 }
 
+pyo3::create_exception!(
+    kinfold._native,
+    NotFinite,
+    PyValueError,
+    "A NaN or an infinity among what a loss is computed of."
+);
+
 /// An error as Python knows it.
 pub(crate) fn refused(error: kinfold::Error) -> PyErr {
-    PyValueError::new_err(error.to_string())
+    let says = error.to_string();
+    match error {
+        kinfold::Error::NotFinite { .. } => NotFinite::new_err(says),
+        kinfold::Error::RowWeight { given, .. } if !given.is_finite() => NotFinite::new_err(says),
+        _ => PyValueError::new_err(says),
+    }
 }
 
 /// `$body` with `$T` the numbers that `$dtype` names.

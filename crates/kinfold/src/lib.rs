@@ -120,8 +120,9 @@ pub mod runtime;
 pub use embeddings::{Element, Embeddings, NORM_FLOOR, Real, bf16, f16};
 pub use error::Error;
 pub use loss::{
-    Batch, BatchShape, Conflict, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient,
-    Preset, Reduction, Similarity, Statistics, Temperature, Value, ValueAndGradient,
+    Batch, BatchShape, Conflict, ContrastiveLoss, Form, GUIDE_MARGIN, GradientMut, Objective,
+    ParameterGradient, Preset, Reduction, Similarity, Statistics, Temperature, Value,
+    ValueAndGradient,
 };
 
 /// The README's example compiles, too.

@@ -1,7 +1,7 @@
 //! Every loss of the family, with every setting, on the engine: against the oracle, over shapes,
 //! temperatures, types and threads.
 
-use kinfold::loss::reference::Dense;
+use kinfold::loss::reference::{Dense, dense};
 use kinfold::runtime::Instructions;
 use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Similarity, ValueAndGradient};
 use proptest::prelude::*;
@@ -417,6 +417,37 @@ fn what_a_guide_finds_equal_stays() {
     let right = loss.value((q, k)).unwrap();
     let guided = loss.value(Batch::new(q, k).with_guide(of_q, of_k, None)).unwrap();
     assert_eq!(guided.rows, right.rows);
+}
+
+/// A guide that finds keys as close as queries, whatever their lengths, and many things equal, has nothing
+/// to say, however its cosines are rounded; and nothing is a negative of itself.
+#[test]
+fn ties_of_a_guide_hold_whatever_the_rounding() {
+    fn holds<T: kinfold::Element>(narrow: impl Fn(f64) -> T, exact: f64) {
+        let of = |x: &[f64]| x.iter().map(|&x| narrow(x)).collect::<Vec<_>>();
+        for (dim, times) in [(1, 3.0), (2, 1.0 / 3.0), (7, 0.1), (33, 3.0), (300, 1e4), (769, 3.0)]
+        {
+            let (n, d) = (13, 5);
+            let [q, k] = [of(&normal(1, n * d)), of(&normal(2, n * d))];
+            // Two of each.
+            let known = &normal(3, n.div_ceil(2) * dim).repeat(2)[..n * dim];
+            let [of_q, of_k] =
+                [of(known), of(&known.iter().map(|x| times * x).collect::<Vec<_>>())];
+            let [q, k] = [&q, &k].map(|x| Embeddings::new(x, d).unwrap());
+            let [of_q, of_k] = [&of_q, &of_k].map(|x| Embeddings::new(x, dim).unwrap());
+            for within in [false, true] {
+                let loss = ContrastiveLoss::info_nce(common::tau(0.2));
+                let loss = loss.with_within_views(within).unwrap();
+                let guided = Batch::new(q, k).with_guide(of_q, of_k, None);
+                let right = loss.value((q, k)).unwrap().mean;
+                for mean in [loss.value(guided).unwrap().mean, dense(&loss, &guided).mean] {
+                    assert!((mean - right).abs() < exact, "dim {dim}, {within}: {mean} {right}");
+                }
+            }
+        }
+    }
+    holds(|x| x as f32, 1e-6);
+    holds(|x| x, 1e-14);
 }
 
 /// Weights of pairs whose similarities are a thousand times σ.

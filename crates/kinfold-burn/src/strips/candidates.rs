@@ -7,7 +7,7 @@
 use super::problem::{KEYS, NEGATIVES, Problem, QUERIES};
 use super::terms::Candidates;
 use burn::tensor::{Bool, Int, Tensor};
-use kinfold::{Form, Objective};
+use kinfold::{Form, GUIDE_MARGIN, Objective};
 
 /// One direction of a loss: each row of one matrix against the candidates of another.
 pub(super) struct Pass {
@@ -75,12 +75,12 @@ impl Problem {
                 let less = similarity.clone() - self.loss.margin();
                 similarity = similarity.mask_where(positive.clone(), less);
             }
-            let excluded = match &of_positives {
-                Some(of_positives) => self.closer(of_positives, block, strip.rows),
-                None => self.itself(block, strip.rows),
-            };
-            let excluded = [excluded, self.same_id(pass, block, strip)].into_iter().flatten();
-            left_out.push(excluded.fold(positive.clone(), Tensor::bool_or));
+            let excluded = [
+                self.itself(block, strip.rows),
+                self.same_id(pass, block, strip),
+                of_positives.as_ref().and_then(|x| self.closer(x, block, strip.rows)),
+            ];
+            left_out.push(excluded.into_iter().flatten().fold(positive.clone(), Tensor::bool_or));
             similarities.push(similarity);
             positives.push(positive);
         }
@@ -180,10 +180,8 @@ impl Problem {
     fn guide_on_positives(&self, strip: Strip) -> Option<Tensor<2>> {
         let Strip { start, rows } = strip;
         let [Some(queries), Some(keys), _] = self.guide.as_ref()? else { return None };
-        // From the same product as all others, so that a key that equals its query ties with it.
-        let all = queries.clone().narrow(0, start, rows).matmul(keys.clone().transpose());
-        let positive = self.same_index(start, rows, keys.dims()[0]);
-        Some(all.mask_fill(positive.bool_not(), 0.0).sum_dim(1))
+        let of_strip = |x: &Tensor<2>| x.clone().narrow(0, start, rows);
+        Some((of_strip(queries) * of_strip(keys)).sum_dim(1))
     }
 
     /// Which columns of a block the guide finds closer than the positive.
@@ -197,7 +195,8 @@ impl Problem {
         let guide = self.guide.as_ref()?;
         let left = guide[block.left].clone()?.narrow(0, block.left_start, rows);
         let cosine = left.matmul(guide[matrix].clone()?.transpose());
-        Some(cosine.greater(of_positives.clone().expand([rows, block.columns])))
+        let threshold = of_positives.clone().add_scalar(GUIDE_MARGIN);
+        Some(cosine.greater(threshold.expand([rows, block.columns])))
     }
 
     fn none(&self, rows: usize, columns: usize) -> Tensor<2, Bool> {

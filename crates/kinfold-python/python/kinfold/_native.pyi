@@ -4,6 +4,11 @@ Arrays come as addresses. Whoever calls keeps them alive, and has them row by ro
 """
 
 __version__: str
+#: By how much a guide must find a candidate closer than the pair.
+GUIDE_MARGIN: float
+
+class NotFinite(ValueError):
+    """A NaN or an infinity among what a loss is computed of."""
 
 # (address, count), and (address, rows, numbers in a row, numbers between the starts of two rows).
 _Numbers = tuple[int, int]

@@ -53,6 +53,11 @@ impl<'a, T: Element> Negatives<'a, T> {
     }
 }
 
+/// By how much a guide's cosine must be above that of the pair for it to say "closer". What is within it
+/// is a tie, and rounding, which is a hundred times smaller, does not break ties: however a cosine is
+/// summed up, equal embeddings are equally close.
+pub const GUIDE_MARGIN: f64 = 1e-5;
+
 /// Another model's embeddings of the same things, whose similarities tell false negatives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guide<'a, T> {
@@ -122,8 +127,9 @@ impl<'a, T: Element> Batch<'a, T> {
     }
 
     /// A guide's embeddings of queries, keys and, where there are any, shared negatives, of any
-    /// dimension: whatever the guide finds closer (by cosine) to a query than that query's own key is
-    /// no negative of it.
+    /// dimension: whatever the guide finds closer to a query than that query's own key, by a cosine that is
+    /// more than [`GUIDE_MARGIN`] above theirs, is no negative of it. Within views a query and a key are
+    /// no negatives of themselves, whatever the guide says.
     #[must_use]
     pub fn with_guide(
         self,

@@ -20,7 +20,7 @@ pub mod reference;
 mod shape;
 
 pub use crate::conflict::Conflict;
-pub use batch::Batch;
+pub use batch::{Batch, GUIDE_MARGIN};
 pub(crate) use batch::{Guide, Negatives};
 pub use contrastive_loss::ContrastiveLoss;
 pub use objective::{Objective, Reduction};

@@ -17,7 +17,7 @@
 //! is `−neg/(neg + pos) = −eˣ/(1 + eˣ)`, never `p − 1`. Sums of exponentials are only ever held as
 //! their logarithms, so that logits of ±1e4 overflow nowhere.
 
-use super::{Batch, ContrastiveLoss, Form, Guide, Negatives, Objective, Similarity};
+use super::{Batch, ContrastiveLoss, Form, GUIDE_MARGIN, Guide, Negatives, Objective, Similarity};
 use crate::embeddings::{Element, Embeddings, NORM_FLOOR, norm};
 
 /// The loss and its gradients, in f64.
@@ -308,17 +308,13 @@ impl<'a, T: Element> Problem<'a, T> {
     /// Whether a comparison that is no positive is no negative either.
     fn is_excluded(&self, chooser: Place, left: Place, right: Place) -> bool {
         let known = self.id(right).is_some_and(|id| self.id(chooser) == Some(id));
-        let guided = match &self.guide {
-            // What a guide says about an embedding's similarity with itself is taken as it is.
-            None => left == right,
-            Some(guide) => {
-                let cosine = |a: Place, b: Place| {
-                    dot(guide[a.of as usize].row(a.row), guide[b.of as usize].row(b.row))
-                };
-                cosine(left, right) > cosine(chooser, self.partner(chooser))
-            }
-        };
-        known || guided
+        let guided = self.guide.as_ref().is_some_and(|guide| {
+            let cosine = |a: Place, b: Place| {
+                dot(guide[a.of as usize].row(a.row), guide[b.of as usize].row(b.row))
+            };
+            cosine(left, right) > cosine(chooser, self.partner(chooser)) + GUIDE_MARGIN
+        });
+        left == right || known || guided
     }
 
     /// What an embedding is of; a query is of what its key is of.

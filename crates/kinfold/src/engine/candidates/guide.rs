@@ -6,7 +6,7 @@
 use crate::embeddings::{Element, Embeddings, Real};
 use crate::engine::rows::{Comparison, Rows};
 use crate::engine::threads::Team;
-use crate::loss;
+use crate::loss::{self, GUIDE_MARGIN};
 
 /// A guide's rows and columns. What it finds closer than a row's threshold is no negative of that row.
 pub(crate) struct Guide<'a, T: Element> {
@@ -38,10 +38,8 @@ impl<'a, R: Real> Guide<'a, R> {
     }
 }
 
-/// For each query, what a similarity must be above to make a candidate a false negative: that of the
-/// query's own key, and a little more, so that rounding alone does not hide what is equal.
+/// For each query, what a similarity must be above to make a candidate a false negative.
 pub(crate) fn thresholds<T: Element>(queries: &Rows<'_, T>, keys: &Rows<'_, T>) -> Vec<T::Real> {
-    let rounding = if size_of::<T::Real>() == 4 { 2e-6 } else { 4e-15 };
-    let threshold = |i| T::Real::from_f64(queries.similarity(i, keys, i) + rounding);
+    let threshold = |i| T::Real::from_f64(queries.similarity(i, keys, i) + GUIDE_MARGIN);
     (0..queries.len()).map(threshold).collect()
 }

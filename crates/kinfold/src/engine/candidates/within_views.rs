@@ -185,24 +185,23 @@ impl<'a, T: Element> WithinViews<'a, T> {
         });
         let (rows, columns) = (dot(rows.embeddings()), dot(columns.embeddings()));
         Candidates {
-            groups: groups(batch, shape.columns),
+            groups: Some(groups(batch, shape.columns)),
             guide,
             ..Candidates::new(shape, rows, Some(columns))
         }
     }
 }
 
-/// Groups by id. Without ids and a guide, a row's own query and key are of its group, since nothing is a
-/// negative of itself.
-fn groups<T: Element>(batch: &Batch<'_, T>, columns: usize) -> Option<Groups> {
+/// Groups by id. Without ids each row is a group of its own with its query and its key, since nothing is
+/// a negative of itself.
+fn groups<T: Element>(batch: &Batch<'_, T>, columns: usize) -> Groups {
     let n = batch.queries.rows();
     let ids = match batch.ids {
         Some(ids) => interned(ids.iter().copied()),
-        None if batch.guide.is_none() => interned(0..n as u64),
-        None => return None,
+        None => interned(0..n as u64),
     };
     let (own, of_negatives) = ids.split_at(n);
     let mut of_columns = [own, own, own, of_negatives].concat();
     of_columns.resize(columns, NONE);
-    Some(Groups::new(own.to_vec(), of_columns, true))
+    Groups::new(own.to_vec(), of_columns, true)
 }
