@@ -9,7 +9,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import torch.nn.functional as F  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from kinfold.torch import ClipLoss, InfoNCE, SigLipLoss, SupConLoss, contrastive, info_nce  # noqa: E402
+from kinfold.torch import (  # noqa: E402
+    ClipLoss, HardNegativesLoss, InfoNCE, NTXentLoss, SigLipLoss, SupConLoss, contrastive, info_nce,
+)
 from kinfold.torch import _operation  # noqa: E402
 from kinfold.torch._batch import settings_text  # noqa: E402
 
@@ -69,7 +71,7 @@ def test_gradcheck_with_negatives_and_bias():
 def test_opcheck(unreduced, gradients):
     q, k = pairs(6, 3)
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
-    given = (q, k, None, scale, *(None,) * 7, settings_text(form="both-ways"), unreduced, gradients)
+    given = (q, k, None, scale, *(None,) * 7, settings_text(form="both-ways"), True, unreduced, gradients)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     if gradients:
         tests += ("test_aot_dispatch_dynamic",)
@@ -300,6 +302,116 @@ def test_gradients_reach_parameters_of_half_under_autocast():
         loss = info_nce(layer(q), layer(k))
     loss.backward()
     assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.abs().sum() > 0
+
+
+BROKEN = [float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_what_is_not_finite_is_an_error_or_nan(broken, reduction):
+    for at in ("queries", "keys"):
+        q, k = (x.detach() for x in pairs(dtype=torch.float32))
+        (q if at == "queries" else k)[3, 2] = broken
+        tau = torch.tensor(0.2, requires_grad=True)
+        q, k = q.requires_grad_(), k.requires_grad_()
+        with pytest.raises(ValueError, match=f"{at} hold .* at row 3, column 2"):
+            contrastive(q, k, temperature=tau, reduction=reduction)
+        loss = contrastive(q, k, temperature=tau, reduction=reduction, check_finite=False)
+        assert loss.isnan().all()
+        for x in torch.autograd.grad(loss.sum(), (q, k, tau)):
+            assert x.isnan().all()
+
+
+def test_what_is_checked_by_default():
+    q, k = (x.detach() for x in pairs(dtype=torch.float32))
+    q[0, 0] = torch.inf
+    for loss in (lambda q, k: info_nce(q, k), InfoNCE()):
+        with pytest.raises(ValueError):
+            loss(q, k)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert loss(q, k).isnan()
+        assert loss(q.half(), k.half()).isnan()
+    with pytest.raises(ValueError):
+        info_nce(q.half(), k.half(), check_finite=True)
+    tau = torch.tensor(torch.nan)
+    with pytest.raises(ValueError):
+        info_nce(k, k, temperature=tau)
+    assert info_nce(k, k, temperature=tau, check_finite=False).isnan()
+
+
+def test_a_scaler_goes_on_after_an_overflow():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(7, 5)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    scales, losses = [], []
+    for _ in range(40):
+        x = torch.randn(16, 7)
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = info_nce(layer(x), layer(x + 0.1 * torch.randn(16, 7)))
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        losses.append(loss.item())
+    assert scales[0] == 2.0**39 and scales[-1] == scales[-2] and losses[-1] < losses[0]
+
+
+def test_an_upstream_that_is_not_finite():
+    q, k = pairs()
+    rows = info_nce(q, k, reduction="none")
+    (of,) = torch.autograd.grad(rows, q, torch.full_like(rows, torch.nan))
+    assert of.isnan().all()
+
+
+def test_weights_get_no_gradient_and_say_so():
+    q, k = pairs()
+    weights = torch.ones(len(q), requires_grad=True)
+    with pytest.raises(ValueError, match="weights want a gradient"):
+        info_nce(q, k, weights=weights)
+    info_nce(q, k, weights=weights.detach())
+    with torch.no_grad():
+        info_nce(q, k, weights=weights)
+
+
+def test_settings_are_checked_when_a_module_is_built():
+    for wrong, says in (
+        (lambda: InfoNCE(from_="both-ways"), "there is no setting 'from_'"),
+        (lambda: InfoNCE(label_smothing=0.1), "did you mean 'label_smoothing'"),
+        (lambda: InfoNCE(form="both-wys"), "both-wys"),
+        (lambda: InfoNCE(temperature=-0.1), "temperature is -0.1"),
+        (lambda: InfoNCE(reduction="median"), "reduction is 'median'"),
+        (lambda: InfoNCE(negative_mode="pair"), "negative_mode"),
+        (lambda: NTXentLoss(-0.5), "temperature is -0.5"),
+        (lambda: HardNegativesLoss(positive_share=2.0), "share of positives is 2"),
+        (lambda: SupConLoss(0.0), "temperature is 0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says):
+            wrong()
+
+
+def test_repr_shows_what_differs():
+    assert repr(InfoNCE()) == "InfoNCE()"
+    shown = repr(InfoNCE(0.2, reduction="sum", form="both-ways"))
+    assert shown == "InfoNCE(temperature=0.2, reduction='sum', form='both-ways')"
+    learned = InfoNCE(torch.nn.Parameter(torch.tensor(0.25)))
+    assert repr(learned) == "InfoNCE(temperature=0.25 (learned))"
+    assert repr(NTXentLoss(0.5, 64)) == "NTXentLoss(memory_bank_size=64)"
+    assert repr(SupConLoss()) == "SupConLoss()" and "one" in repr(SupConLoss(contrast_mode="one"))
+
+
+def test_a_module_keeps_its_learned_temperature():
+    import copy
+
+    criterion = InfoNCE(temperature=torch.nn.Parameter(torch.tensor(0.25)))
+    other = copy.deepcopy(criterion)
+    with torch.no_grad():
+        other.temperature.fill_(0.5)
+    q, k = pairs()
+    assert criterion(q, k) == info_nce(q, k, temperature=0.25) and other(q, k) == info_nce(q, k, temperature=0.5)
+    assert list(criterion.state_dict()) == ["temperature"]
 
 
 def test_a_batch_with_more_keys_has_to_be_asked_for():

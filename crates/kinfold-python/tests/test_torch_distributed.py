@@ -15,7 +15,7 @@ if not dist.is_available() or not dist.is_gloo_available():
 
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
-from kinfold.torch import SupConLoss, contrastive  # noqa: E402
+from kinfold.torch import DCLLoss, NTXentLoss, SupConLoss, contrastive  # noqa: E402
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 3, 2, 2, 4, 0, 1, 1, 5, 0, 2])
 SETTINGS = {
@@ -34,7 +34,8 @@ SETTINGS = {
     "hard": {"form": "nt-xent", "objective": "hard-negatives"},
     "rince": {"form": "both-ways", "objective": "rince"},
     "labels": {"form": "nt-xent", "objective": "sup-con-outside", "labels": LABELS},
-    "SupConLoss without labels": {"module": True},
+    "SupConLoss without labels": {"module": "SupConLoss"},
+    "DCLLoss with weights": {"module": "DCLLoss"},
     "sigmoid": {"objective": "sigmoid"},
     "negatives": {"negatives": True},
     "negatives of each": {"negatives": "each", "in_batch_negatives": False},
@@ -63,7 +64,10 @@ class Model(torch.nn.Module):
         if isinstance(negatives, torch.Tensor):
             settings["negatives"] = self.encoder(negatives)
         a, b = self.encoder(x), self.encoder(y.flip(-1))
-        if settings.pop("module", False):
+        module = settings.pop("module", None)
+        if module == "DCLLoss":
+            return DCLLoss(self.tau, lambda a, b: (a - b).square().sum(1), gather)(a, b)
+        if module == "SupConLoss":
             features = torch.nn.functional.normalize(torch.stack([a, b], dim=1), dim=-1) / self.tau.sqrt()
             return SupConLoss(temperature=1.0, base_temperature=1.0, gather=gather)(features)
         return contrastive(a, b, temperature=self.tau, gather=gather, **settings)
@@ -103,11 +107,36 @@ def process(rank, world, port, answers):
         store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
         patience = datetime.timedelta(seconds=120)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
+        others(rank, world)
         answers.put((rank, [work(rank, shares) for shares in SHARES[world]]))
         dist.barrier()
         dist.destroy_process_group()
     except BaseException:
         answers.put((rank, traceback.format_exc()))
+
+
+def others(rank, world):
+    """Groups, numbers that are not finite in one process alone, and banks of uneven shares."""
+    torch.manual_seed(rank)
+    a, b = torch.randn(3 + rank, 4), torch.randn(3 + rank, 4)
+    of_all = contrastive(a, b, gather=True)
+    groups = [dist.new_group([each]) for each in range(world)]
+    everyone = dist.new_group(list(range(world)))
+    assert contrastive(a, b, gather=True, group=groups[rank]) == contrastive(a, b) != of_all
+    assert contrastive(a, b, gather=True, group=everyone) == of_all
+    if rank == 1:
+        a[0, 0] = torch.nan
+    for settings in ({}, {"form": "nt-xent"}, {"reduction": "none"}):
+        with pytest.raises(ValueError, match="in the batch of process 1$"):
+            contrastive(a, b, gather=True, **settings)
+    assert contrastive(a, b, gather=True, check_finite=False).isnan()
+    loss = NTXentLoss(0.2, 16, gather_distributed=True)
+    loss(b.requires_grad_(), b)
+    assert loss.bank_ptr == sum(3 + each for each in range(world))
+    expected = [torch.empty_like(loss.bank) for _ in range(world)]
+    dist.all_gather(expected, loss.bank)
+    rows = int(loss.bank_ptr)
+    assert all(torch.equal(x[:rows], loss.bank[:rows]) for x in expected)
 
 
 def work(rank, shares):

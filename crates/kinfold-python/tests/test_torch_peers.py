@@ -53,6 +53,24 @@ def test_lightly():
         assert torch.allclose(a.bank, b.memory_bank.bank) and a.bank_ptr == b.memory_bank.bank_ptr
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lightly_weights_and_banks():
+    theirs = peer("lightly.loss")
+    q, k = pairs()
+    apart = lambda a, b: (a - b).square().sum(1)  # noqa: E731
+    for tau in (0.1, 0.7):
+        same(ours.DCLLoss(tau, apart)(q, k), theirs.DCLLoss(tau, apart)(q, k), (q, k))
+    # So many rows, of the dimension that comes.
+    loss = ours.NTXentLoss(0.2, 24)
+    twin = ours.NTXentLoss(0.2, (24, 8))
+    first = loss(q.float(), k.float())
+    assert loss.bank.shape == (24, 8) and first.isfinite()
+    twin.bank.copy_(loss.bank)
+    twin.bank_ptr.copy_(loss.bank_ptr)
+    for _ in range(3):
+        assert loss(q.float(), k.float()) == twin(q.float(), k.float())
+
+
 def test_open_clip():
     theirs = peer("open_clip.loss")
     q, k = pairs(normalized=True)
@@ -72,8 +90,96 @@ def test_pytorch_metric_learning():
     labels = torch.randint(0, 6, (32,))
     labels[0] = 9
     same(ours.metric_learning.SupConLoss()(z, labels), theirs.SupConLoss()(z, labels), (q, k))
-    with pytest.raises(ValueError, match="must occur twice"):
-        ours.metric_learning.NTXentLoss()(z, labels)
+    same(ours.metric_learning.NTXentLoss()(z, labels), theirs.NTXentLoss()(z, labels), (q, k))
+
+
+def batches_of_labels():
+    """Labels that occur once, twice and more often; all the same; all different."""
+    torch.manual_seed(1)
+    yield torch.randint(0, 6, (32,)).index_fill(0, torch.tensor(0), 9)
+    yield torch.arange(32) // 4
+    yield torch.arange(32) % 16
+    yield torch.zeros(32, dtype=torch.int64)
+    yield torch.arange(32)
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+def test_pytorch_metric_learning_settings(name):
+    theirs = peer("pytorch_metric_learning.losses")
+    distances, reducers, miners = (
+        peer(f"pytorch_metric_learning.{kind}") for kind in ("distances", "reducers", "miners")
+    )
+    ours_of, theirs_of = getattr(ours.metric_learning, name), getattr(theirs, name)
+    q, k = pairs()
+    z = torch.cat([q, k])
+    ref = torch.randn(20, 8, dtype=torch.float64)
+    for labels in batches_of_labels():
+        of_ref = torch.arange(20) % 7
+        settings = [{}, {"temperature": 0.4}]
+        # Far from 0: what of a loss rounds to 0 there, its mean leaves out.
+        settings += [{"distance": distances.DotProductSimilarity(normalize_embeddings=unit), "temperature": 5.0}
+                     for unit in (True, False)]
+        settings += [{"reducer": reducer} for reducer in (
+            reducers.MeanReducer(), reducers.SumReducer(), reducers.ThresholdReducer(low=0.5),
+            reducers.AvgNonZeroReducer(), reducers.DoNothingReducer(),
+        )]
+        for more in settings:
+            a, b = ours_of(**more), theirs_of(**more)
+            given = [(z, labels), (z, labels, None, ref, of_ref)]
+            for miner in (miners.MultiSimilarityMiner(), miners.TripletMarginMiner(margin=0.5)):
+                given += [(z, labels, miner(z, labels)), (z, labels, miner(z, labels, ref, of_ref), ref, of_ref)]
+            for case in given:
+                mine, right = a(*case), b(*case)
+                if isinstance(right, dict):
+                    mine, right = mine["loss"]["losses"], right["loss"]["losses"]
+                    mine, right = (torch.as_tensor(x, dtype=torch.float64).sum() for x in (mine, right))
+                    torch.testing.assert_close(mine, right)
+                elif not right.requires_grad or right == 0:
+                    assert mine == 0
+                else:
+                    same(mine, right, (q, k), atol=1e-7)
+
+
+def test_pytorch_metric_learning_in_half_and_compiled():
+    q, k = pairs()
+    z = torch.cat([q, k]).detach()
+    labels = torch.cat([torch.arange(16), torch.arange(16).flip(0)])
+    for loss in (ours.metric_learning.NTXentLoss(), ours.metric_learning.SupConLoss()):
+        half = loss(z.half(), labels)
+        assert half.dtype == torch.float16
+        torch.testing.assert_close(half.double(), loss(z, labels), rtol=1e-2, atol=1e-2)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        leaf = z.float().requires_grad_()
+        same(compiled(leaf, labels), loss(leaf, labels), (leaf,))
+        if isinstance(loss, ours.metric_learning.NTXentLoss):
+            with pytest.raises(Exception, match="each label must occur twice"):
+                compiled(leaf, torch.arange(32) % 7)
+        with pytest.raises(ValueError, match="distance is"):
+            type(loss)(distance=object())
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+def test_cross_batch_memory(name):
+    theirs = peer("pytorch_metric_learning.losses")
+    miners = peer("pytorch_metric_learning.miners")
+    for miner in (None, miners.MultiSimilarityMiner()):
+        a, b = (
+            theirs.CrossBatchMemory(getattr(of, name)(), 8, memory_size=48, miner=miner)
+            for of in (ours.metric_learning, theirs)
+        )
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(5):
+            z = torch.randn(16, 8, generator=generator, requires_grad=True)
+            labels = torch.randint(0, 5, (16,), generator=generator)
+            same(a(z, labels), b(z, labels), (z,), atol=1e-5)
+
+
+def test_memory_of_many_labels():
+    """Pairs of a batch with itself are its positives alone: no list of all."""
+    n = 4096
+    z, labels = torch.randn(n, 16), torch.arange(n) // 4
+    assert len(ours.metric_learning._positive_pairs(labels)[0]) == 3 * n
+    assert ours.metric_learning.NTXentLoss()(z, labels).isfinite()
 
 
 def test_sentence_transformers():
@@ -97,6 +203,100 @@ def test_sentence_transformers():
     assert loss([{"x": q}, {"x": k}]) == ours.info_nce(q, k, temperature=0.05)
 
 
+class Dropping(torch.nn.Module):
+    """A model of which half is left to chance."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer, self.dropout = torch.nn.Linear(8, 6).double(), torch.nn.Dropout(0.5)
+
+    def __getitem__(self, i):
+        return (self.layer, self.dropout)[i]
+
+    def forward(self, features):
+        return {"sentence_embedding": self.dropout(self.layer(features["x"]).tanh())}
+
+
+def columns(count=3, n=16):
+    generator = torch.Generator().manual_seed(5)
+    return [{"x": torch.randn(n, 8, generator=generator, dtype=torch.float64), "of": "text"} for _ in range(count)]
+
+
+def trained(loss, model, given):
+    """The value, and the model's gradients of three times it."""
+    model.zero_grad()
+    torch.manual_seed(11)
+    value = loss(given, None)
+    (3 * value).backward()
+    return value.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+def alike(a, b):
+    torch.testing.assert_close(a[0], b[0], rtol=1e-6, atol=1e-9)
+    for x, y in zip(a[1], b[1]):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("mini_batch_size", [1, 5, 16, 64])
+def test_cached_gradients_are_those_of_the_whole_batch(mini_batch_size):
+    model = Dropping().eval()
+    whole = ours.MultipleNegativesRankingLoss(model)
+    cached = ours.CachedMultipleNegativesRankingLoss(model, mini_batch_size=mini_batch_size)
+    alike(trained(cached, model, columns()), trained(whole, model, columns()))
+    with torch.no_grad():
+        torch.testing.assert_close(cached(columns()), whole(columns()))
+    # With the same dropout when it is encoded again: the peer's own numbers.
+    theirs = peer("sentence_transformers.sentence_transformer.losses")
+    model.train()
+    right = theirs.CachedMultipleNegativesRankingLoss(model, mini_batch_size=mini_batch_size)
+    alike(trained(cached, model, columns()), trained(right, model, columns()))
+
+
+def test_gist_embed():
+    theirs = peer("sentence_transformers.sentence_transformer.losses")
+    tokenizer = type("Tokenizer", (peer("transformers").PreTrainedTokenizerBase,), {
+        "__init__": lambda self: None, "get_vocab": lambda self: {"a": 0}, "__repr__": lambda self: "a tokenizer",
+    })()
+    model, guide = Dropping().eval(), Dropping(1).eval()
+    for each in (model, guide):
+        each.tokenizer, each.max_seq_length = tokenizer, 8
+    for given in (columns(2), columns(3)):
+        for more in ({}, {"temperature": 0.2}, {"contrast_anchors": False, "contrast_positives": False}):
+            a, b = (of.GISTEmbedLoss(model, guide, **more) for of in (ours, theirs))
+            alike(trained(a, model, given), trained(b, model, given))
+    for wrong in ({"margin": 0.1}, {"margin_strategy": "relative"}, {"contrast_anchors": False}):
+        with pytest.raises(ValueError):
+            ours.GISTEmbedLoss(model, guide, **wrong)
+
+
+def test_sup_contrast_masks_and_modes():
+    features = torch.nn.functional.normalize(torch.randn(10, 3, 6, dtype=torch.float64), dim=-1).requires_grad_()
+    labels = torch.arange(10) % 4
+    mask = labels[:, None] == labels
+
+    def formula(mode):
+        n, views = features.shape[:2]
+        all_views = features.transpose(0, 1).flatten(0, 1)
+        anchors = n if mode == "one" else n * views
+        logits = all_views[:anchors] @ all_views.T / 0.07
+        others = ~torch.eye(n * views, dtype=torch.bool)[:anchors]
+        positive = mask.repeat(views, views)[:anchors] & others
+        log_p = logits - logits.masked_fill(~others, -torch.inf).logsumexp(1, keepdim=True)
+        return -(log_p * positive).sum(1).div(positive.sum(1)).mean()
+
+    for mode in ("all", "one"):
+        loss = ours.SupConLoss(contrast_mode=mode)
+        for given in ({"labels": labels}, {"mask": mask}, {"mask": mask.double()}):
+            same(loss(features, **given), formula(mode), (features,), atol=1e-7)
+    assert ours.SupConLoss()(features, mask=torch.eye(10)) == ours.SupConLoss()(features)
+    for wrong in (torch.ones(9, 9), torch.eye(10)[[1, 0, *range(2, 10)]], 1 - torch.eye(10), torch.ones(10, 10).tril()):
+        with pytest.raises(ValueError, match="mask"):
+            ours.SupConLoss()(features, mask=wrong)
+    with pytest.raises(ValueError, match="give one of them"):
+        ours.SupConLoss()(features, labels, mask)
+
+
 def test_the_presets_of_the_papers():
     q, k = pairs()
     for loss in (ours.DebiasedLoss(), ours.HardNegativesLoss()):
@@ -107,11 +307,10 @@ def test_what_has_no_meaning_here_is_refused():
     for wrong in (
         lambda: ours.ClipLoss(use_horovod=True),
         lambda: ours.ClipLoss(world_size=2),
-        lambda: ours.DCLLoss(weight_fn=print),
-        lambda: ours.SupConLoss(contrast_mode="one"),
+        lambda: ours.SupConLoss(contrast_mode="two"),
         lambda: ours.MultipleNegativesRankingLoss(None, directions=("doc_to_doc",)),
         lambda: ours.MultipleNegativesRankingLoss(None, similarity_fct=print),
-        lambda: ours.NTXentLoss(memory_bank_size=5),
+        lambda: ours.NTXentLoss(memory_bank_size=(5, 0)),
     ):
         with pytest.raises(ValueError):
             wrong()

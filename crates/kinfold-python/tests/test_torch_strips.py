@@ -65,6 +65,9 @@ CASES = {name: {**batch(), **settings} for name, settings in SETTINGS.items()} |
         within_views=True,
         negatives=numbers(7, D, seed=2),
     ),
+    "a guide's ties": batch(
+        guide=(numbers(N, 30, seed=4), 3 * numbers(N, 30, seed=4)), within_views=True, ids=torch.arange(N) % 9
+    ),
     "labels": {
         "queries": numbers(N, D),
         "labels": torch.arange(N) % 4,
@@ -127,7 +130,7 @@ class _InStrips(torch.autograd.Function):
             of = [0] * 4
             for sign in (1.0, -1.0):
                 batch[7] = (upstream.double() * sign).clamp_min(0)
-                part = _strips.info_nce(*batch, settings, False, True)[1:]
+                part = _strips.info_nce(*batch, settings, True, False, True)[1:]
                 of = [x + sign * y for x, y in zip(of, part)]
         else:
             of = [upstream * x for x in kept]
@@ -218,8 +221,57 @@ def test_a_strip_is_the_largest_thing():
     n = 3000
     q, k = numbers(n, 4, dtype=torch.float32), numbers(n, 4, seed=1, dtype=torch.float32)
     with Watch():
-        _strips.info_nce(q, k, *(None,) * 9, settings_text(form="nt-xent"), False, True)
+        _strips.info_nce(q, k, *(None,) * 9, settings_text(form="nt-xent"), True, False, True)
     assert largest <= _strips.ROWS * 2 * n < (2 * n) ** 2 / 5
+
+
+class _Questions(torch.utils._python_dispatch.TorchDispatchMode):
+    """What the host asks the device, and how precise products are meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.precisions = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.asked += name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select")
+        if name in ("mm", "bmm"):
+            self.precisions |= {matmul.fp32_precision for matmul in _strips._MATMULS}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_device_is_asked_once(name, monkeypatch):
+    """Whether all is finite, and nothing where nobody wants to know; products are whole meanwhile."""
+    seen = []
+    monkeypatch.setattr(_operation, "info_nce", lambda *given: seen.append(given) or _operation._shapes(*given))
+    monkeypatch.setattr(_operation, "_plain", lambda batch: False)
+    contrastive(**CASES[name])
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        for check_finite in (True, False):
+            *batch_and_settings, _, _, _ = seen[0]
+            with _Questions() as questions:
+                _strips.info_nce(*batch_and_settings, check_finite, False, True)
+            assert questions.asked == check_finite and questions.precisions <= {"ieee"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_no_cuda_graph_records_it():
+    for operation in (torch.ops.kinfold.info_nce.default, torch.ops.kinfold.info_nce_of_rows.default):
+        assert torch.Tag.cudagraph_unsafe in operation.tags
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_nan(name, broken, monkeypatch):
+    case = dict(CASES[name])
+    case["queries"] = case["queries"].index_fill(0, torch.tensor(1), broken)
+    value, gradients = outcome({**case, "check_finite": False}, "mean", True, monkeypatch)
+    assert value.isnan() and any(x.isnan().any() for x in gradients)
 
 
 def test_shapes_on_a_device_without_numbers():

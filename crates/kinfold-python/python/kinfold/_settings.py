@@ -5,16 +5,30 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
+
+Form = Literal["one-way", "both-ways", "nt-xent"]
+Objective = Literal[
+    "softmax",
+    "decoupled",
+    "decoupled-weighted",
+    "debiased",
+    "hard-negatives",
+    "sup-con-outside",
+    "sup-con-inside",
+    "rince",
+    "sigmoid",
+]
+Reduction = Literal["mean", "sum"]
 
 
 class Settings(TypedDict, total=False):
     """What a loss is. `kinfold.torch.contrastive` says what each setting means."""
 
-    form: str
-    objective: str
+    form: Form
+    objective: Objective
     temperature: float
-    reduction: str
+    reduction: Reduction
     normalize: bool
     margin: float
     label_smoothing: float

@@ -18,17 +18,23 @@ from ._modules import (
     DebiasedLoss,
     HardNegativesLoss,
     InfoNCE,
-    MultipleNegativesRankingLoss,
     NTXentLoss,
     SigLipLoss,
     SupConLoss,
 )
+from ._sentence_transformers import (
+    CachedMultipleNegativesRankingLoss,
+    GISTEmbedLoss,
+    MultipleNegativesRankingLoss,
+)
 
 __all__ = [
+    "CachedMultipleNegativesRankingLoss",
     "ClipLoss",
     "DCLLoss",
     "DCLWLoss",
     "DebiasedLoss",
+    "GISTEmbedLoss",
     "HardNegativesLoss",
     "InfoNCE",
     "MultipleNegativesRankingLoss",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,10 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "f
            torch.bfloat16: "bfloat16"}
 
 
-def compute(batch: Batch | tuple, loss: _native.Loss, unreduced: bool, gradients: bool):
+def compute(batch: Batch | tuple, loss: _native.Loss, check_finite: bool, unreduced: bool, gradients: bool):
     """The value, or without a reduction each row's, in f64; the gradients of queries, keys and negatives,
-    None where there are none; and those of 1/τ and the bias."""
+    None where there are none; and those of 1/τ and the bias. Of embeddings that are not finite all of
+    this is NaN, unless that is checked."""
     queries, keys, negatives, scale, bias, ids, labels, weights, *guide = batch
     exact = computed_in(queries.dtype)
     per_query = negatives is not None and negatives.dim() == 3
@@ -30,7 +33,8 @@ def compute(batch: Batch | tuple, loss: _native.Loss, unreduced: bool, gradients
     if unreduced:
         rows = torch.empty(rows_of(parsed(loss.settings).form, queries, keys), dtype=torch.float64)
     scale = None if scale is None else scale.item()
-    value, of_log_scale, of_bias = loss.compute(
+    bias = None if bias is None else bias.item()
+    call = lambda: loss.compute(  # noqa: E731
         _DTYPES.get(queries.dtype) or str(queries.dtype),
         torch.get_num_threads(),
         _threads.open_mp,
@@ -39,12 +43,29 @@ def compute(batch: Batch | tuple, loss: _native.Loss, unreduced: bool, gradients
         *numbers,
         None if matrices[3] is None else matrices[3:],
         scale,
-        None if bias is None else bias.item(),
+        bias,
         _address(rows),
         tuple([_address(x) or (0, 0) for x in out]) if gradients else None,
     )
+    if check_finite:
+        value, of_log_scale, of_bias = call()
+    else:
+        value, of_log_scale, of_bias = _or_nan(call, (scale, bias), (rows, *(out or ())))
     del held, held_too
     return value if rows is None else rows, out, (of_log_scale / (scale or 1.0), of_bias)
+
+
+def _or_nan(call, numbers, buffers):
+    """What `call` gives; or NaN, written to its buffers, too, where something given is not finite."""
+    try:
+        if all(x is None or math.isfinite(x) for x in numbers):
+            return call()
+    except _native.NotFinite:
+        pass
+    for buffer in buffers:
+        if buffer is not None:
+            buffer.fill_(math.nan)
+    return (math.nan,) * 3
 
 
 def check(batch: Batch, loss: _native.Loss) -> None:

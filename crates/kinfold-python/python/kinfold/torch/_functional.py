@@ -6,18 +6,57 @@ Input: tensors, whatever they are. Output: a loss that can be differentiated; or
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import operator
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from .._settings import NAMES, Form, Objective, Reduction
 from . import _distributed
-from ._batch import Batch, exact_numbers
+from ._batch import Batch, exact_numbers, loss
 from ._operation import computed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _REDUCTIONS = ("mean", "sum", "none")
+
+NegativeMode = Literal["unpaired", "paired"]
+
+
+class ContrastiveSettings(TypedDict, total=False):
+    """Settings of `contrastive` but for the temperature and the reduction."""
+
+    form: Form
+    objective: Objective
+    normalize: bool
+    margin: float
+    label_smoothing: float
+    factor: float
+    norm_floor: float
+    in_batch_negatives: bool
+    within_views: bool
+    offset: int
+    sigma: float
+    positive_share: float
+    concentration: float
+    q: float
+    lam: float
+    bias: float | Tensor
+    ids: Tensor | None
+    labels: Tensor | None
+    weights: Tensor | None
+    guide: tuple[Tensor, ...] | None
+    logit_scale: float | Tensor | None
+    check_finite: bool | None
+    gather: bool
+    group: dist.ProcessGroup | None
 
 
 def contrastive(
@@ -25,10 +64,10 @@ def contrastive(
     keys: Tensor | None = None,
     negatives: Tensor | None = None,
     *,
-    form: str = "one-way",
-    objective: str = "softmax",
+    form: Form = "one-way",
+    objective: Objective = "softmax",
     temperature: float | Tensor = 0.1,
-    reduction: str = "mean",
+    reduction: Reduction | Literal["none"] = "mean",
     normalize: bool = True,
     margin: float = 0.0,
     label_smoothing: float = 0.0,
@@ -48,7 +87,9 @@ def contrastive(
     weights: Tensor | None = None,
     guide: tuple[Tensor, ...] | None = None,
     logit_scale: float | Tensor | None = None,
+    check_finite: bool | None = None,
     gather: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Any loss of the family: the settings of the crate `kinfold`, by name.
 
@@ -81,9 +122,13 @@ def contrastive(
         guide: another model's embeddings of queries, keys and, where there are any, shared negatives:
             what it finds closer to a query than its key is no negative.
         logit_scale: 1/τ, in place of the temperature.
+        check_finite: whether a NaN or an infinity among the numbers is an error; or else the loss is NaN,
+            as a `GradScaler` expects of f16 that overflows. None: it is one but under autocast and for
+            float16. With `gather` it is one in all processes, or in none.
         gather: whether to share the batch with the other processes of `torch.distributed`: the loss is
             that of all rows together, and gradients are exact where those of the processes are
             averaged, as DistributedDataParallel does.
+        group: the processes that share it; None for all.
 
     Returns:
         The loss in nats, float64 for float64 and else float32: `[]`, or `[rows]` without a reduction.
@@ -129,9 +174,13 @@ def contrastive(
     }
     ids, labels = _integers("ids", ids, like), _integers("labels", labels, like)
     batch = Batch(queries, keys, negatives, scale, learned_bias, ids, labels, _weights(weights, like), *guide)
-    if gather and _distributed.world_size() > 1:
-        return _distributed.contrastive(batch, settings, reduction)
-    return computed(batch, settings, reduction)
+    if check_finite is None:
+        device = like.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        check_finite = not autocast and queries.dtype != torch.float16
+    if gather and _distributed.world_size(group) > 1:
+        return _distributed.contrastive(batch, settings, bool(check_finite), reduction, group)
+    return computed(batch, settings, bool(check_finite), reduction)
 
 
 def info_nce(
@@ -139,9 +188,9 @@ def info_nce(
     positive_key: Tensor,
     negative_keys: Tensor | None = None,
     temperature: float | Tensor = 0.1,
-    reduction: str = "mean",
-    negative_mode: str = "unpaired",
-    **settings,
+    reduction: Reduction | Literal["none"] = "mean",
+    negative_mode: NegativeMode = "unpaired",
+    **settings: Unpack[ContrastiveSettings],
 ) -> Tensor:
     """InfoNCE one way, with the arguments of info-nce-pytorch, and its number.
 
@@ -175,6 +224,21 @@ def info_nce(
     return contrastive(
         query, positive_key, negative_keys, temperature=temperature, reduction=reduction, **settings
     )
+
+
+def check_settings(**settings: Any) -> None:
+    """Refuses settings of `contrastive` that are wrong whatever the batch."""
+    known = [p.name for p in inspect.signature(contrastive).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if (reduction := settings.get("reduction", "mean")) not in _REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(_REDUCTIONS)}")
+    numbers = {name: x for name, x in settings.items() if name in NAMES and not isinstance(x, Tensor)}
+    loss(**{**numbers, "reduction": "mean"})
+    if settings.get("gather") and not dist.is_available():
+        raise ValueError("processes are to share a batch, but this PyTorch has no torch.distributed")
 
 
 # --- what was given ---------------------------------------------------------------------------------
@@ -288,5 +352,10 @@ def _weights(x, like: Tensor) -> Tensor | None:
     _tensor("weights", x)
     if x.dim() != 1:
         raise ValueError(f"weights have shape {_shape(x)}, but must be [n]")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "weights want a gradient, and get none here: detach them, or multiply the losses of "
+            "reduction='none' by them"
+        )
     _placed("weights", x, like)
     return x.detach().to(exact_numbers(like.device))

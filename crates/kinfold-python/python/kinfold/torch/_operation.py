@@ -20,26 +20,31 @@ from ._batch import (
 )
 
 _BATCH = ", ".join("Tensor? " + name for name in Batch._fields).replace("?", "", 1)
-# Besides the tensors: settings, and for the first operation `unreduced` and `gradients`.
-_INPUTS = TENSORS + 3
+# Besides the tensors: settings, `check_finite`, `unreduced` and `gradients`.
+_INPUTS = TENSORS + 4
 
 # After the value: of queries, of keys, of negatives, and of 1/τ and the bias, `[2]`. What was not asked
 # for, or is of something that was not given, has no numbers.
 _GRADIENTS = "Tensor, Tensor, Tensor, Tensor"
 
 _library = torch.library.Library("kinfold", "DEF")
+# The host asks the device whether all is finite, which no CUDA graph can record.
+_TAGS = [tag] if (tag := getattr(torch.Tag, "cudagraph_unsafe", None)) is not None else []
 _library.define(
-    f"info_nce({_BATCH}, str settings, bool unreduced, bool gradients) -> (Tensor, {_GRADIENTS})"
+    f"info_nce({_BATCH}, str settings, bool check_finite, bool unreduced, bool gradients) -> (Tensor, {_GRADIENTS})",
+    tags=_TAGS,
 )
-_library.define(f"info_nce_of_rows(Tensor upstream, {_BATCH}, str settings) -> ({_GRADIENTS})")
+_library.define(f"info_nce_of_rows(Tensor upstream, {_BATCH}, str settings) -> ({_GRADIENTS})", tags=_TAGS)
 
 
 # --- on the CPU -------------------------------------------------------------------------------------
 
 
 def _on_cpu(*given):
-    *tensors, settings, unreduced, gradients = given
-    value, out, numbers = _engine.compute(Batch(*tensors), loss_of(settings), unreduced, gradients)
+    *tensors, settings, check_finite, unreduced, gradients = given
+    value, out, numbers = _engine.compute(
+        Batch(*tensors), loss_of(settings), check_finite, unreduced, gradients
+    )
     exact = computed_in(tensors[0].dtype)
     value = value.to(exact, copy=True) if unreduced else torch.tensor(value, dtype=exact)
     out = [torch.empty(0, dtype=exact) if x is None else x for x in out]
@@ -51,7 +56,7 @@ def _on_cpu(*given):
 
 def _shapes(queries, keys, negatives, *rest):
     """What comes out, without its numbers."""
-    *_, settings, unreduced, gradients = rest
+    *_, settings, _, unreduced, gradients = rest
     exact = computed_in(queries.dtype)
     rows = [rows_of(parsed(settings).form, queries, keys)] if unreduced else []
     value = queries.new_empty(rows, dtype=exact)
@@ -68,7 +73,7 @@ def _shapes_of_gradients(queries, keys, negatives, gradients=True):
 
 def _keep(ctx, inputs, output):
     """What the backward pass needs: the gradients, or where they are still to be computed the inputs."""
-    *batch, ctx.settings, unreduced, _ = inputs
+    *batch, ctx.settings, _, unreduced, _ = inputs
     ctx.unreduced = unreduced
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -139,7 +144,8 @@ def _of_rows(upstream, *rest):
         batch = batch._replace(weights=(weights * sign).clamp_min(0))
         if not batch.weights.any():
             continue
-        of = torch.ops.kinfold.info_nce(*batch, settings, False, True)[1:]
+        # Embeddings have been checked on the way there; an upstream gradient may be NaN.
+        of = torch.ops.kinfold.info_nce(*batch, settings, False, False, True)[1:]
         total = of if total is None else [x - y for x, y in zip(total, of)]
         if sign < 0 and total is of:
             total = [-x for x in of]
@@ -164,9 +170,9 @@ class _OnCpu(torch.autograd.Function):
     """The operation without PyTorch's dispatcher, which takes longer than the engine for small batches."""
 
     @staticmethod
-    def forward(ctx, *leaves_others_loss):
-        *leaves, others, loss = leaves_others_loss
-        value, out, ctx.numbers = _engine.compute((*leaves, *others), loss, False, True)
+    def forward(ctx, *given):
+        *leaves, others, loss, check_finite = given
+        value, out, ctx.numbers = _engine.compute((*leaves, *others), loss, check_finite, False, True)
         ctx.save_for_backward(*leaves, *out)
         return torch.scalar_tensor(value, dtype=computed_in(leaves[0].dtype))
 
@@ -178,7 +184,7 @@ class _OnCpu(torch.autograd.Function):
         if not _is_one(upstream):
             with torch.no_grad():
                 of = [None if x is None else upstream * x for x in of]
-        return *_handed_on(of, leaves, ctx.needs_input_grad), None, None
+        return *_handed_on(of, leaves, ctx.needs_input_grad), None, None, None
 
 
 class _Transformed(torch.autograd.Function):
@@ -186,9 +192,8 @@ class _Transformed(torch.autograd.Function):
     products with the gradients, which are there with the value."""
 
     @staticmethod
-    def forward(*batch_text):
-        *batch, text = batch_text
-        return info_nce(*batch, text, False, True)
+    def forward(*given):
+        return info_nce(*given, False, True)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -205,11 +210,11 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream, *_):
         if upstream is None:
-            return (None,) * (TENSORS + 1)
+            return (None,) * (TENSORS + 2)
         leaves, of = _Transformed._gradients(ctx)
         wanted = ctx.needs_input_grad[:LEAVES]
         of = [upstream * x if w else None for x, w in zip(of, wanted)]
-        return *_handed_on(of, leaves, wanted), *(None,) * (TENSORS + 1 - LEAVES)
+        return *_handed_on(of, leaves, wanted), *(None,) * (TENSORS + 2 - LEAVES)
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -256,7 +261,7 @@ def _plain(batch) -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def computed(batch: Batch, settings: dict, reduction: str) -> Tensor:
+def computed(batch: Batch, settings: dict, check_finite: bool, reduction: str) -> Tensor:
     """The loss, and gradients with it where there will be a backward pass. Rows count their weights."""
     unreduced = reduction == "none"
     reduced_to = "sum" if reduction == "sum" else "mean"
@@ -265,19 +270,20 @@ def computed(batch: Batch, settings: dict, reduction: str) -> Tensor:
             raise RuntimeError(
                 "under torch.func and in forward mode a loss has to be reduced: give reduction='mean' or 'sum'"
             )
-        return _Transformed.apply(*batch, settings_text(reduction=reduced_to, **settings))[0]
+        text = settings_text(reduction=reduced_to, **settings)
+        return _Transformed.apply(*batch, text, check_finite)[0]
     wanted = torch.is_grad_enabled() and any([x is not None and x.requires_grad for x in batch])
     if not unreduced and _plain(batch):
         one = loss(reduction=reduced_to, **settings)
         if wanted:
-            return _OnCpu.apply(*batch[:LEAVES], batch[LEAVES:], one)
-        value, *_ = _engine.compute(batch, one, False, False)
+            return _OnCpu.apply(*batch[:LEAVES], batch[LEAVES:], one, check_finite)
+        value, *_ = _engine.compute(batch, one, check_finite, False, False)
         return torch.scalar_tensor(value, dtype=computed_in(batch.queries.dtype))
     if torch.compiler.is_compiling():
         # A number that changes from call to call is a symbol there; written down, it is a constant.
         settings = {name: float(f"{x}") if isinstance(x, float) else x for name, x in settings.items()}
     text = settings_text(reduction=reduced_to, **settings)
-    value, *_ = info_nce(*batch, text, unreduced, wanted and not unreduced)
+    value, *_ = info_nce(*batch, text, check_finite, unreduced, wanted and not unreduced)
     if unreduced and batch.weights is not None:
         value = value * batch.weights.to(value.dtype)
     return value

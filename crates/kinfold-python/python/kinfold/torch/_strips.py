@@ -11,9 +11,12 @@ logits, so many rows × all candidates, is the largest thing that is held: never
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
+from .. import _native
 from . import _engine, _rule
 from ._batch import Batch, computed_in, exact_numbers, loss_of, parsed
 from ._terms import Logits, Terms
@@ -28,15 +31,39 @@ QUERIES, KEYS, NEGATIVES = 0, 1, 2
 
 def info_nce(*given):
     """Value and gradients; see `_operation`."""
-    *tensors, settings, unreduced, gradients = given
+    *tensors, settings, check_finite, unreduced, gradients = given
     batch, loss = Batch(*tensors), loss_of(settings)
     _engine.check(batch, loss)
-    # Products in half of the digits would be another loss.
-    with torch.no_grad(), torch.autocast(batch.queries.device.type, enabled=False):
-        if not _in_range(batch):
-            _engine.compute(_on_cpu(batch), loss, unreduced=False, gradients=False)  # It says what is not.
+    with torch.no_grad(), _whole_products(batch.queries.device.type):
+        if check_finite and not _in_range(batch):
+            _engine.compute(_on_cpu(batch), loss, True, unreduced=False, gradients=False)  # It says what is not.
         problem = _Problem(batch, parsed(settings))
         return problem.unreduced_rows() if unreduced else problem.reduced(gradients)
+
+
+@contextlib.contextmanager
+def _whole_products(device: str):
+    """Products in all of their digits: in half of them, as under autocast or by TF32, it would be another
+    loss."""
+    before = [matmul.fp32_precision for matmul in _MATMULS]
+    legacy = None if _MATMULS else torch.get_float32_matmul_precision()
+    try:
+        for matmul in _MATMULS:
+            matmul.fp32_precision = "ieee"
+        if legacy is not None:
+            torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for matmul, precision in zip(_MATMULS, before):
+            matmul.fp32_precision = precision
+        if legacy is not None:
+            torch.set_float32_matmul_precision(legacy)
+
+
+# What says how precise products are; before PyTorch 2.9 there is one setting for all.
+_MATMULS = [x for x in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+            if hasattr(x, "fp32_precision")]
 
 
 def _in_range(batch: Batch) -> bool:
@@ -160,8 +187,8 @@ class _Problem:
             out = positive
             if closest is not None:
                 left, right = self.guide[block.left][start : start + rows], self.guide[block.right]
-                out = out | (left @ right.T > closest)
-            elif block.each is None and block.left == block.right:
+                out = out | (left @ right.T > closest + _native.GUIDE_MARGIN)
+            if block.each is None and block.left == block.right:
                 out = out | _same(_count(start, rows, out), _count(0, block.columns, out))
             if block.each is None and self.ids[block.right] is not None:
                 out = out | _same(self.ids[block.left][start : start + rows], self.ids[block.right])
@@ -190,9 +217,8 @@ class _Problem:
         queries, keys, _ = self.guide
         if queries is None:
             return None
-        # The product itself, so that a key that equals its query is as close as the query is.
-        all_keys = queries[start : start + rows] @ keys.T
-        return all_keys.gather(1, _count(start, rows, all_keys)[:, None])
+        own = slice(start, start + rows)
+        return (queries[own] * keys[own]).sum(1, True)
 
     # --- value and gradients ------------------------------------------------------------------------
 
