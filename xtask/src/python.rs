@@ -7,9 +7,9 @@ use std::process::{Command, ExitCode};
 /// What the light tests need.
 const LIGHT: [&str; 2] = ["numpy", "pytest"];
 
-/// PyTorch, and the libraries whose numbers are ours. The versions are those that presets were held
-/// against.
-const HEAVY: [&str; 8] = [
+/// PyTorch, the libraries whose numbers are ours, and type checkers. The versions are those that presets
+/// were held against.
+const HEAVY: [&str; 10] = [
     "numpy",
     "pytest",
     "torch==2.15.0",
@@ -18,6 +18,8 @@ const HEAVY: [&str; 8] = [
     "pytorch-metric-learning==2.9.0",
     "open-clip-torch==3.3.0",
     "sentence-transformers==6.2.0",
+    "mypy>=2",
+    "pyright[nodejs]>=1.1.414",
 ];
 
 /// A wheel for glibc 2.17 and later where zig links it, or else for what this machine has.

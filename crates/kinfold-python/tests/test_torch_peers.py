@@ -71,6 +71,44 @@ def test_lightly_weights_and_banks():
         assert loss(q.float(), k.float()) == twin(q.float(), k.float())
 
 
+def test_what_lightlys_suite_asks(monkeypatch):
+    """The cases of its tests, from what they say of the loss."""
+    q, k = pairs()
+    for loss in (ours.NTXentLoss(0.3), ours.DCLLoss(0.3), ours.DCLWLoss(0.3)):
+        torch.testing.assert_close(loss(q, k), loss(k, q))
+    # One pair has nothing to be told from.
+    assert ours.NTXentLoss()(q[:1], k[:1]) == 0
+    # Embeddings that are all equal leave the choice among 2n − 1.
+    same_rows = torch.ones(16, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours.NTXentLoss()(same_rows, same_rows), torch.tensor(31.0, dtype=torch.float64).log())
+    for make in (ours.NTXentLoss, ours.DCLLoss, ours.DCLWLoss):
+        for tau in (0.0, -1.0):
+            with pytest.raises(ValueError, match="temperature"):
+                make(tau)
+    for size in (-1, (-1, 8), (5, 0), (5, 8, 2)):
+        with pytest.raises(ValueError, match="memory_bank_size"):
+            ours.NTXentLoss(memory_bank_size=size)
+    # The bank stays as it is where nothing is differentiated.
+    loss = ours.NTXentLoss(memory_bank_size=(64, 8))
+    before = loss.bank.clone()
+    loss(q.detach().float(), k.detach().float())
+    assert torch.equal(loss.bank, before)
+    loss(q.float(), k.float())
+    assert not torch.equal(loss.bank, before)
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    for make in (ours.NTXentLoss, ours.DCLLoss, ours.DCLWLoss):
+        with pytest.raises(ValueError, match="torch.distributed"):
+            make(gather_distributed=True)
+
+
+def test_what_optaxs_suite_asks():
+    """Its published numbers, of NT-Xent of each pair of one label."""
+    z = torch.tensor([[-1.9540, 1.0780], [0.2380, -0.5703], [1.8745, -0.0195], [-0.6719, -1.9210]])
+    for labels, expected in (([0, 0, 1, 1], 14.01032), ([0, 0, 0, 1], 8.968544)):
+        loss = ours.metric_learning.NTXentLoss()(z, torch.tensor(labels))
+        torch.testing.assert_close(loss, torch.tensor(expected))
+
+
 def test_open_clip():
     theirs = peer("open_clip.loss")
     q, k = pairs(normalized=True)
@@ -172,6 +210,32 @@ def test_cross_batch_memory(name):
             z = torch.randn(16, 8, generator=generator, requires_grad=True)
             labels = torch.randint(0, 5, (16,), generator=generator)
             same(a(z, labels), b(z, labels), (z,), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+def test_wrappers_and_trainers(name):
+    theirs = peer("pytorch_metric_learning.losses")
+    trainers = peer("pytorch_metric_learning.trainers")
+    q, k = pairs()
+    a, b = (theirs.SelfSupervisedLoss(getattr(of, name)()) for of in (ours.metric_learning, theirs))
+    same(a(q, k), b(q, k), (q, k))
+    weights = []
+    for of in (ours.metric_learning, theirs):
+        torch.manual_seed(0)
+        data = torch.utils.data.TensorDataset(torch.randn(64, 8), torch.arange(64) % 16)
+        trunk = torch.nn.Linear(8, 4)
+        trainers.MetricLossOnly(
+            models={"trunk": trunk},
+            optimizers={"trunk_optimizer": torch.optim.SGD(trunk.parameters(), lr=0.1)},
+            batch_size=32,
+            loss_funcs={"metric_loss": getattr(of, name)()},
+            dataset=data,
+            dataloader_num_workers=0,
+            data_device="cpu",
+        ).train(num_epochs=2)
+        weights.append(trunk.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
 
 
 def test_memory_of_many_labels():
