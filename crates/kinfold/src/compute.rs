@@ -16,7 +16,9 @@ impl ContrastiveLoss {
     /// (for the losses over labels, pairs that share theirs with nobody); for a softmax the logarithm
     /// of the number of candidates, which is also what nothing learned gives. In nats.
     pub fn ceiling(&self, pairs: usize) -> f64 {
-        self.factor * engine::collapsed(self, pairs)
+        let weights = self.matryoshka().iter().map(|prefix| prefix.weight).sum();
+        let weight = if self.matryoshka().is_empty() { 1.0 } else { weights };
+        self.factor * weight * engine::collapsed(self, pairs)
     }
 
     /// The loss alone. A batch is a pair `(queries, keys)`, each `[n, d]` (keys `[m, d]` with an

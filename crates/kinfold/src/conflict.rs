@@ -54,6 +54,9 @@ pub enum Conflict {
         "pushing within views has no meaning with negatives per query; give them as shared negatives"
     )]
     WithinViewsPerQuery,
+    /// Two prefixes of one dimension.
+    #[error("two prefixes have the same dimension; give it once, with the sum of their weights")]
+    PrefixTwice,
     /// An offset in a form in which keys choose.
     #[error(
         "an offset has a meaning one way only: with some of the queries against all keys, the way \

@@ -127,6 +127,11 @@ impl<'a, T: Element> Embeddings<'a, T> {
         Self { rows: rows.min(self.rows), ..self }
     }
 
+    /// The first `dim` features of each row; all where there are fewer.
+    pub(crate) fn prefix(self, dim: usize) -> Self {
+        Self { dim: dim.min(self.dim), ..self }
+    }
+
     /// `rows` rows of `dim` numbers whose starts lie `stride` numbers apart.
     ///
     /// # Errors

@@ -121,7 +121,7 @@ pub use embeddings::{Element, Embeddings, NORM_FLOOR, Real, bf16, f16};
 pub use error::Error;
 pub use loss::{
     Batch, BatchShape, Conflict, ContrastiveLoss, Form, GUIDE_MARGIN, GradientMut, Objective,
-    ParameterGradient, Preset, Reduction, Similarity, Statistics, Temperature, Value,
+    ParameterGradient, Prefix, Preset, Reduction, Similarity, Statistics, Temperature, Value,
     ValueAndGradient,
 };
 

@@ -89,7 +89,7 @@ impl Computation<'_> {
     }
 
     /// The rule for all rows of a problem.
-    fn row_rule<T: Element>(
+    pub(crate) fn row_rule<T: Element>(
         &self,
         candidates: &Candidates<'_, T>,
         problem: &Problem<'_, T>,
@@ -190,9 +190,7 @@ impl Computation<'_> {
         gradients: Gradients<'_, '_, T::Real>,
     ) -> f64 {
         let factor = self.factor(&outcome.losses);
-        outcome.direct_log_scale *= factor;
-        outcome.bias *= factor;
-        outcome.log_scale *= factor;
+        self.scale(outcome);
         if gradients.is_empty() {
             return 0.0;
         }
@@ -216,8 +214,17 @@ impl Computation<'_> {
         along[..outcome.losses.len()].iter().sum::<f64>() * factor
     }
 
+    /// From derivatives of the sum of the rows' losses to those of their mean, or of the sum, as the loss
+    /// says.
+    pub(crate) fn scale(&self, outcome: &mut Outcome) {
+        let factor = self.factor(&outcome.losses);
+        outcome.direct_log_scale *= factor;
+        outcome.bias *= factor;
+        outcome.log_scale *= factor;
+    }
+
     /// What gradients are multiplied by beside 1/τ: for the mean over rows, and both ways of both.
-    fn factor(&self, losses: &[f64]) -> f64 {
+    pub(crate) fn factor(&self, losses: &[f64]) -> f64 {
         let ways = if computed_form(self.loss) == Form::BothWays { 0.5 } else { 1.0 };
         ways * self.loss.factor * self.loss.reduced(1.0 / self.weight(losses), 1.0)
     }

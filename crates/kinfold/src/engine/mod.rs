@@ -99,6 +99,7 @@ mod compute;
 mod cosines;
 mod gemm;
 mod kernels;
+mod matryoshka;
 mod packed;
 mod problem;
 mod rows;
@@ -108,7 +109,7 @@ mod threads;
 
 use crate::embeddings::Element;
 use crate::loss::{
-    Batch, BatchShape, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient,
+    Batch, BatchShape, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient, Prefix,
     Statistics, Value,
 };
 pub use aligned::release_memory;
@@ -132,9 +133,77 @@ pub(crate) fn run<T: Element>(
     loss: &ContrastiveLoss,
     batch: &Batch<'_, T>,
     batch_shape: &BatchShape,
-    gradient: Option<GradientMut<'_, T::Real>>,
+    mut gradient: Option<GradientMut<'_, T::Real>>,
 ) -> (Value, ParameterGradient) {
+    let again = gradient.as_mut().map(|gradient| GradientMut {
+        queries: &mut *gradient.queries,
+        keys: &mut *gradient.keys,
+        negatives: &mut *gradient.negatives,
+    });
+    match at_once(loss, batch, batch_shape, again) {
+        Some(done) => done,
+        None => prefix_by_prefix(loss, batch, batch_shape, gradient),
+    }
+}
+
+/// The loss over each prefix for itself, added up.
+fn prefix_by_prefix<T: Element>(
+    loss: &ContrastiveLoss,
+    batch: &Batch<'_, T>,
+    batch_shape: &BatchShape,
+    mut gradient: Option<GradientMut<'_, T::Real>>,
+) -> (Value, ParameterGradient) {
+    let [_, dim] = batch_shape.queries;
+    let mut outs: Vec<&mut [T::Real]> = gradient.as_mut().map_or_else(Vec::new, |gradient| {
+        let GradientMut { queries, keys, negatives } = gradient;
+        vec![&mut **queries, &mut **keys, &mut **negatives]
+    });
+    outs.iter_mut().for_each(|out| out.fill(T::Real::default()));
+    let rows = vec![0.0; batch_shape.rows(loss.form())];
+    let statistics = Statistics { kept_exponentials: false, scratch_bytes: 0 };
+    let mut value = Value { mean: 0.0, sum: 0.0, rows, statistics };
+    let mut parameters = ParameterGradient::default();
+    for prefix in loss.matryoshka() {
+        let mut own: Vec<Vec<_>> = outs
+            .iter()
+            .map(|out| vec![T::Real::default(); out.len() / dim * prefix.dim])
+            .collect();
+        let gradient = match &mut own[..] {
+            [queries, keys, negatives] => Some(GradientMut { queries, keys, negatives }),
+            _ => None,
+        };
+        let (cut, shape) = (batch.prefix(prefix.dim), batch_shape.prefix(prefix.dim));
+        let one = at_once(&loss.of_prefix(prefix), &cut, &shape, gradient);
+        let Some((one, of_parameters)) = one else { continue };
+        value.mean += one.mean;
+        value.sum += one.sum;
+        value.rows.iter_mut().zip(&one.rows).for_each(|(all, one)| *all += one);
+        let own_bytes = own.iter().map(|own| size_of_val(&own[..])).sum::<usize>();
+        let scratch_bytes = one.statistics.scratch_bytes + own_bytes;
+        value.statistics.scratch_bytes = value.statistics.scratch_bytes.max(scratch_bytes);
+        parameters.log_scale += of_parameters.log_scale;
+        parameters.bias += of_parameters.bias;
+        for (out, own) in outs.iter_mut().zip(&own) {
+            for (out, own) in out.chunks_mut(dim).zip(own.chunks(prefix.dim)) {
+                out.iter_mut().zip(own).for_each(|(out, &own)| *out += own);
+            }
+        }
+    }
+    (value, parameters)
+}
+
+/// The loss in one computation; None where prefixes have to be computed one by one.
+fn at_once<T: Element>(
+    loss: &ContrastiveLoss,
+    batch: &Batch<'_, T>,
+    batch_shape: &BatchShape,
+    gradient: Option<GradientMut<'_, T::Real>>,
+) -> Option<(Value, ParameterGradient)> {
     let counts = BatchCounts::of(batch_shape);
+    let prefixes = !loss.matryoshka().is_empty();
+    if prefixes && !matryoshka::together(loss, &counts) {
+        return None;
+    }
     let threads = match loss.execution.threads {
         _ if counts.dot_product_terms() < WORTH_THREADS => 1,
         0 => rayon::current_num_threads(),
@@ -152,8 +221,11 @@ pub(crate) fn run<T: Element>(
     let shape = if negatives_are_constant { shape.with_constant_negatives(&counts) } else { shape };
     let row_weights = batch.row_weights.unwrap_or(&[]);
     let computation = Computation { loss, team: &team, row_weights };
-    let outcome = computation.run(batch, shape, &mut gradients);
-    computation.value(outcome, statistics::<T>(loss, &shape, asked))
+    let outcome = match prefixes {
+        true => matryoshka::outcome(&computation, batch, shape, &mut gradients)?,
+        false => computation.run(batch, shape, &mut gradients),
+    };
+    Some(computation.value(outcome, statistics::<T>(loss, &shape, asked)))
 }
 
 /// Bytes that [`run`] needs beyond inputs and outputs.
@@ -163,7 +235,15 @@ pub(crate) fn scratch_bytes<T: Element>(
     keys: usize,
     dim: usize,
 ) -> usize {
-    let shape = Shape::new(loss, &BatchCounts::new(loss, queries, keys, dim), true);
+    let counts = BatchCounts::new(loss, queries, keys, dim);
+    if !loss.matryoshka().is_empty() && !matryoshka::together(loss, &counts) {
+        let one = |prefix: &Prefix| {
+            let own = (queries + keys) * prefix.dim * size_of::<T::Real>();
+            own + scratch_bytes::<T>(&loss.of_prefix(prefix), queries, keys, prefix.dim)
+        };
+        return loss.matryoshka().iter().map(one).max().unwrap_or_default();
+    }
+    let shape = Shape::new(loss, &counts, true);
     statistics::<T>(loss, &shape, true).scratch_bytes
 }
 
@@ -174,7 +254,19 @@ pub(crate) fn products<T: Element>(
     keys: usize,
     dim: usize,
 ) -> f64 {
-    let shape = Shape::new(loss, &BatchCounts::new(loss, queries, keys, dim), true);
+    let counts = BatchCounts::new(loss, queries, keys, dim);
+    if !loss.matryoshka().is_empty() {
+        let part = |prefix: &Prefix| prefix.dim as f64 / dim as f64;
+        if !matryoshka::together(loss, &counts) {
+            let one = |prefix| {
+                part(prefix) * products::<T>(&loss.of_prefix(prefix), queries, keys, prefix.dim)
+            };
+            return loss.matryoshka().iter().map(one).sum();
+        }
+        let each = if loss.form() == Form::NtXent { 2.0 } else { 4.0 };
+        return each * loss.matryoshka().last().map_or(0.0, part);
+    }
+    let shape = Shape::new(loss, &counts, true);
     let (plan, kept) = planned::<T>(loss, &shape);
     let stored = |strips| (0..strips).map(|s| plan.strip_len(s) as f64).sum::<f64>();
     let again = 1.0 - stored(kept) / stored(plan.strips());
@@ -205,6 +297,10 @@ pub(crate) fn collapsed(loss: &ContrastiveLoss, pairs: usize) -> f64 {
 
 /// How a loss will be computed, unless the common shift turns out not to be safe.
 fn statistics<T: Element>(loss: &ContrastiveLoss, shape: &Shape, gradient: bool) -> Statistics {
+    if !loss.matryoshka().is_empty() {
+        let scratch_bytes = matryoshka::bytes::<T>(loss, shape, gradient);
+        return Statistics { kept_exponentials: false, scratch_bytes };
+    }
     let Shape { rows, columns, dim, .. } = *shape;
     let (plan, kept) = planned::<T>(loss, shape);
     let copies = if loss.within_views {

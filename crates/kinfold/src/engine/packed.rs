@@ -11,14 +11,34 @@ use std::ops::Range;
 /// Inner indices of a product at a time (BLIS's k_c): what keeps a panel in the first cache.
 pub(crate) const DEPTH: usize = 256;
 
+/// Rows whose features can be read as they are compared.
+pub(crate) trait FeatureRows<R> {
+    /// Features of a row.
+    fn dim(&self) -> usize;
+
+    /// As many features of row i as `out` has room for, beginning with `from`.
+    fn read_part(&self, i: usize, from: usize, out: &mut [R]);
+}
+
+impl<T: Element> FeatureRows<T::Real> for Rows<'_, T> {
+    fn dim(&self) -> usize {
+        Rows::dim(self)
+    }
+
+    #[inline(always)]
+    fn read_part(&self, i: usize, from: usize, out: &mut [T::Real]) {
+        Rows::read_part(self, i, from, out);
+    }
+}
+
 /// Packs rows as the left operand of a product, for tiles of `height` rows; columns are packed the
 /// same way, with a tile's width for its height. What is missing of the last panel becomes zeros.
 #[inline(always)]
-pub(crate) fn pack<T: Element>(
+pub(crate) fn pack<R: Real>(
     height: usize,
-    rows: &Rows<'_, T>,
+    rows: &impl FeatureRows<R>,
     which: Range<usize>,
-    packed: &mut [T::Real],
+    packed: &mut [R],
 ) {
     let dim = rows.dim();
     let panels = packed.chunks_exact_mut(height * dim);
@@ -55,8 +75,8 @@ const FEATURES: usize = 96;
 impl<R: Real> Square<R> {
     /// Rows as they are compared; zeros for those that are missing.
     #[inline(always)]
-    pub(crate) fn read<T: Element<Real = R>>(
-        rows: &Rows<'_, T>,
+    pub(crate) fn read(
+        rows: &impl FeatureRows<R>,
         which: Range<usize>,
         features: &Range<usize>,
     ) -> Self {

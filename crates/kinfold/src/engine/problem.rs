@@ -105,7 +105,8 @@ pub(crate) struct Shape {
 impl Shape {
     /// The matrix of a loss and, if asked for, its gradients.
     pub(crate) fn new(loss: &ContrastiveLoss, batch: &BatchCounts, gradient: bool) -> Self {
-        let BatchCounts { queries, keys, shared, dim, guide_dim, labelled, .. } = *batch;
+        let BatchCounts { queries, keys, shared, guide_dim, labelled, .. } = *batch;
+        let dim = loss.matryoshka().last().map_or(batch.dim, |longest| longest.dim);
         let (rows, columns, dim, region) = match loss.form() {
             Form::OneWay if loss.within_views => {
                 // Both sides of a pair side by side; see within_views.rs.

@@ -65,6 +65,10 @@ impl<'a, T: Element> Rows<'a, T> {
         self.first.dim()
     }
 
+    pub(crate) fn comparison(&self) -> Comparison {
+        self.comparison
+    }
+
     /// The longest row as it is compared.
     pub(crate) fn longest(&self) -> f64 {
         let longest = self.lengths.iter().fold(0.0f64, |longest, &length| longest.max(length));
@@ -74,8 +78,9 @@ impl<'a, T: Element> Rows<'a, T> {
         }
     }
 
+    /// Row i as it was given.
     #[inline(always)]
-    fn raw(&self, i: usize) -> &'a [T] {
+    pub(crate) fn raw(&self, i: usize) -> &'a [T] {
         match &self.second {
             Some(second) if i >= self.first.rows() => second.row(i - self.first.rows()),
             _ => self.first.row(i),

@@ -140,6 +140,21 @@ impl<'a, T: Element> Batch<'a, T> {
         Self { guide: Some(Guide { queries, keys, negatives }), ..self }
     }
 
+    /// The same of the first `dim` features.
+    pub(crate) fn prefix(&self, dim: usize) -> Self {
+        let cut = |x: Embeddings<'a, T>| x.prefix(dim);
+        Self {
+            queries: cut(self.queries),
+            keys: self.keys.map(cut),
+            negatives: match self.negatives {
+                Negatives::None => Negatives::None,
+                Negatives::Shared(x) => Negatives::Shared(cut(x)),
+                Negatives::PerQuery(x) => Negatives::PerQuery(cut(x)),
+            },
+            ..*self
+        }
+    }
+
     /// Rows that choose: n, or 2n where all views do.
     pub fn rows(&self, form: Form) -> usize {
         match form {

@@ -14,6 +14,10 @@ impl ContrastiveLoss {
     /// `ln m − n/((n−1)τ)` for the decoupled loss. The simplex is optimal by the argument of Wang and
     /// Isola (2020) and Graf et al. (2021). A margin m takes m/τ off the positive's logit.
     pub fn floor(&self, pairs: usize) -> Option<f64> {
+        if !self.matryoshka().is_empty() {
+            let each = self.matryoshka().iter().map(|prefix| self.of_prefix(prefix).floor(pairs));
+            return each.sum();
+        }
         if self.label_smoothing != 0.0 || self.within_views || !self.in_batch {
             return None;
         }

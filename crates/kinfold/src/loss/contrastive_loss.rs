@@ -4,7 +4,7 @@
 //! together. What it computes is in [`compute`](crate::compute).
 
 use super::objective::{Objective, Reduction, above_0, finite, in_range};
-use super::{Form, Similarity, Temperature};
+use super::{Form, Matryoshka, Prefix, Similarity, Temperature};
 use crate::Error;
 use crate::conflict::Conflict;
 use crate::embeddings::NORM_FLOOR;
@@ -51,6 +51,8 @@ pub struct ContrastiveLoss {
     pub(crate) in_batch: bool,
     pub(crate) within_views: bool,
     pub(crate) offset: usize,
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub(crate) matryoshka: Matryoshka,
     /// Not part of what the loss is, nor of its settings in a file.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) execution: Execution,
@@ -73,6 +75,7 @@ impl ContrastiveLoss {
             in_batch: true,
             within_views: false,
             offset: 0,
+            matryoshka: Matryoshka::default(),
             execution: Execution::new(),
         }
     }
@@ -194,6 +197,22 @@ impl ContrastiveLoss {
         Self { offset, ..self }
     }
 
+    /// The sum of the losses over the first features of each row, and over more of them, each times its
+    /// weight (Matryoshka, Kusupati et al. 2022): embeddings that can be cut to any of these dimensions.
+    /// The cosine is that of what is left. In place of the loss over all features, which is one of them
+    /// where their number is given, too. None is the loss over all features.
+    ///
+    /// A softmax among in-batch and shared negatives, without label smoothing, a guide or pushing within
+    /// views, is computed at the price of little more than one loss, however many prefixes there are; any
+    /// other is computed once for each prefix.
+    ///
+    /// # Errors
+    /// When there are more than [`MOST_PREFIXES`](super::MOST_PREFIXES), or a dimension is 0 or given
+    /// twice, or a weight is not a finite number above 0.
+    pub fn with_matryoshka(self, prefixes: &[Prefix]) -> Result<Self, Error> {
+        Ok(Self { matryoshka: Matryoshka::new(prefixes)?, ..self })
+    }
+
     /// How it is computed: threads, memory. The result has the same bits.
     #[must_use]
     pub fn with_execution(self, execution: Execution) -> Self {
@@ -253,6 +272,17 @@ impl ContrastiveLoss {
     /// The key of query 0.
     pub fn offset(&self) -> usize {
         self.offset
+    }
+
+    /// The prefixes of the embeddings that the loss is over, the shortest first; empty for all features.
+    pub fn matryoshka(&self) -> &[Prefix] {
+        self.matryoshka.as_slice()
+    }
+
+    /// The loss over one of the prefixes.
+    pub(crate) fn of_prefix(&self, prefix: &Prefix) -> Self {
+        let factor = self.factor * prefix.weight;
+        Self { matryoshka: Matryoshka::default(), factor, ..*self }
     }
 
     /// What gradients are gradients of.

@@ -13,6 +13,7 @@
 mod batch;
 pub(crate) mod bounds;
 mod contrastive_loss;
+mod matryoshka;
 mod objective;
 mod output;
 mod presets;
@@ -23,6 +24,8 @@ pub use crate::conflict::Conflict;
 pub use batch::{Batch, GUIDE_MARGIN};
 pub(crate) use batch::{Guide, Negatives};
 pub use contrastive_loss::ContrastiveLoss;
+pub(crate) use matryoshka::Matryoshka;
+pub use matryoshka::{MOST_PREFIXES, Prefix};
 pub use objective::{Objective, Reduction};
 pub use output::{GradientMut, ParameterGradient, Statistics, Value, ValueAndGradient};
 pub use presets::Preset;

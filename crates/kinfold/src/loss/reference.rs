@@ -53,6 +53,9 @@ pub fn info_nce<T: Element>(
 
 /// The loss and all its gradients for a batch that [`ContrastiveLoss::value`] would accept.
 pub fn dense<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense {
+    if !loss.matryoshka().is_empty() {
+        return of_prefixes(loss, batch);
+    }
     let problem = Problem::new(loss, batch);
     let scale = loss.temperature().scale();
     let mut rows = vec![0.0; batch.rows(loss.form())];
@@ -85,6 +88,40 @@ pub fn dense<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense 
     let sum: f64 = rows.iter().zip(&weights).map(|(row, weight)| row * weight).sum();
     let [queries, keys, negatives] = gradients.map(|gradient| gradient.data);
     Dense { mean: sum / all, sum, rows, queries, keys, negatives, log_scale, bias }
+}
+
+/// The sum of the losses over all prefixes.
+fn of_prefixes<T: Element>(loss: &ContrastiveLoss, batch: &Batch<'_, T>) -> Dense {
+    let dim = batch.queries.dim();
+    let zeros = |x: Option<Embeddings<'_, T>>| vec![0.0; x.map_or(0, |x| x.rows() * dim)];
+    let mut all = Dense {
+        mean: 0.0,
+        sum: 0.0,
+        rows: vec![0.0; batch.rows(loss.form())],
+        queries: zeros(Some(batch.queries)),
+        keys: zeros(batch.keys),
+        negatives: zeros(batch.negatives.given()),
+        log_scale: 0.0,
+        bias: 0.0,
+    };
+    for prefix in loss.matryoshka() {
+        let one = dense(&loss.of_prefix(prefix), &batch.prefix(prefix.dim));
+        all.mean += one.mean;
+        all.sum += one.sum;
+        all.log_scale += one.log_scale;
+        all.bias += one.bias;
+        all.rows.iter_mut().zip(&one.rows).for_each(|(all, one)| *all += one);
+        for (all, one) in [
+            (&mut all.queries, &one.queries),
+            (&mut all.keys, &one.keys),
+            (&mut all.negatives, &one.negatives),
+        ] {
+            for (all, one) in all.chunks_mut(dim).zip(one.chunks(prefix.dim)) {
+                all.iter_mut().zip(one).for_each(|(all, one)| *all += one);
+            }
+        }
+    }
+    all
 }
 
 /// A dense matrix, row-major.

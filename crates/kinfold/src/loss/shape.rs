@@ -72,6 +72,20 @@ impl BatchShape {
         }
     }
 
+    /// The same of the first `dim` features.
+    pub(crate) fn prefix(&self, dim: usize) -> Self {
+        let cut = |[rows, _]: [usize; 2]| [rows, dim];
+        Self {
+            queries: cut(self.queries),
+            keys: self.keys.map(cut),
+            negatives: self.negatives.map(|negatives| match negatives {
+                NegativesShape::Shared(shared) => NegativesShape::Shared(cut(shared)),
+                NegativesShape::PerQuery([n, m, _]) => NegativesShape::PerQuery([n, m, dim]),
+            }),
+            ..*self
+        }
+    }
+
     /// The number of rows that have a loss: n, or 2n where all views choose.
     pub fn rows(&self, form: Form) -> usize {
         let [queries, _] = self.queries;
@@ -95,6 +109,10 @@ impl ContrastiveLoss {
         }
         if n == 0 {
             return Err(Error::Empty { matrix: "queries", needed: 1 });
+        }
+        if self.matryoshka.longest() > dim {
+            let (what, given) = ("the longest prefix", self.matryoshka.longest());
+            return Err(Error::Count { what, given, least: 1, most: dim });
         }
         self.check_labels(batch)?;
         self.check_keys(batch)?;

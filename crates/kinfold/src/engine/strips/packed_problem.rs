@@ -73,6 +73,20 @@ impl<'p, T: Element> PackedProblem<'p, T> {
         Self { plan, kernels, team, problem, rule, scale, columns, guide_columns }
     }
 
+    /// The problem without its columns, which are packed elsewhere.
+    pub(crate) fn unpacked(
+        problem: Problem<'p, T>,
+        rule: &'p RowRule<'p>,
+        kernels: &'static Kernels<T::Real>,
+        team: &'p Team,
+    ) -> Self {
+        let plan = Plan::new(kernels, problem.shape, rule.terms());
+        let nothing = || Aligned::any(0);
+        let columns = PackedColumns { for_logits: nothing(), for_gradient: nothing() };
+        let scale = T::Real::from_f64(rule.scale);
+        Self { plan, kernels, team, problem, rule, scale, columns, guide_columns: nothing() }
+    }
+
     /// The logit of row i's positive, without the margin, in f64; 0 where it is not visited from this
     /// row.
     #[inline(always)]

@@ -24,7 +24,11 @@ pub(crate) struct Passes<'p, T: Element> {
 impl<T: Element> Passes<'_, T> {
     /// The outcomes of rows and, both ways, of columns. Gradients are added.
     pub(crate) fn run(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
-        let common = self.common_shift();
+        let per_query = self.problem.per_query.map_or(0.0, |negatives| negatives.rows.longest());
+        let longest = (self.problem.rows.rows.longest(), self.columns.rows.longest().max(per_query));
+        let counts = (self.problem.rows.rows.len(), self.columns.rows.len());
+        let [power, _] = self.rule.terms().powers();
+        let common = CommonShift::new::<T::Real>(self.rule.scale, counts, longest, power);
         let packed = self.packed(self.problem, self.columns, !gradients.is_empty());
         let outcomes = match computed_form(self.loss) {
             Form::OneWay => packed.one_way(common, gradients),
@@ -66,23 +70,5 @@ impl<T: Element> Passes<'_, T> {
     ) -> PackedProblem<'q, T> {
         let kernels = T::Real::kernels(self.loss.execution.instructions);
         PackedProblem::new(problem, columns, self.rule, kernels, gradient, self.team)
-    }
-
-    /// The shift with which no exponential can overflow, nor sums of them and their products: 0 where
-    /// possible.
-    fn common_shift(&self) -> CommonShift {
-        // Exponents that numbers of this type have, and digits, in units of ln.
-        let (range, digits) = if size_of::<T::Real>() == 4 { (87.0, 18.0) } else { (708.0, 38.0) };
-        let (rows, columns) = (self.problem.rows.rows, self.columns.rows);
-        let ln_count = (rows.len().max(columns.len()) as f64).ln();
-        let per_query = self.problem.per_query.map_or(0.0, |negatives| negatives.rows.longest());
-        let (row, column) = (rows.longest(), columns.longest().max(per_query));
-        let bound = self.loss.temperature().scale() * row * column;
-        let room = range - 8.0 - ln_count - row.max(column).max(1.0).ln();
-        let [power, _] = self.rule.terms().powers();
-        CommonShift {
-            shift: (bound - room / power).max(0.0),
-            least_sum: (ln_count + digits - range).exp(),
-        }
     }
 }

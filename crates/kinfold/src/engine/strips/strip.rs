@@ -29,6 +29,27 @@ pub(crate) struct CommonShift {
     pub(crate) least_sum: f64,
 }
 
+impl CommonShift {
+    /// The shift with which no exponential in R can overflow, nor sums of them and their products: 0 where
+    /// possible. Given 1/τ, and of rows and columns their number and the longest as it is compared.
+    pub(crate) fn new<R>(
+        scale: f64,
+        (rows, columns): (usize, usize),
+        (row, column): (f64, f64),
+        power: f64,
+    ) -> Self {
+        // Exponents that numbers of this type have, and digits, in units of ln.
+        let (range, digits) = if size_of::<R>() == 4 { (87.0, 18.0) } else { (708.0, 38.0) };
+        let ln_count = (rows.max(columns) as f64).ln();
+        let bound = scale * row * column;
+        let room = range - 8.0 - ln_count - row.max(column).max(1.0).ln();
+        Self {
+            shift: (bound - room / power).max(0.0),
+            least_sum: (ln_count + digits - range).exp(),
+        }
+    }
+}
+
 /// The outcomes of a problem's rows and, both ways, of its columns.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {

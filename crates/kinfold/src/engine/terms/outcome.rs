@@ -51,6 +51,19 @@ impl Outcome {
         }
     }
 
+    /// Of rows without a loss yet.
+    pub(crate) fn none(rows: usize) -> Self {
+        Self { losses: vec![0.0; rows], log_scale: 0.0, direct_log_scale: 0.0, bias: 0.0 }
+    }
+
+    /// Adds another outcome of the same rows, `weight` times.
+    pub(crate) fn add(&mut self, other: &Self, weight: f64) {
+        self.losses.iter_mut().zip(&other.losses).for_each(|(all, one)| *all += weight * one);
+        self.log_scale += weight * other.log_scale;
+        self.direct_log_scale += weight * other.direct_log_scale;
+        self.bias += weight * other.bias;
+    }
+
     /// The mean of rows and columns. Their gradients are added up, and halved at the end.
     pub(crate) fn of_both(rows: &[RowOutcome], columns: &[RowOutcome]) -> Self {
         let (rows, columns) = (Self::of(rows), Self::of(columns));

@@ -1,0 +1,433 @@
+//! The loops over strips, for all prefixes at once: sums, then gradients.
+//!
+//! Input: a problem, its rows and columns by prefix. Output: outcomes of rows and columns for each prefix;
+//! gradients by the rows themselves.
+
+use super::block::{Block, Factors, Pass, Scratch};
+use super::packed::{FeaturePanels, PackedColumns};
+use super::prefixes::{EachPrefix, PrefixRows, Segment};
+use crate::embeddings::{Element, Real};
+use crate::engine::aligned::Aligned;
+use crate::engine::kernels::{Layout, Operand, Product, Work};
+use crate::engine::problem::Region;
+use crate::engine::strips::packed_problem::{PackedProblem, parts};
+use crate::engine::strips::plan::Plan;
+use crate::engine::strips::strip::{CommonShift, Gradients};
+use crate::engine::terms::outcome::RowOutcome;
+use crate::engine::terms::rule::RowSums;
+use crate::loss::MOST_PREFIXES;
+
+/// Blocks of a strip, whose weights for all prefixes are stored.
+const STRIP_BLOCKS: usize = 4;
+/// Panels that a thread takes at a time for the columns' gradient, at most, and pieces that threads
+/// should find.
+const PANELS_A_TIME: usize = 8;
+const PIECES: usize = 16;
+/// Rows whose gradient a thread finishes at a time.
+const ROWS_A_TIME: usize = 32;
+
+/// A problem over prefixes.
+pub(crate) struct Prefixes<'p, T: Element> {
+    /// The problem over all features; its columns are packed here.
+    pub(crate) packed: PackedProblem<'p, T>,
+    pub(crate) segments: &'p [Segment],
+    pub(crate) rows: &'p PrefixRows<'p, T>,
+    pub(crate) columns: &'p PrefixRows<'p, T>,
+    pub(crate) packed_columns: PackedColumns<T::Real>,
+    /// Panels of features as the left and as the right operand of a product.
+    pub(crate) left_features: FeaturePanels,
+    pub(crate) right_features: FeaturePanels,
+    pub(crate) shift: f64,
+    /// Columns choose, too.
+    pub(crate) both: bool,
+}
+
+/// For each prefix, the outcomes of rows and, both ways, of columns.
+pub(crate) struct Outcomes {
+    pub(crate) rows: Vec<Vec<RowOutcome>>,
+    /// Empty where columns do not choose, or are the rows.
+    pub(crate) columns: Vec<Vec<RowOutcome>>,
+}
+
+/// Sums over rows, `[blocks, prefixes, block rows]`, and over columns, `[prefixes, panels, width]`.
+pub(crate) struct Sums {
+    rows: Vec<f64>,
+    columns: Vec<f64>,
+    each: usize,
+    block_rows: usize,
+}
+
+impl Sums {
+    fn of_row(&self, k: usize, i: usize) -> f64 {
+        let (block, row) = (i / self.block_rows, i % self.block_rows);
+        self.rows[(block * self.each + k) * self.block_rows + row]
+    }
+
+    fn of_column(&self, k: usize, j: usize) -> f64 {
+        self.columns[k * (self.columns.len() / self.each) + j]
+    }
+
+    /// What row i has along each prefix, and what column j has.
+    pub(crate) fn along(&self, row: Option<usize>, column: Option<usize>) -> EachPrefix {
+        let mut out = [0.0; MOST_PREFIXES];
+        for (k, out) in out.iter_mut().enumerate().take(self.each) {
+            *out = row.map_or(0.0, |i| self.of_row(k, i))
+                + column.map_or(0.0, |j| self.of_column(k, j));
+        }
+        out
+    }
+}
+
+/// Bytes of every buffer together, but for the prefixes' own numbers.
+pub(crate) fn bytes<R>(plan: &Plan, segments: &[Segment], gradient: bool) -> usize {
+    let each = segments.len();
+    let [left, right] =
+        [plan.height, plan.width].map(|width| FeaturePanels::new(segments, width).count());
+    let dim = segments.last().map_or(0, |segment| segment.features.end);
+    let of_block = plan.block_rows * (dim + each * plan.width + 2 * plan.width + 1);
+    let columns = plan.panels * plan.width;
+    let mut numbers = STRIP_BLOCKS * of_block + columns * dim;
+    if gradient {
+        numbers += STRIP_BLOCKS * plan.block_rows * (left * plan.height + right * plan.width);
+        numbers += STRIP_BLOCKS * each * plan.panels * plan.panel_len();
+        numbers += plan.chunks() * right * plan.chunk_panels * plan.width * plan.width;
+        numbers += plan.gradient_panels() * left * plan.height * plan.width;
+    }
+    let sums = each * (2 * plan.shape.rows + (STRIP_BLOCKS + 2) * columns) * size_of::<f64>();
+    let rest = 320 * (plan.shape.rows + plan.shape.columns) * each + (1 << 16);
+    numbers * size_of::<R>() + sums + rest
+}
+
+impl<T: Element> Prefixes<'_, T> {
+    fn each(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The outcomes of rows and columns; None where the shift turns out not to be safe.
+    pub(crate) fn outcomes(&self, common: CommonShift) -> Option<Outcomes> {
+        let plan = &self.packed.plan;
+        let sums = self.pass(Pass::Sums, &mut Aligned::any(0), &mut []);
+        let triangle = matches!(plan.shape.region, Region::Triangle { .. });
+        let rule = self.packed.rule;
+        let positives: Vec<EachPrefix> = (0..plan.shape.rows)
+            .map(|i| match self.packed.problem.positive(i) {
+                Some(j) => self.rows.similarities(i, self.columns, j),
+                None => [0.0; MOST_PREFIXES],
+            })
+            .collect();
+        let outcome = |i: usize, k: usize, sum: f64| {
+            if rule.underflows(i, [sum, 0.0], common.least_sum) {
+                return None;
+            }
+            let sums = RowSums { sums: [sum, 0.0], shifts: [common.shift; 2] };
+            let positive = self.packed.problem.positive(i).map(|_| rule.scale * positives[i][k]);
+            Some(rule.outcome(i, sums, positive))
+        };
+        let all = |sum: &dyn Fn(usize, usize) -> f64| -> Option<Vec<Vec<RowOutcome>>> {
+            let of_prefix = |k| (0..plan.shape.rows).map(|i| outcome(i, k, sum(k, i))).collect();
+            (0..self.each()).map(of_prefix).collect()
+        };
+        let rows = match triangle {
+            // A row's candidates are those to its right and those above it.
+            true => all(&|k, i| sums.of_row(k, i) + sums.of_column(k, i))?,
+            false => all(&|k, i| sums.of_row(k, i))?,
+        };
+        let columns =
+            if self.both && !triangle { all(&|k, j| sums.of_column(k, j))? } else { Vec::new() };
+        Some(Outcomes { rows, columns })
+    }
+
+    /// Adds the gradients by rows and columns as they are compared. Returns what of them is along each
+    /// prefix.
+    pub(crate) fn gradients(
+        &self,
+        outcomes: &Outcomes,
+        gradients: Gradients<'_, '_, T::Real>,
+    ) -> Sums {
+        let plan = &self.packed.plan;
+        let factors = self.factors(outcomes);
+        let panel_len = self.left_features.count() * plan.height * plan.width;
+        let mut of_columns = Aligned::any(plan.gradient_panels() * panel_len);
+        let along = self.pass(Pass::Gradient(&factors), &mut of_columns, gradients);
+        if let Some(columns) = self.packed.problem.columns {
+            let out = &mut gradients[columns.gradient..][..plan.shape.gradient_columns];
+            let panels = out.chunks_mut(plan.width).zip(of_columns.chunks(panel_len));
+            let work = AddColumnGradients {
+                width: plan.width,
+                height: plan.height,
+                panels: &self.left_features,
+            };
+            self.packed.team.each_inlined(panels, work);
+        }
+        along
+    }
+
+    /// A pass over all strips. Its sums are those of exponentials, or of what gradients have along prefixes.
+    fn pass(
+        &self,
+        pass: Pass<'_, T::Real>,
+        column_gradients: &mut [T::Real],
+        gradients: Gradients<'_, '_, T::Real>,
+    ) -> Sums {
+        let (plan, each) = (&self.packed.plan, self.each());
+        let gradient = matches!(pass, Pass::Gradient(_));
+        let blocks = plan.shape.rows.div_ceil(plan.block_rows);
+        let columns_len = each * plan.panels * plan.width;
+        let mut sums = Sums {
+            rows: vec![0.0; blocks * each * plan.block_rows],
+            columns: vec![0.0; columns_len],
+            each,
+            block_rows: plan.block_rows,
+        };
+        let mut memory = Memory::new(self, gradient);
+        let mut of_columns = vec![0.0; STRIP_BLOCKS * columns_len];
+        for first in (0..blocks).step_by(STRIP_BLOCKS) {
+            let count = STRIP_BLOCKS.min(blocks - first);
+            of_columns.fill(0.0);
+            let rows = first * plan.block_rows
+                ..plan.shape.rows.min((first + count) * plan.block_rows);
+            let out = match gradient {
+                true => &mut gradients[self.packed.problem.rows.gradient..][rows.clone()],
+                false => &mut [],
+            };
+            let of_rows = &mut sums.rows[first * each * plan.block_rows..];
+            let of_rows = of_rows.chunks_mut(each * plan.block_rows);
+            let own = of_rows.zip(of_columns.chunks_mut(columns_len));
+            let mut out = parts(out, plan.block_rows);
+            let base = plan.first_panel(rows.start);
+            let starts = rows.clone().step_by(plan.block_rows);
+            let items = starts.zip(own.zip(memory.blocks(self))).map(
+                |(start, ((row_sums, column_sums), (matrix, scratch)))| Block {
+                    rows: start..rows.end.min(start + plan.block_rows),
+                    base,
+                    matrix,
+                    scratch,
+                    row_sums,
+                    column_sums,
+                    out: out.next().unwrap_or(&mut []),
+                },
+            );
+            self.packed.team.each_inlined(items, PhaseA { prefixes: self, pass });
+            for block in of_columns.chunks(columns_len).take(count) {
+                sums.columns.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
+            }
+            if gradient {
+                self.phase_b(rows.start, rows.len(), &memory, column_gradients);
+            }
+        }
+        sums
+    }
+
+    /// `column gradients[panel] += (a[strip]ᵀ W)[:, panel]`, threads own panels of columns.
+    fn phase_b(
+        &self,
+        start: usize,
+        rows: usize,
+        memory: &Memory<T::Real>,
+        column_gradients: &mut [T::Real],
+    ) {
+        let plan = &self.packed.plan;
+        let panel_len = self.left_features.count() * plan.height * plan.width;
+        let base = plan.first_panel(start);
+        let from = (base * panel_len).min(column_gradients.len());
+        let column_gradients = &mut column_gradients[from..];
+        let panels = column_gradients.len() / panel_len;
+        let at_once = (panels / PIECES).clamp(1, PANELS_A_TIME);
+        let pieces = column_gradients.chunks_mut(at_once * panel_len).enumerate();
+        self.packed.team.each(pieces, |(i, out)| {
+            let first = base + i * at_once;
+            for (j, out) in (first..).zip(out.chunks_mut(panel_len)) {
+                // In the triangle, blocks further down do not reach a panel.
+                let reaching = match plan.shape.region {
+                    Region::Triangle { .. } => rows.min(((j + 1) * plan.width).saturating_sub(start)),
+                    _ => rows,
+                };
+                self.panel_gradient(start, reaching.div_ceil(plan.block_rows), rows, memory, j, out);
+            }
+        });
+    }
+
+    /// What the first `blocks` blocks of a strip of `rows` rows add to the gradient of panel `j`.
+    fn panel_gradient(
+        &self,
+        start: usize,
+        blocks: usize,
+        rows: usize,
+        memory: &Memory<T::Real>,
+        j: usize,
+        out: &mut [T::Real],
+    ) {
+        let Plan { height, width, block_rows, .. } = self.packed.plan;
+        let (stride, base) = (block_rows * height, self.packed.plan.first_panel(start));
+        let features_len = self.left_features.count() * stride;
+        let (block_len, panel_len) = (memory.block_len, self.packed.plan.panel_len());
+        let stored = block_len / self.each();
+        for (k, panels) in self.left_features.of_segment.iter().enumerate() {
+            let out = &mut out[panels.start * height * width..][..panels.len() * height * width];
+            let len = out.len();
+            let mut block = 0;
+            while block < blocks {
+                // A block that is not full is a product of its own: its rows end earlier.
+                let left = rows - block * block_rows;
+                let together = (left / block_rows).min(blocks - block).max(1);
+                let features =
+                    &memory.row_features[block * features_len + panels.start * stride..];
+                let weights =
+                    &memory.matrix[block * block_len + k * stored + (j - base) * panel_len..];
+                let product = Product {
+                    layout: Layout::Packed,
+                    left: Operand::panels(features, panels.len(), stride).segments(features_len),
+                    right: Operand::panel(weights).segments(block_len),
+                    segments: together,
+                    depth: block_rows.min(left),
+                    add: start + block > 0,
+                    next_right: panel_len,
+                };
+                self.packed.kernels.product(&product, out, len);
+                block += together;
+            }
+        }
+    }
+
+    /// What exponentials are multiplied by, from the outcomes of rows and columns.
+    fn factors(&self, outcomes: &Outcomes) -> Factors<T::Real> {
+        let plan = &self.packed.plan;
+        let triangle = matches!(plan.shape.region, Region::Triangle { .. });
+        let columns = if triangle { &outcomes.rows } else { &outcomes.columns };
+        let len = (plan.panels * plan.width).max(plan.shape.rows);
+        let padded = |of_prefix: Option<&Vec<RowOutcome>>, weight: f64| {
+            let factor = |outcome: &RowOutcome| T::Real::from_f64(weight * outcome.factors[0]);
+            let mut factors: Vec<_> = of_prefix.into_iter().flatten().map(factor).collect();
+            factors.resize(len, T::Real::default());
+            factors
+        };
+        let weights = || self.segments.iter().map(|segment| segment.weight).enumerate();
+        let of_positives = weights().map(|(k, weight)| {
+            let positive = |(i, row): (usize, &RowOutcome)| {
+                let other = if triangle { self.packed.problem.positive(i) } else { Some(i) };
+                let back = columns.get(k).zip(other).map_or(0.0, |(of, other)| of[other].positive);
+                T::Real::from_f64(weight * (row.positive + back))
+            };
+            outcomes.rows[k].iter().enumerate().map(positive).collect()
+        });
+        Factors {
+            of_rows: weights().map(|(k, weight)| padded(outcomes.rows.get(k), weight)).collect(),
+            of_columns: weights().map(|(k, weight)| padded(columns.get(k), weight)).collect(),
+            of_positives: of_positives.collect(),
+        }
+    }
+
+    /// From gradients by rows as they are compared to those by the rows themselves. `outs` are the
+    /// gradients of `rows`, and `along` says what row i's has along each prefix.
+    pub(crate) fn through_lengths(
+        &self,
+        rows: &PrefixRows<'_, T>,
+        outs: &mut [&mut [T::Real]],
+        along: &(dyn Fn(usize) -> EachPrefix + Sync),
+        factor: f64,
+    ) {
+        let pieces = outs.chunks_mut(ROWS_A_TIME).enumerate();
+        self.packed.team.each(pieces, |(part, outs)| {
+            for (i, out) in outs.iter_mut().enumerate() {
+                let i = part * ROWS_A_TIME + i;
+                rows.backward(i, out, &along(i), factor);
+            }
+        });
+    }
+}
+
+/// What threads do with the blocks of a strip.
+struct PhaseA<'b, 'p, T: Element> {
+    prefixes: &'b Prefixes<'p, T>,
+    pass: Pass<'b, T::Real>,
+}
+
+impl<'w, 'o, T: Element> Work<Block<'w, 'o, T::Real>> for PhaseA<'_, '_, T> {
+    #[inline(always)]
+    fn run(&self, block: Block<'w, 'o, T::Real>) {
+        block.run(self.prefixes, self.pass);
+    }
+}
+
+/// Scratch memory for all blocks of a strip.
+struct Memory<R: Real> {
+    matrix: Aligned<R>,
+    block_len: usize,
+    rows: Aligned<R>,
+    row_features: Aligned<R>,
+    row_gradients: Aligned<R>,
+    cosines: Aligned<R>,
+    exponentials: Aligned<R>,
+    partial_sums: Aligned<R>,
+    shifts: Aligned<R>,
+}
+
+impl<R: Real> Memory<R> {
+    fn new<T: Element<Real = R>>(p: &Prefixes<'_, T>, gradient: bool) -> Self {
+        let plan = &p.packed.plan;
+        let any = |numbers: usize| Aligned::any(numbers * STRIP_BLOCKS);
+        let if_gradient = |numbers: usize| if gradient { numbers } else { 0 };
+        let dim = p.segments.last().map_or(0, |segment| segment.features.end);
+        let block_len = if_gradient(p.segments.len() * plan.panels * plan.panel_len());
+        Self {
+            matrix: any(block_len),
+            block_len,
+            rows: any(plan.block_rows * dim),
+            row_features: any(if_gradient(p.left_features.count() * plan.block_rows * plan.height)),
+            row_gradients: any(if_gradient(p.right_features.count() * plan.panel_len())),
+            cosines: any(plan.panel_len()),
+            exponentials: any(plan.panel_len()),
+            partial_sums: any(p.segments.len() * plan.panel_len()),
+            shifts: any(plan.block_rows),
+        }
+    }
+
+    /// Each block's part of the matrix, and its scratch.
+    fn blocks<'w, T: Element<Real = R>>(
+        &'w mut self,
+        _: &Prefixes<'_, T>,
+    ) -> impl Iterator<Item = (&'w mut [R], Scratch<'w, R>)> + use<'w, R, T> {
+        let part = |x: &'w mut [R]| {
+            let len = x.len() / STRIP_BLOCKS;
+            parts(x, len)
+        };
+        let (mut matrix, mut rows) = (part(&mut self.matrix), part(&mut self.rows));
+        let (mut row_features, mut row_gradients) =
+            (part(&mut self.row_features), part(&mut self.row_gradients));
+        let (mut cosines, mut exponentials) =
+            (part(&mut self.cosines), part(&mut self.exponentials));
+        let (mut partial_sums, mut shifts) = (part(&mut self.partial_sums), part(&mut self.shifts));
+        std::iter::from_fn(move || {
+            let scratch = Scratch {
+                rows: rows.next()?,
+                row_features: row_features.next()?,
+                row_gradients: row_gradients.next()?,
+                cosines: cosines.next()?,
+                exponentials: exponentials.next()?,
+                partial_sums: partial_sums.next()?,
+                shifts: shifts.next()?,
+            };
+            Some((matrix.next()?, scratch))
+        })
+    }
+}
+
+/// Adds the gradients of a panel's columns, `[feature panels, height, width]`, to those of their rows.
+struct AddColumnGradients<'p> {
+    width: usize,
+    height: usize,
+    panels: &'p FeaturePanels,
+}
+
+impl<R: Real> Work<(&mut [&mut [R]], &[R])> for AddColumnGradients<'_> {
+    #[inline(always)]
+    fn run(&self, (rows, panel): (&mut [&mut [R]], &[R])) {
+        let tiles = panel.chunks(self.height * self.width);
+        for (tile, features) in tiles.zip(&self.panels.features) {
+            for (i, row) in rows.iter_mut().enumerate() {
+                let sums = tile[i..].iter().step_by(self.width);
+                row[features.clone()].iter_mut().zip(sums).for_each(|(x, &sum)| *x += sum);
+            }
+        }
+    }
+}
