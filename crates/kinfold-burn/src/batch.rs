@@ -30,6 +30,22 @@ pub struct PairBatch {
     pub(crate) guide: Option<Guide>,
 }
 
+impl PairBatch {
+    /// The same of the first `dim` features.
+    pub(crate) fn prefix(&self, dim: usize) -> Self {
+        let cut = |x: &Tensor<2>| x.clone().narrow(1, 0, dim);
+        Self {
+            queries: cut(&self.queries),
+            keys: self.keys.as_ref().map(cut),
+            negatives: self.negatives.as_ref().map(|negatives| match negatives {
+                Negatives::Shared(x) => Negatives::Shared(cut(x)),
+                Negatives::PerQuery(x) => Negatives::PerQuery(x.clone().narrow(2, 0, dim)),
+            }),
+            ..self.clone()
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Negatives {
     Shared(Tensor<2>),

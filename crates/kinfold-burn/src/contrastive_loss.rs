@@ -9,7 +9,7 @@ use burn::backend::DispatchDevice;
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
-use kinfold::{Error, Form, Objective, Preset, Reduction, Similarity, Temperature};
+use kinfold::{Error, Form, Objective, Prefix, Preset, Reduction, Similarity, Temperature};
 
 /// Settings of a [`ContrastiveLoss`].
 #[derive(Config, Debug)]
@@ -50,6 +50,9 @@ pub struct ContrastiveLossConfig {
     /// The positive of query i is key i + `offset`.
     #[config(default = 0)]
     pub offset: usize,
+    /// The prefixes of the embeddings that the loss is over (Matryoshka); none for all features.
+    #[config(default = "Vec::new()")]
+    pub matryoshka: Vec<Prefix>,
     /// How the losses of the rows become one number: their mean, weighted where rows have weights, or
     /// their weighted sum.
     #[config(default = "Reduction::Mean")]
@@ -86,6 +89,7 @@ impl ContrastiveLossConfig {
             .with_label_smoothing(self.label_smoothing)?
             .with_in_batch_negatives(self.in_batch_negatives)?
             .with_within_views(self.within_views)?
+            .with_matryoshka(&self.matryoshka)?
             .with_reduction(self.reduction);
         let least = self.log_scale_min.unwrap_or(f64::NEG_INFINITY);
         let most = self.log_scale_max.unwrap_or(f64::INFINITY);

@@ -6,7 +6,7 @@ use kinfold::loss::{BatchShape, GuideShape, NegativesShape};
 use kinfold::runtime::Execution;
 use kinfold::{
     Batch, ContrastiveLoss, Element, GradientMut, NORM_FLOOR, Objective, ParameterGradient,
-    Reduction, Similarity, Temperature, Value,
+    Prefix, Reduction, Similarity, Temperature, Value,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -27,7 +27,7 @@ impl Loss {
     #[pyo3(signature = (*, form = "one-way", objective = "softmax", temperature = 0.1, reduction = "mean",
         normalize = true, margin = 0.0, label_smoothing = 0.0, factor = 1.0, norm_floor = NORM_FLOOR,
         in_batch_negatives = true, within_views = false, offset = 0, sigma = 0.5, positive_share = 0.1,
-        concentration = 1.0, q = 0.5, lam = 0.025, bias = -10.0))]
+        concentration = 1.0, q = 0.5, lam = 0.025, bias = -10.0, matryoshka_dims = vec![], matryoshka_weights = None))]
     #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
     fn new(
         form: &str,
@@ -48,6 +48,8 @@ impl Loss {
         q: f64,
         lam: f64,
         bias: f64,
+        matryoshka_dims: Vec<usize>,
+        matryoshka_weights: Option<Vec<f64>>,
     ) -> PyResult<Self> {
         let objective = match objective {
             "softmax" => Objective::Softmax,
@@ -77,6 +79,7 @@ impl Loss {
             "sum" => Reduction::Sum,
             other => return Err(not_among("reduction", other, "mean, sum")),
         };
+        let prefixes = prefixes(&matryoshka_dims, matryoshka_weights.as_deref())?;
         let similarity = if normalize { Similarity::Cosine } else { Similarity::Dot };
         loss.with_similarity(similarity)
             .with_reduction(reduction)
@@ -88,6 +91,7 @@ impl Loss {
             .and_then(|loss| loss.with_norm_floor(norm_floor))
             .and_then(|loss| loss.with_in_batch_negatives(in_batch_negatives))
             .and_then(|loss| loss.with_within_views(within_views))
+            .and_then(|loss| loss.with_matryoshka(&prefixes))
             .map(Self)
             .map_err(refused)
     }
@@ -184,6 +188,19 @@ impl Loss {
             None => run(),
         })
     }
+}
+
+/// Prefixes of these dimensions, with weights of 1 unless some are given.
+fn prefixes(dims: &[usize], weights: Option<&[f64]>) -> PyResult<Vec<Prefix>> {
+    let Some(weights) = weights else {
+        return Ok(dims.iter().map(|&dim| Prefix::new(dim)).collect());
+    };
+    if weights.len() != dims.len() {
+        let (given, needed) = (weights.len(), dims.len());
+        let message = format!("there are {given} matryoshka_weights but {needed} matryoshka_dims");
+        return Err(PyValueError::new_err(message));
+    }
+    Ok(dims.iter().zip(weights).map(|(&dim, &weight)| Prefix { dim, weight }).collect())
 }
 
 fn not_among(what: &str, given: &str, known: &str) -> PyErr {

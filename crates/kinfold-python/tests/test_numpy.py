@@ -79,6 +79,20 @@ def test_gradients_are_differences(settings):
     assert gradients.log_scale == pytest.approx((colder - warmer) / (2 * step), abs=1e-6)
 
 
+def test_matryoshka():
+    q, k = pairs()
+    each = [value_and_gradients(q[:, :dim], k[:, :dim], temperature=0.2) for dim in (2, 3)]
+    loss, gradients = value_and_gradients(q, k, temperature=0.2, matryoshka_dims=[3, 2], matryoshka_weights=[1.0, 0.5])
+    assert loss == pytest.approx(0.5 * each[0][0] + each[1][0])
+    expected = numpy.zeros_like(gradients.queries)
+    for weight, dim, (_, one) in zip((0.5, 1.0), (2, 3), each):
+        expected[:, :dim] += weight * one.queries
+    numpy.testing.assert_allclose(gradients.queries, expected, rtol=1e-5, atol=1e-7)
+    assert floor(20, matryoshka_dims=[2, 3]) == pytest.approx(2 * floor(20))
+    with pytest.raises(ValueError, match="longest prefix"):
+        value(q, k, matryoshka_dims=[q.shape[1] + 1])
+
+
 def test_negatives_ids_labels_guide():
     q, k = pairs()
     shared, own = pairs(7, seed=1)[0], numpy.random.default_rng(2).standard_normal((20, 3, 6))

@@ -317,6 +317,27 @@ def test_cached_gradients_are_those_of_the_whole_batch(mini_batch_size):
     alike(trained(cached, model, columns()), trained(right, model, columns()))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_matryoshka():
+    theirs = peer("sentence_transformers.sentence_transformer.losses")
+    model = Dropping().eval()
+    model.get_embedding_dimension = lambda: 6
+    for weights in (None, [0.3, 1.0, 2.0]):
+        right = theirs.MatryoshkaLoss(model, theirs.MultipleNegativesRankingLoss(model), [2, 5, 6], weights)
+        for kind in (ours.MultipleNegativesRankingLoss, ours.CachedMultipleNegativesRankingLoss):
+            mine = ours.MatryoshkaLoss(model, kind(model), [2, 5, 6], weights)
+            for given in (columns(2), columns(4)):
+                alike(trained(mine, model, given), trained(right, model, given))
+    one = ours.MatryoshkaLoss(model, ours.MultipleNegativesRankingLoss(model), [2, 5, 6], n_dims_per_step=1)
+    values = {one(columns(2)).item() for _ in range(30)}
+    assert len(values) == 3
+    for wrong in (lambda: ours.MatryoshkaLoss(model, torch.nn.L1Loss(), [2]),
+                  lambda: ours.MatryoshkaLoss(model, ours.InfoNCE(), []),
+                  lambda: ours.MatryoshkaLoss(model, ours.InfoNCE(), [2, 2])):
+        with pytest.raises((TypeError, ValueError)):
+            wrong()
+
+
 def test_gist_embed():
     theirs = peer("sentence_transformers.sentence_transformer.losses")
     tokenizer = type("Tokenizer", (peer("transformers").PreTrainedTokenizerBase,), {

@@ -84,6 +84,12 @@ CASES = {name: {**batch(), **settings} for name, settings in SETTINGS.items()} |
     "labels, smoothed": batch(
         labels=torch.arange(N) % 3, form="nt-xent", objective="sup-con-outside", label_smoothing=0.1
     ),
+    "matryoshka": batch(matryoshka_dims=[2, 5], matryoshka_weights=[0.5, 2.0]),
+    "matryoshka both ways": batch(matryoshka_dims=[1, 3], form="both-ways", margin=0.1),
+    "matryoshka over views": batch(matryoshka_dims=[2, 3, 5], form="nt-xent", ids=torch.arange(N) % 4),
+    "matryoshka, negatives": batch(matryoshka_dims=[2, 4], negatives=numbers(7, D, seed=2)),
+    "matryoshka, of each": batch(matryoshka_dims=[4, 2], negatives=numbers(N, 3, D, seed=2)),
+    "matryoshka, sigmoid": batch(matryoshka_dims=[2, 5], objective="sigmoid", bias=-2.0),
     "a zero row": batch(keys=numbers(N, D) * (torch.arange(N) != 3)[:, None]),
 }
 
@@ -177,6 +183,10 @@ WRONG = {
     "within views": batch(within_views=True, keys=numbers(N + 1, D)),
     "q": batch(objective="rince", q=2.0),
     "temperature": batch(temperature=-1.0),
+    "prefix": batch(matryoshka_dims=[2, D + 1]),
+    "prefix twice": batch(matryoshka_dims=[2, 2]),
+    "prefixes": batch(matryoshka_dims=[0]),
+    "weights of prefixes": batch(matryoshka_dims=[2], matryoshka_weights=[1.0, 2.0]),
     "objective": batch(objective="hinge"),
     "smoothed": batch(objective="decoupled", label_smoothing=0.5),
 }

@@ -3,8 +3,7 @@
 use kinfold::loss::MOST_PREFIXES;
 use kinfold::loss::reference::{Dense, dense};
 use kinfold::{
-    Batch, ContrastiveLoss, Element, Embeddings, Form, Prefix, Real, Reduction,
-    Similarity,
+    Batch, ContrastiveLoss, Element, Embeddings, Form, Prefix, Real, Reduction, Similarity,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -48,14 +47,26 @@ fn close(what: &str, given: &[f64], right: &[f64], unit: f64, pull: f64) {
 
 /// The engine's numbers in T are those of the oracle.
 /// `pull` is what the terms of a gradient may add up to.
-fn holds<T: Element>(what: &str, loss: &ContrastiveLoss, batch: &Batch<'_, T>, unit: f64, pull: f64) {
+fn holds<T: Element>(
+    what: &str,
+    loss: &ContrastiveLoss,
+    batch: &Batch<'_, T>,
+    unit: f64,
+    pull: f64,
+) {
     let right: Dense = dense(loss, batch);
     let given = loss.value_and_gradient(*batch).unwrap();
     let scale = 1.0 + loss.temperature().scale();
     let largest = right.rows.iter().fold(1.0f64, |x, y| x.max(y.abs()));
     close(&format!("mean, {what}"), &[given.mean], &[right.mean], unit, largest);
     close(&format!("rows, {what}"), &given.rows, &right.rows, unit, largest);
-    close(&format!("value alone, {what}"), &[loss.value(*batch).unwrap().mean], &[given.mean], 0.0, 1.0);
+    close(
+        &format!("value alone, {what}"),
+        &[loss.value(*batch).unwrap().mean],
+        &[given.mean],
+        0.0,
+        1.0,
+    );
     let all = right.rows.len() as f64 * largest * scale;
     close(&format!("log scale, {what}"), &[given.log_scale], &[right.log_scale], unit, all);
     let wide = |x: Vec<T::Real>| x.into_iter().map(Real::f64).collect::<Vec<_>>();
@@ -113,15 +124,19 @@ fn any_prefixes_equal_the_oracle() {
         });
         let pull = shortest.fold(f64::INFINITY, f64::min).recip() / n as f64;
         holds(&what, &loss, &sample.batch(), 3e-12, pull);
-        let executed = [1, 2, 3].map(|threads| loss.with_threads(threads).value_and_gradient(sample.batch()).unwrap());
-        assert!(executed.iter().all(|x| x.queries == executed[0].queries && x.keys == executed[0].keys));
+        let executed = [1, 2, 3]
+            .map(|threads| loss.with_threads(threads).value_and_gradient(sample.batch()).unwrap());
+        assert!(
+            executed.iter().all(|x| x.queries == executed[0].queries && x.keys == executed[0].keys)
+        );
         let [queries, keys] =
             [&sample.queries, sample.keys.as_ref().unwrap()].map(|x| narrow::<f32>(x));
         let of = |x| Embeddings::new(x, d).unwrap();
         if sample.negatives.is_empty() {
             let mut batch = Batch::new(of(&queries), of(&keys));
             batch = sample.ids.as_ref().map_or(batch, |ids| batch.with_ids(ids));
-            batch = sample.weights.as_ref().map_or(batch, |weights| batch.with_row_weights(weights));
+            batch =
+                sample.weights.as_ref().map_or(batch, |weights| batch.with_row_weights(weights));
             holds(&what, &loss, &batch, 2e-5, pull);
         }
     }

@@ -38,6 +38,13 @@ pub(crate) fn forward(
     learned: Learned,
     rows: usize,
 ) -> Tensor<1> {
+    let each = loss.matryoshka().iter().map(|prefix| {
+        let (loss, batch) = (loss.of_prefix(prefix), batch.prefix(prefix.dim));
+        forward(&loss, reduction, batch, learned.clone(), rows)
+    });
+    if let Some(sum) = each.reduce(|sum, x| sum + x) {
+        return sum;
+    }
     let given = batch.queries.dtype();
     let problem = Problem::new(loss, batch, &learned);
     let value = match reduction {

@@ -3,6 +3,8 @@
 Arrays come as addresses. Whoever calls keeps them alive, and has them row by row in memory.
 """
 
+from collections.abc import Sequence
+
 __version__: str
 #: By how much a guide must find a candidate closer than the pair.
 GUIDE_MARGIN: float
@@ -36,6 +38,8 @@ class Loss:
         q: float = 0.5,
         lam: float = 0.025,
         bias: float = -10.0,
+        matryoshka_dims: Sequence[int] = (),
+        matryoshka_weights: Sequence[float] | None = None,
     ) -> None: ...
     # All of them in one string.
     settings: str

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 Form = Literal["one-way", "both-ways", "nt-xent"]
@@ -43,6 +44,8 @@ class Settings(TypedDict, total=False):
     q: float
     lam: float
     bias: float
+    matryoshka_dims: Sequence[int]
+    matryoshka_weights: Sequence[float] | None
 
 
 NAMES = tuple(Settings.__annotations__)

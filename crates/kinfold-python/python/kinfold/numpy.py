@@ -84,7 +84,8 @@ def value(
         threads: at most so many; 0 for as many as there are.
         settings: form, objective, temperature, reduction ("mean" or "sum"), normalize, margin,
             label_smoothing, factor, norm_floor, in_batch_negatives, within_views, offset, sigma,
-            positive_share, concentration, q, lam, bias: as `kinfold.torch.contrastive` has them.
+            positive_share, concentration, q, lam, bias, matryoshka_dims, matryoshka_weights: as
+            `kinfold.torch.contrastive` has them.
     """
     return _Task(queries, keys, negatives, settings).compute()[0]
 
@@ -207,6 +208,9 @@ def _loss(settings) -> _native.Loss:
         raise TypeError(f"there is no setting {unknown[0]!r}; there are: {', '.join(NAMES)}")
     if "offset" in settings:
         settings = {**settings, "offset": _count("offset", settings["offset"])}
+    if "matryoshka_dims" in settings:
+        dims = [_count("matryoshka_dims", dim) for dim in settings["matryoshka_dims"]]
+        settings = {**settings, "matryoshka_dims": dims}
     return _native.Loss(**settings)
 
 

@@ -164,10 +164,8 @@ fn prefix_by_prefix<T: Element>(
     let mut value = Value { mean: 0.0, sum: 0.0, rows, statistics };
     let mut parameters = ParameterGradient::default();
     for prefix in loss.matryoshka() {
-        let mut own: Vec<Vec<_>> = outs
-            .iter()
-            .map(|out| vec![T::Real::default(); out.len() / dim * prefix.dim])
-            .collect();
+        let mut own: Vec<Vec<_>> =
+            outs.iter().map(|out| vec![T::Real::default(); out.len() / dim * prefix.dim]).collect();
         let gradient = match &mut own[..] {
             [queries, keys, negatives] => Some(GradientMut { queries, keys, negatives }),
             _ => None,
@@ -204,12 +202,7 @@ fn at_once<T: Element>(
     if prefixes && !matryoshka::together(loss, &counts) {
         return None;
     }
-    let threads = match loss.execution.threads {
-        _ if counts.dot_product_terms() < WORTH_THREADS => 1,
-        0 => rayon::current_num_threads(),
-        threads => threads,
-    };
-    let team = Team::new(threads, loss.execution.instructions);
+    let team = Team::new(threads(loss, &counts), loss.execution.instructions);
     let asked = gradient.is_some();
     let mut gradients = gradient.map_or_else(Vec::new, |gradient| {
         let GradientMut { queries, keys, negatives } = gradient;
@@ -225,7 +218,16 @@ fn at_once<T: Element>(
         true => matryoshka::outcome(&computation, batch, shape, &mut gradients)?,
         false => computation.run(batch, shape, &mut gradients),
     };
-    Some(computation.value(outcome, statistics::<T>(loss, &shape, asked)))
+    Some(computation.value(outcome, statistics::<T>(loss, &shape, team.threads(), asked)))
+}
+
+/// The threads that a batch is worth.
+fn threads(loss: &ContrastiveLoss, counts: &BatchCounts) -> usize {
+    match loss.execution.threads {
+        _ if counts.dot_product_terms() < WORTH_THREADS => 1,
+        0 => rayon::current_num_threads(),
+        threads => threads,
+    }
 }
 
 /// Bytes that [`run`] needs beyond inputs and outputs.
@@ -244,7 +246,7 @@ pub(crate) fn scratch_bytes<T: Element>(
         return loss.matryoshka().iter().map(one).max().unwrap_or_default();
     }
     let shape = Shape::new(loss, &counts, true);
-    statistics::<T>(loss, &shape, true).scratch_bytes
+    statistics::<T>(loss, &shape, threads(loss, &counts), true).scratch_bytes
 }
 
 /// See [`cost::products`](crate::cost::products).
@@ -296,10 +298,14 @@ pub(crate) fn collapsed(loss: &ContrastiveLoss, pairs: usize) -> f64 {
 }
 
 /// How a loss will be computed, unless the common shift turns out not to be safe.
-fn statistics<T: Element>(loss: &ContrastiveLoss, shape: &Shape, gradient: bool) -> Statistics {
+fn statistics<T: Element>(
+    loss: &ContrastiveLoss,
+    shape: &Shape,
+    threads: usize,
+    gradient: bool,
+) -> Statistics {
     if !loss.matryoshka().is_empty() {
-        let scratch_bytes = matryoshka::bytes::<T>(loss, shape, gradient);
-        return Statistics { kept_exponentials: false, scratch_bytes };
+        return matryoshka::statistics::<T>(loss, shape, threads, gradient);
     }
     let Shape { rows, columns, dim, .. } = *shape;
     let (plan, kept) = planned::<T>(loss, shape);

@@ -22,6 +22,7 @@ use std::thread::{self, yield_now};
 /// Some threads, the caller's first, and the instructions they may use.
 pub(crate) struct Team {
     instructions: Instructions,
+    threads: usize,
     /// Where helpers wait for work; None where the caller works alone.
     floor: Option<Arc<Floor>>,
     /// Whether the helpers are another library's threads.
@@ -41,7 +42,7 @@ impl Team {
     /// else some of the current rayon pool.
     pub(crate) fn new(threads: usize, instructions: Instructions) -> Self {
         if threads <= 1 {
-            return Self { instructions, floor: None, lent: false };
+            return Self { instructions, threads: 1, floor: None, lent: false };
         }
         let lent = LENT.take();
         let is_lent = lent.is_some();
@@ -50,7 +51,12 @@ impl Team {
         if !is_lent {
             floor.call(threads - 1);
         }
-        Self { instructions, floor: Some(floor), lent: is_lent }
+        Self { instructions, threads, floor: Some(floor), lent: is_lent }
+    }
+
+    /// How many there are.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Does `work` on every item, compiled for the instructions as far as it is inlined.

@@ -279,8 +279,10 @@ impl ContrastiveLoss {
         self.matryoshka.as_slice()
     }
 
-    /// The loss over one of the prefixes.
-    pub(crate) fn of_prefix(&self, prefix: &Prefix) -> Self {
+    /// The loss over the first `prefix.dim` features alone, which are all that it is to be given, times the
+    /// prefix's weight: what [`with_matryoshka`](Self::with_matryoshka) adds up.
+    #[must_use]
+    pub fn of_prefix(&self, prefix: &Prefix) -> Self {
         let factor = self.factor * prefix.weight;
         Self { matryoshka: Matryoshka::default(), factor, ..*self }
     }

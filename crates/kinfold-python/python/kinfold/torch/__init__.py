@@ -25,6 +25,7 @@ from ._modules import (
 from ._sentence_transformers import (
     CachedMultipleNegativesRankingLoss,
     GISTEmbedLoss,
+    MatryoshkaLoss,
     MultipleNegativesRankingLoss,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "GISTEmbedLoss",
     "HardNegativesLoss",
     "InfoNCE",
+    "MatryoshkaLoss",
     "MultipleNegativesRankingLoss",
     "NTXentLoss",
     "SigLipLoss",

@@ -72,6 +72,15 @@ def summed(text: str) -> str:
     return json.dumps({**json.loads(text), "reduction": "sum"})
 
 
+@functools.lru_cache(maxsize=256)
+def of_prefixes(text: str) -> list[tuple[int, str]]:
+    """The prefixes that a loss is over, and the settings of the loss over each; none for all features."""
+    settings = json.loads(text)
+    prefixes, factor = settings["matryoshka"], settings["factor"]
+    one = lambda weight: json.dumps({**settings, "matryoshka": [], "factor": factor * weight})  # noqa: E731
+    return [(prefix["dim"], one(prefix["weight"])) for prefix in prefixes]
+
+
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """What a loss of such embeddings is computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
@@ -54,6 +55,8 @@ class ContrastiveSettings(TypedDict, total=False):
     weights: Tensor | None
     guide: tuple[Tensor, ...] | None
     logit_scale: float | Tensor | None
+    matryoshka_dims: Sequence[int]
+    matryoshka_weights: Sequence[float] | None
     check_finite: bool | None
     gather: bool
     group: dist.ProcessGroup | None
@@ -87,6 +90,8 @@ def contrastive(
     weights: Tensor | None = None,
     guide: tuple[Tensor, ...] | None = None,
     logit_scale: float | Tensor | None = None,
+    matryoshka_dims: Sequence[int] = (),
+    matryoshka_weights: Sequence[float] | None = None,
     check_finite: bool | None = None,
     gather: bool = False,
     group: dist.ProcessGroup | None = None,
@@ -122,6 +127,9 @@ def contrastive(
         guide: another model's embeddings of queries, keys and, where there are any, shared negatives:
             what it finds closer to a query than its key is no negative.
         logit_scale: 1/τ, in place of the temperature.
+        matryoshka_dims: the loss is the sum of those over so many first features, each compared by its own
+            cosine; none for all features. A softmax is computed at the price of little more than one loss.
+        matryoshka_weights: what each of these counts; None for 1.
         check_finite: whether a NaN or an infinity among the numbers is an error; or else the loss is NaN,
             as a `GradScaler` expects of f16 that overflows. None: it is one but under autocast and for
             float16. With `gather` it is one in all processes, or in none.
@@ -171,6 +179,8 @@ def contrastive(
         "q": _number("q", q),
         "lam": _number("lam", lam),
         "bias": bias,
+        "matryoshka_dims": tuple(operator.index(dim) for dim in matryoshka_dims),
+        "matryoshka_weights": None if matryoshka_weights is None else tuple(map(float, matryoshka_weights)),
     }
     ids, labels = _integers("ids", ids, like), _integers("labels", labels, like)
     batch = Batch(queries, keys, negatives, scale, learned_bias, ids, labels, _weights(weights, like), *guide)
@@ -236,6 +246,9 @@ def check_settings(**settings: Any) -> None:
     if (reduction := settings.get("reduction", "mean")) not in _REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(_REDUCTIONS)}")
     numbers = {name: x for name, x in settings.items() if name in NAMES and not isinstance(x, Tensor)}
+    for name in ("matryoshka_dims", "matryoshka_weights"):
+        if numbers.get(name) is not None:
+            numbers[name] = tuple(numbers[name])
     loss(**{**numbers, "reduction": "mean"})
     if settings.get("gather") and not dist.is_available():
         raise ValueError("processes are to share a batch, but this PyTorch has no torch.distributed")

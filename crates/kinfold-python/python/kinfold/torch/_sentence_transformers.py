@@ -7,7 +7,8 @@ What an argument of theirs has no meaning here, or none yet, is refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ._functional import contrastive
+from ._functional import check_settings, contrastive
 from ._module import Loss
 
 Features = dict[str, Any]
@@ -241,3 +242,51 @@ class GISTEmbedLoss(Loss):
         read = self.guide.preprocess(texts)
         device = features["input_ids"].device
         return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in read.items()}
+
+
+class MatryoshkaLoss(nn.Module):
+    """One of the losses here over several prefixes of the embeddings (Kusupati et al. 2022), at the price of
+    little more than one where it is `MultipleNegativesRankingLoss`, cached or not.
+
+    Args:
+        model: not looked at; the loss has it.
+        loss: one of the losses here.
+        matryoshka_dims: numbers of first features.
+        matryoshka_weights: what each of them counts; None for 1.
+        n_dims_per_step: so many of them at a time, drawn by chance; −1 for all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        matryoshka_dims: Sequence[int],
+        matryoshka_weights: Sequence[float] | None = None,
+        n_dims_per_step: int = -1,
+    ) -> None:
+        super().__init__()
+        if not isinstance(loss, Loss):
+            raise TypeError(f"loss must be one of kinfold.torch, but is of type {type(loss).__name__}")
+        if not matryoshka_dims:
+            raise ValueError("matryoshka_dims are none, but at least one is needed")
+        weights = [1.0] * len(matryoshka_dims) if matryoshka_weights is None else matryoshka_weights
+        check_settings(matryoshka_dims=matryoshka_dims, matryoshka_weights=weights)
+        self.loss = loss
+        self.matryoshka_dims = tuple(matryoshka_dims)
+        self.matryoshka_weights = tuple(weights)
+        self.n_dims_per_step = n_dims_per_step
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
+        which = range(len(self.matryoshka_dims))
+        if 0 < self.n_dims_per_step < len(which):
+            which = random.sample(which, self.n_dims_per_step)
+        settings = self.loss.settings
+        self.loss.settings = {
+            **settings,
+            "matryoshka_dims": [self.matryoshka_dims[i] for i in which],
+            "matryoshka_weights": [self.matryoshka_weights[i] for i in which],
+        }
+        try:
+            return self.loss(sentence_features, labels)
+        finally:
+            self.loss.settings = settings

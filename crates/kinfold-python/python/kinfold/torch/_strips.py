@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import _native
 from . import _engine, _rule
-from ._batch import Batch, computed_in, exact_numbers, loss_of, parsed
+from ._batch import Batch, computed_in, exact_numbers, loss_of, of_prefixes, parsed
 from ._terms import Logits, Terms
 
 # Logits that a strip may have, and rows.
@@ -37,8 +37,27 @@ def info_nce(*given):
     with torch.no_grad(), _whole_products(batch.queries.device.type):
         if check_finite and not _in_range(batch):
             _engine.compute(_on_cpu(batch), loss, True, unreduced=False, gradients=False)  # It says what is not.
+        if prefixes := of_prefixes(settings):
+            return _sum_of_prefixes(batch, prefixes, unreduced, gradients)
         problem = _Problem(batch, parsed(settings))
         return problem.unreduced_rows() if unreduced else problem.reduced(gradients)
+
+
+def _sum_of_prefixes(batch: Batch, prefixes, unreduced: bool, gradients: bool):
+    """The losses over all prefixes, one after the other."""
+    total = None
+    for dim, settings in prefixes:
+        cut = [None if x is None else x[..., :dim] for x in batch[:3]]
+        value, *of, numbers = info_nce(*cut, *batch[3:], settings, False, unreduced, gradients)
+        if total is None:
+            wholes = [x.new_zeros(g.shape) if x.numel() else x for x, g in zip(of, batch[:3])]
+            total = [torch.zeros_like(value), *wholes, torch.zeros_like(numbers)]
+        total[0] += value
+        total[-1] += numbers
+        for whole, x in zip(total[1:-1], of):
+            if x.numel():
+                whole[..., :dim] += x
+    return tuple(total)
 
 
 @contextlib.contextmanager

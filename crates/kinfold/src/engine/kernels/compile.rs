@@ -13,6 +13,8 @@ macro_rules! kernels {
             packed: $module::packed,
             as_stored: $module::as_stored,
             exponentials: $module::exponentials,
+            exponential_sums: $module::exponential_sums,
+            weighted_exponentials: $module::weighted_exponentials,
             sigmoids: $module::sigmoids,
             weights: $module::weights,
             maxima: $module::maxima,
@@ -20,7 +22,7 @@ macro_rules! kernels {
 
         mod $module {
             use crate::engine::kernels::generic;
-            use crate::engine::kernels::table::{Panel, Tile};
+            use crate::engine::kernels::table::{Panel, Tile, Weighing};
             #[allow(unused_imports, reason = "the vectors of this instruction set")]
             use super::*;
 
@@ -43,7 +45,21 @@ macro_rules! kernels {
             $(#[target_feature(enable = $feature)])?
             pub(super) unsafe fn exponentials(panel: &Panel<$real>) {
                 // SAFETY: passed on to the caller.
-                unsafe { generic::exponentials::<$vector, $vectors>(panel) }
+                unsafe { generic::exponentials::<$vector, $vectors, true>(panel) }
+            }
+            /// # Safety
+            /// As [`generic::exponentials`]; the instructions of this module must be there.
+            $(#[target_feature(enable = $feature)])?
+            pub(super) unsafe fn exponential_sums(panel: &Panel<$real>) {
+                // SAFETY: passed on to the caller.
+                unsafe { generic::exponentials::<$vector, $vectors, false>(panel) }
+            }
+            /// # Safety
+            /// As [`generic::weighted_exponentials`]; the instructions of this module must be there.
+            $(#[target_feature(enable = $feature)])?
+            pub(super) unsafe fn weighted_exponentials(work: &Weighing<$real>) {
+                // SAFETY: passed on to the caller.
+                unsafe { generic::weighted_exponentials::<$vector, $vectors>(work) }
             }
             /// # Safety
             /// As [`generic::sigmoids`]; the instructions of this module must be there.

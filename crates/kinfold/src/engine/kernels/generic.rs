@@ -1,7 +1,7 @@
 //! The kernels, written once over any vector. Everything here is inlined into the functions of an
 //! instruction set, which is where the vectors turn into registers.
 
-use super::table::{LINE_BYTES, Panel, TURN, Tile};
+use super::table::{LINE_BYTES, Panel, TURN, Tile, Weighing};
 
 /// A register of numbers.
 ///
@@ -265,7 +265,9 @@ const ROWS_A_TIME: usize = 16;
 /// The vector's instructions must be there, and the panel's pointers must reach as far as its
 /// comments say.
 #[inline(always)]
-pub(super) unsafe fn exponentials<V: Vector, const VECTORS: usize>(panel: &Panel<V::Real>) {
+pub(super) unsafe fn exponentials<V: Vector, const VECTORS: usize, const STORE: bool>(
+    panel: &Panel<V::Real>,
+) {
     let width = VECTORS * V::LANES;
     // SAFETY: every address is one that the caller vouches for.
     unsafe {
@@ -281,21 +283,78 @@ pub(super) unsafe fn exponentials<V: Vector, const VECTORS: usize>(panel: &Panel
                 for v in 0..VECTORS {
                     let at = panel.numbers.add(row * width + v * V::LANES);
                     let e = exp(V::load(at).mul_add(scale, minus_shift));
-                    e.store(at);
+                    if STORE {
+                        e.store(at);
+                    }
                     row_sum = row_sum.add(e);
                     column_sums[v] = column_sums[v].add(e);
                 }
                 row_sum.store(panel.row_sums.add(row * V::LANES));
                 row += 1;
             }
-            // No vector here has more lanes than that.
-            let mut spilled = [V::Real::ZERO; 16];
-            for v in 0..VECTORS {
-                column_sums[v].store(spilled.as_mut_ptr());
-                for lane in 0..V::LANES {
-                    *panel.column_sums.add(v * V::LANES + lane) += spilled[lane].wide();
-                }
+            add_to(panel.column_sums, &column_sums);
+        }
+    }
+}
+
+/// Adds vectors to sums in f64.
+///
+/// # Safety
+/// The vector's instructions must be there, and `sums` must point to as many numbers.
+#[inline(always)]
+unsafe fn add_to<V: Vector, const VECTORS: usize>(sums: *mut f64, vectors: &[V; VECTORS]) {
+    // No vector here has more lanes than that.
+    let mut spilled = [V::Real::ZERO; 16];
+    for v in 0..VECTORS {
+        // SAFETY: every address is one that the caller vouches for.
+        unsafe {
+            vectors[v].store(spilled.as_mut_ptr());
+            for lane in 0..V::LANES {
+                *sums.add(v * V::LANES + lane) += spilled[lane].wide();
             }
+        }
+    }
+}
+
+/// See [`Kernels::weighted_exponentials`](super::table::Kernels::weighted_exponentials).
+///
+/// # Safety
+/// The vector's instructions must be there, and the pointers must reach as far as their comments say.
+#[inline(always)]
+pub(super) unsafe fn weighted_exponentials<V: Vector, const VECTORS: usize>(
+    work: &Weighing<V::Real>,
+) {
+    let width = VECTORS * V::LANES;
+    let Panel { numbers, rows, scale, shifts, row_sums, column_sums } = work.panel;
+    // SAFETY: every address is one that the caller vouches for.
+    unsafe {
+        let scale = V::splat(scale);
+        let minus_one = V::splat(V::Real::MINUS_ONE);
+        let mut of_columns = [V::splat(V::Real::ZERO); VECTORS];
+        for v in 0..VECTORS {
+            of_columns[v] = V::load(work.of_columns.add(v * V::LANES));
+        }
+        let mut row = 0;
+        while row < rows {
+            let end = rows.min(row + ROWS_A_TIME);
+            let mut columns = [V::splat(V::Real::ZERO); VECTORS];
+            while row < end {
+                let minus_shift = V::splat(*shifts.add(row)).mul(minus_one);
+                let of_row = V::splat(*work.of_rows.add(row));
+                let mut row_sum = V::load(row_sums.add(row * V::LANES));
+                for v in 0..VECTORS {
+                    let at = row * width + v * V::LANES;
+                    let e = exp(V::load(work.logits.add(at)).mul_add(scale, minus_shift));
+                    let weight = e.mul(of_row.add(of_columns[v]));
+                    weight.store(numbers.add(at));
+                    let times = V::load(work.times.add(at));
+                    row_sum = weight.mul_add(times, row_sum);
+                    columns[v] = weight.mul_add(times, columns[v]);
+                }
+                row_sum.store(row_sums.add(row * V::LANES));
+                row += 1;
+            }
+            add_to(column_sums, &columns);
         }
     }
 }

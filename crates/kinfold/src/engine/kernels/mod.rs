@@ -36,7 +36,7 @@ mod neon;
 
 use crate::engine::aligned::Pooled;
 use crate::execution::Instructions;
-pub(crate) use table::{Kernels, Layout, Operand, Product, WIDEST_TILE, Work};
+pub(crate) use table::{Kernels, Layout, Operand, Product, SumsOf, WIDEST_TILE, WeightsOf, Work};
 
 impl Instructions {
     /// Does `work` on an item, compiled for these instructions.

@@ -40,6 +40,8 @@ pub struct Kernels<R: 'static> {
     pub(super) packed: unsafe fn(&Tile<R>),
     pub(super) as_stored: unsafe fn(&Tile<R>),
     pub(super) exponentials: unsafe fn(&Panel<R>),
+    pub(super) exponential_sums: unsafe fn(&Panel<R>),
+    pub(super) weighted_exponentials: unsafe fn(&Weighing<R>),
     pub(super) sigmoids: unsafe fn(&Panel<R>, *mut R),
     pub(super) weights: unsafe fn(*mut R, usize, *const R, *const R),
     pub(super) maxima: unsafe fn(*const R, usize, *mut R),
@@ -61,8 +63,36 @@ pub(crate) struct Tile<R> {
     pub(super) ahead: *const R,
 }
 
-/// A panel of logits that become exponentials, and where their sums go.
+/// Logits whose exponentials become weights, and what sums of these are multiplied by.
 #[derive(Debug)]
+pub(crate) struct Weighing<R> {
+    /// The weights, and where sums go.
+    pub(super) panel: Panel<R>,
+    /// `[rows, width]` each.
+    pub(super) logits: *const R,
+    pub(super) times: *const R,
+    /// `[rows]`.
+    pub(super) of_rows: *const R,
+    /// `[width]`.
+    pub(super) of_columns: *const R,
+}
+
+/// What exponentials are multiplied by to become weights, `of_rows[i] + of_columns[j]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WeightsOf<'a, R> {
+    pub(crate) rows: &'a [R],
+    pub(crate) columns: &'a [R],
+}
+
+/// Sums that are added to: over rows, `[rows, lanes]`, and over columns, `[width]`.
+#[derive(Debug)]
+pub(crate) struct SumsOf<'a, R> {
+    pub(crate) rows: &'a mut [R],
+    pub(crate) columns: &'a mut [f64],
+}
+
+/// A panel of logits that become exponentials, and where their sums go.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Panel<R> {
     /// `[rows, width]`.
     pub(super) numbers: *mut R,
@@ -205,6 +235,67 @@ impl<R: Copy> Kernels<R> {
                 shifts: shifts.as_ptr(),
                 row_sums: row_sums.as_mut_ptr(),
                 column_sums: column_sums.as_mut_ptr(),
+            });
+        }
+    }
+
+    /// The sums of [`exponentials`](Self::exponentials), and the panel stays as it is.
+    pub(crate) fn exponential_sums(
+        &self,
+        panel: &[R],
+        scale: R,
+        shifts: &[R],
+        sums: SumsOf<'_, R>,
+    ) {
+        let rows = shifts.len();
+        assert!(panel.len() == rows * self.width && sums.rows.len() == rows * self.lanes);
+        assert!(sums.columns.len() == self.width);
+        // SAFETY: the lengths are those that the kernel reads and writes, and its instructions were
+        // detected before the table was handed out. It does not write to the panel.
+        unsafe {
+            (self.exponential_sums)(&Panel {
+                numbers: panel.as_ptr().cast_mut(),
+                rows,
+                scale,
+                shifts: shifts.as_ptr(),
+                row_sums: sums.rows.as_mut_ptr(),
+                column_sums: sums.columns.as_mut_ptr(),
+            });
+        }
+    }
+
+    /// `out[i][j] = exp(scale · logits[i][j] − shifts[i]) · (of.rows[i] + of.columns[j])`, as
+    /// [`exponentials`](Self::exponentials) and [`weights`](Self::weights); what is added to the sums is
+    /// `out · times`.
+    pub(crate) fn weighted_exponentials(
+        &self,
+        out: &mut [R],
+        [logits, times]: [&[R]; 2],
+        (scale, shifts): (R, &[R]),
+        of: WeightsOf<'_, R>,
+        sums: SumsOf<'_, R>,
+    ) {
+        let rows = shifts.len();
+        let len = rows * self.width;
+        assert!(out.len() == len && logits.len() == len && times.len() == len);
+        assert!(of.rows.len() == rows && of.columns.len() == self.width);
+        assert!(sums.rows.len() == rows * self.lanes && sums.columns.len() == self.width);
+        // SAFETY: the lengths are those that the kernel reads and writes, and its instructions were
+        // detected before the table was handed out.
+        unsafe {
+            (self.weighted_exponentials)(&Weighing {
+                panel: Panel {
+                    numbers: out.as_mut_ptr(),
+                    rows,
+                    scale,
+                    shifts: shifts.as_ptr(),
+                    row_sums: sums.rows.as_mut_ptr(),
+                    column_sums: sums.columns.as_mut_ptr(),
+                },
+                logits: logits.as_ptr(),
+                times: times.as_ptr(),
+                of_rows: of.rows.as_ptr(),
+                of_columns: of.columns.as_ptr(),
             });
         }
     }

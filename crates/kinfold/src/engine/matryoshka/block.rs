@@ -13,9 +13,9 @@
 
 use super::strips::Prefixes;
 use crate::embeddings::{Element, Real};
-use crate::engine::kernels::{Layout, Operand, Product, WIDEST_TILE};
+use crate::engine::kernels::{Layout, Operand, Product, SumsOf, WeightsOf};
 use crate::engine::packed::{DEPTH, FeatureRows, pack};
-use crate::engine::strips::panel::Panel;
+use crate::engine::strips::panel::{Panel, hides};
 use crate::engine::strips::plan::Plan;
 use std::ops::Range;
 
@@ -61,10 +61,10 @@ pub(crate) struct Scratch<'w, R> {
     pub(crate) row_features: &'w mut [R],
     /// `W b`, `[feature panels, block rows, width]`.
     pub(crate) row_gradients: &'w mut [R],
-    /// A panel of cosines, and one of exponentials where no matrix is stored.
+    /// A panel of cosines, and a copy of it.
     pub(crate) cosines: &'w mut [R],
-    pub(crate) exponentials: &'w mut [R],
-    /// A vector or a panel's width for each row and prefix.
+    pub(crate) copy: &'w mut [R],
+    /// A vector for each row and prefix.
     pub(crate) partial_sums: &'w mut [R],
     /// The shift of each row.
     pub(crate) shifts: &'w mut [R],
@@ -132,7 +132,7 @@ impl<R: Real> Block<'_, '_, R> {
                 segments: 1,
                 depth,
                 add: from > 0,
-                next_right: depth * width,
+                next_right: DEPTH * width,
             };
             p.packed.kernels.product(&product, cosines, p.packed.plan.panel_len());
         }
@@ -144,23 +144,28 @@ impl<R: Real> Block<'_, '_, R> {
         let Plan { width, lanes, block_rows, .. } = p.packed.plan;
         let (count, each) = (self.rows.len(), p.segments.len());
         let partial_len = block_rows * lanes;
-        self.scratch.partial_sums[..each * partial_len].fill(R::default());
+        self.scratch.partial_sums.fill(R::default());
         let all_columns = self.column_sums.len() / each;
         for j in panels {
             for k in 0..each {
                 self.advance(p, j, k);
-                let elements = &mut self.scratch.exponentials[..count * width];
-                elements.copy_from_slice(&self.scratch.cosines[..count * width]);
-                Panel { first_row: self.rows.start, j, elements: &mut *elements }.hide(&p.packed);
-                let of_rows = &mut self.scratch.partial_sums[k * partial_len..][..count * lanes];
-                let of_columns = &mut self.column_sums[k * all_columns + j * width..][..width];
-                let shifts = &self.scratch.shifts[..count];
-                p.packed.kernels.exponentials(elements, p.packed.scale, shifts, of_rows, of_columns);
+                let Scratch { cosines, copy, partial_sums, shifts, .. } = &mut self.scratch;
+                let logits = visible(p, &self.rows, j, &cosines[..count * width], copy);
+                let sums = SumsOf {
+                    rows: &mut partial_sums[k * partial_len..][..count * lanes],
+                    columns: &mut self.column_sums[k * all_columns + j * width..][..width],
+                };
+                p.packed.kernels.exponential_sums(logits, p.packed.scale, &shifts[..count], sums);
             }
         }
+        self.add_partial_sums(p);
+    }
+
+    fn add_partial_sums<T: Element<Real = R>>(&mut self, p: &Prefixes<'_, T>) {
+        let Plan { lanes, block_rows, .. } = p.packed.plan;
         let sums = self.row_sums.chunks_mut(block_rows);
-        for (sums, partial) in sums.zip(self.scratch.partial_sums.chunks(partial_len)) {
-            for (sum, partial) in sums.iter_mut().zip(partial.chunks(lanes)).take(count) {
+        for (sums, partial) in sums.zip(self.scratch.partial_sums.chunks(block_rows * lanes)) {
+            for (sum, partial) in sums.iter_mut().zip(partial.chunks(lanes)).take(self.rows.len()) {
                 *sum += partial.iter().map(|x| x.f64()).sum::<f64>();
             }
         }
@@ -177,34 +182,40 @@ impl<R: Real> Block<'_, '_, R> {
         let Plan { width, block_rows, lanes, .. } = p.packed.plan;
         let (count, each) = (self.rows.len(), p.segments.len());
         let (panel_len, stored) = (p.packed.plan.panel_len(), self.matrix.len() / each);
+        let partial_len = block_rows * lanes;
         self.scratch.partial_sums.fill(R::default());
         let all_columns = self.column_sums.len() / each;
-        let mut unused = [0.0; WIDEST_TILE];
         for j in panels {
             let at = (j - self.base) * panel_len;
             for k in 0..each {
                 self.advance(p, j, k);
-                let cosines = &self.scratch.cosines[..count * width];
-                let elements = &mut self.matrix[k * stored + at..][..count * width];
-                elements.copy_from_slice(cosines);
-                Panel { first_row: self.rows.start, j, elements: &mut *elements }.hide(&p.packed);
-                // Their sums are known.
-                let shifts = &self.scratch.shifts[..count];
-                let of_rows = &mut self.scratch.exponentials[..count * lanes];
-                let of_columns = &mut unused[..width];
-                p.packed.kernels.exponentials(elements, p.packed.scale, shifts, of_rows, of_columns);
-                let of_columns = &factors.of_columns[k][j * width..(j + 1) * width];
-                p.packed.kernels.weights(elements, &factors.of_rows[k][self.rows.clone()], of_columns);
-                for row in self.rows.clone() {
+                let Scratch { cosines, copy, partial_sums, shifts, .. } = &mut self.scratch;
+                let cosines = &cosines[..count * width];
+                let logits = visible(p, &self.rows, j, cosines, copy);
+                let weights = &mut self.matrix[k * stored + at..][..count * width];
+                let of = WeightsOf {
+                    rows: &factors.of_rows[k][self.rows.clone()],
+                    columns: &factors.of_columns[k][j * width..(j + 1) * width],
+                };
+                let of_columns = &mut self.column_sums[k * all_columns + j * width..][..width];
+                let sums = SumsOf {
+                    rows: &mut partial_sums[k * partial_len..][..count * lanes],
+                    columns: &mut *of_columns,
+                };
+                let exponents = (p.packed.scale, &shifts[..count]);
+                let both = [logits, cosines];
+                p.packed.kernels.weighted_exponentials(weights, both, exponents, of, sums);
+                for (i, row) in self.rows.clone().enumerate() {
                     let positive = p.packed.problem.positive_column(row);
                     if let Some(column) = positive.filter(|column| column / width == j) {
-                        let at = (row - self.rows.start) * width + column % width;
-                        elements[at] = factors.of_positives[k][row];
+                        let (at, weight) =
+                            (i * width + column % width, factors.of_positives[k][row]);
+                        weights[at] = weight;
+                        let along = weight.f64() * cosines[at].f64();
+                        self.row_sums[k * block_rows + i] += along;
+                        of_columns[column % width] += along;
                     }
                 }
-                let of_rows = &mut self.scratch.partial_sums[k * panel_len..][..count * width];
-                let of_columns = &mut self.column_sums[k * all_columns + j * width..][..width];
-                by_width!(width, add_products(elements, cosines, of_rows, of_columns));
             }
             for k in (1..each).rev() {
                 let (shorter, longer) = self.matrix.split_at_mut(k * stored);
@@ -215,12 +226,7 @@ impl<R: Real> Block<'_, '_, R> {
                 by_width!(width, add_rescaled(shorter, longer, of_rows, of_columns));
             }
         }
-        let sums = self.row_sums.chunks_mut(block_rows);
-        for (sums, partial) in sums.zip(self.scratch.partial_sums.chunks(panel_len)) {
-            for (sum, partial) in sums.iter_mut().zip(partial.chunks(width)).take(count) {
-                *sum += partial.iter().map(|x| x.f64()).sum::<f64>();
-            }
-        }
+        self.add_partial_sums(p);
     }
 
     /// `row gradients (+)= W b` over chunk `c`, of which the panels in `panels` count.
@@ -246,8 +252,7 @@ impl<R: Real> Block<'_, '_, R> {
                 layout: Layout::AsStored,
                 left: Operand::panels(left, self.rows.len().div_ceil(height), height * width)
                     .segments(panel_len),
-                right: Operand::panels(right, features.len(), right_stride)
-                    .segments(width * width),
+                right: Operand::panels(right, features.len(), right_stride).segments(width * width),
                 segments: panels.len(),
                 depth: width,
                 add,
@@ -281,6 +286,25 @@ impl<R: Real> Block<'_, '_, R> {
     }
 }
 
+/// The cosines of rows and panel `j`; where some are no negatives, in a copy in which these are minus
+/// infinity.
+#[inline(always)]
+fn visible<'s, T: Element>(
+    p: &Prefixes<'_, T>,
+    rows: &Range<usize>,
+    j: usize,
+    cosines: &'s [T::Real],
+    copy: &'s mut [T::Real],
+) -> &'s [T::Real] {
+    if !hides(&p.packed, rows, j) {
+        return cosines;
+    }
+    let elements = &mut copy[..cosines.len()];
+    elements.copy_from_slice(cosines);
+    Panel { first_row: rows.start, j, elements: &mut *elements }.hide(&p.packed);
+    elements
+}
+
 /// `panel[i][j] *= of_rows[i] · of_columns[j]`.
 #[inline(always)]
 fn rescale<R: Real, const W: usize>(panel: &mut [R], of_rows: &[R], of_columns: &[R]) {
@@ -308,25 +332,4 @@ fn add_rescaled<R: Real, const W: usize>(
             *to += (of_row * of_column) * from;
         }
     }
-}
-
-/// Adds `x[i][j] · y[i][j]` to the sums of rows, column by column, and to those of columns.
-#[inline(always)]
-fn add_products<R: Real, const W: usize>(
-    x: &[R],
-    y: &[R],
-    of_rows: &mut [R],
-    of_columns: &mut [f64],
-) {
-    let ((x, _), (y, _)) = (x.as_chunks::<W>(), y.as_chunks::<W>());
-    let (of_rows, _) = of_rows.as_chunks_mut::<W>();
-    let mut columns = [R::default(); W];
-    for ((x, y), sums) in x.iter().zip(y).zip(of_rows) {
-        for (((&x, &y), sum), column) in x.iter().zip(y).zip(sums).zip(&mut columns) {
-            let product = x * y;
-            *sum += product;
-            *column += product;
-        }
-    }
-    of_columns.iter_mut().zip(&columns).for_each(|(sum, x)| *sum += x.f64());
 }

@@ -26,10 +26,10 @@ use crate::embeddings::Element;
 use crate::engine::kernels::Arithmetic;
 use crate::engine::terms::outcome::Outcome;
 use crate::engine::terms::rule::Terms;
-use crate::loss::{Batch, ContrastiveLoss, Form, Objective};
+use crate::loss::{Batch, ContrastiveLoss, Form, Objective, Statistics};
 use packed::{FeaturePanels, PackedColumns};
 use prefixes::{PrefixRows, segments};
-use strips::Prefixes;
+use strips::{Prefixes, StripPlan};
 
 /// Whether all prefixes of such a batch can be computed together.
 pub(crate) fn together(loss: &ContrastiveLoss, counts: &BatchCounts) -> bool {
@@ -38,11 +38,19 @@ pub(crate) fn together(loss: &ContrastiveLoss, counts: &BatchCounts) -> bool {
     plain && candidates && counts.per_query == 0
 }
 
-/// Bytes that [`outcome`] needs beyond inputs and outputs.
-pub(crate) fn bytes<T: Element>(loss: &ContrastiveLoss, shape: &Shape, gradient: bool) -> usize {
+/// How [`outcome`] will be computed.
+pub(crate) fn statistics<T: Element>(
+    loss: &ContrastiveLoss,
+    shape: &Shape,
+    threads: usize,
+    gradient: bool,
+) -> Statistics {
     let kernels = <T::Real as Arithmetic>::kernels(loss.execution.instructions);
     let plan = Plan::new(kernels, *shape, Terms::One);
-    strips::bytes::<T::Real>(&plan, &segments(loss.matryoshka()), gradient)
+    let segments = segments(loss.matryoshka());
+    let strips = StripPlan::new(&plan, segments.len(), threads);
+    let scratch_bytes = strips::bytes::<T::Real>(strips, &segments, gradient);
+    Statistics { kept_exponentials: false, scratch_bytes }
 }
 
 /// The outcome of a batch over all prefixes [`together`], of which `loss` has some; gradients are
@@ -88,7 +96,7 @@ pub(crate) fn outcome<T: Element>(
         shift: common.shift,
         both: computed_form(loss) != Form::OneWay,
     };
-    let outcomes = prefixes.outcomes(common)?;
+    let (outcomes, along) = prefixes.run(common, gradients)?;
 
     let mut outcome = Outcome::none(shape.rows);
     for (k, segment) in segments.iter().enumerate() {
@@ -98,11 +106,10 @@ pub(crate) fn outcome<T: Element>(
         };
         outcome.add(&of_prefix, segment.weight);
     }
-    if !gradient {
+    let Some(along) = along else {
         computation.scale(&mut outcome);
         return Some(outcome);
-    }
-    let along = prefixes.gradients(&outcomes, gradients);
+    };
     let factor = computation.factor(&outcome.losses) * rule.scale;
     let of_rows = |i: usize| along.along(Some(i), triangle.then_some(i));
     // Stacked views count every pair of rows from both sides.

@@ -109,13 +109,16 @@ impl<'p, T: Element> PrefixRows<'p, T> {
         let cosine = comparison.similarity == Similarity::Cosine;
         for (m, segment) in self.segments.iter().enumerate() {
             let longer = divisors.iter().zip(along).skip(m);
-            let normalised = longer.filter(|(divisor, _)| cosine && **divisor > comparison.norm_floor);
+            let normalised =
+                longer.filter(|(divisor, _)| cosine && **divisor > comparison.norm_floor);
             let back: f64 =
                 normalised.map(|(divisor, along)| along * (divisors[m] / divisor).powi(2)).sum();
             let divide = divisors[m].recip();
             let features = segment.features.clone();
             for (g, x) in out[features.clone()].iter_mut().zip(&x[features]) {
-                *g = T::Real::from_f64((g.f64() - back * (x.real().f64() * divide)) * divide * factor);
+                *g = T::Real::from_f64(
+                    (g.f64() - back * (x.real().f64() * divide)) * divide * factor,
+                );
             }
         }
     }

@@ -17,8 +17,8 @@ use crate::engine::terms::outcome::RowOutcome;
 use crate::engine::terms::rule::RowSums;
 use crate::loss::MOST_PREFIXES;
 
-/// Blocks of a strip, whose weights for all prefixes are stored.
-const STRIP_BLOCKS: usize = 4;
+/// Blocks whose part of the columns' gradient is added up before it is added to that of others.
+const TOGETHER: usize = 2;
 /// Panels that a thread takes at a time for the columns' gradient, at most, and pieces that threads
 /// should find.
 const PANELS_A_TIME: usize = 8;
@@ -78,22 +78,53 @@ impl Sums {
     }
 }
 
-/// Bytes of every buffer together, but for the prefixes' own numbers.
-pub(crate) fn bytes<R>(plan: &Plan, segments: &[Segment], gradient: bool) -> usize {
-    let each = segments.len();
+/// How a problem is cut into strips.
+#[derive(Clone, Copy)]
+pub(crate) struct StripPlan<'p> {
+    pub(crate) plan: &'p Plan,
+    /// Prefixes.
+    pub(crate) each: usize,
+    /// Blocks of a strip: no more than keep all threads busy, as the weights of all prefixes are stored. A
+    /// multiple of [`TOGETHER`], so that sums are the same ones whatever their number.
+    pub(crate) blocks: usize,
+}
+
+impl<'p> StripPlan<'p> {
+    pub(crate) fn new(plan: &'p Plan, each: usize, threads: usize) -> Self {
+        Self { plan, each, blocks: threads.next_multiple_of(TOGETHER) }
+    }
+
+    fn strips(&self) -> usize {
+        self.plan.shape.rows.div_ceil(self.rows())
+    }
+
+    /// Rows of a strip but perhaps the last.
+    fn rows(&self) -> usize {
+        self.blocks * self.plan.block_rows
+    }
+
+    /// Numbers of one block's part of the matrix, `[prefixes, panels, block rows, width]`.
+    fn block_len(&self) -> usize {
+        self.each * self.plan.panels * self.plan.panel_len()
+    }
+}
+
+/// Bytes of every buffer together.
+pub(crate) fn bytes<R>(strips: StripPlan<'_>, segments: &[Segment], gradient: bool) -> usize {
+    let StripPlan { plan, each, blocks } = strips;
     let [left, right] =
         [plan.height, plan.width].map(|width| FeaturePanels::new(segments, width).count());
     let dim = segments.last().map_or(0, |segment| segment.features.end);
-    let of_block = plan.block_rows * (dim + each * plan.width + 2 * plan.width + 1);
+    let of_block = plan.block_rows * (dim + each * plan.lanes + 2 * plan.width + 1);
     let columns = plan.panels * plan.width;
-    let mut numbers = STRIP_BLOCKS * of_block + columns * dim;
+    let mut numbers = blocks * of_block + columns * dim;
     if gradient {
-        numbers += STRIP_BLOCKS * plan.block_rows * (left * plan.height + right * plan.width);
-        numbers += STRIP_BLOCKS * each * plan.panels * plan.panel_len();
+        let features = left * plan.height + right * plan.width;
+        numbers += blocks * (plan.block_rows * features + strips.block_len());
         numbers += plan.chunks() * right * plan.chunk_panels * plan.width * plan.width;
         numbers += plan.gradient_panels() * left * plan.height * plan.width;
     }
-    let sums = each * (2 * plan.shape.rows + (STRIP_BLOCKS + 2) * columns) * size_of::<f64>();
+    let sums = each * (2 * plan.shape.rows + (blocks + 2) * columns) * size_of::<f64>();
     let rest = 320 * (plan.shape.rows + plan.shape.columns) * each + (1 << 16);
     numbers * size_of::<R>() + sums + rest
 }
@@ -103,18 +134,38 @@ impl<T: Element> Prefixes<'_, T> {
         self.segments.len()
     }
 
-    /// The outcomes of rows and columns; None where the shift turns out not to be safe.
-    pub(crate) fn outcomes(&self, common: CommonShift) -> Option<Outcomes> {
+    fn strips(&self) -> StripPlan<'_> {
+        StripPlan::new(&self.packed.plan, self.each(), self.packed.team.threads())
+    }
+
+    /// Outcomes; and what gradients have along each prefix, where some are asked for: those by rows and
+    /// columns as they are compared are added. None where the shift turns out not to be safe.
+    pub(crate) fn run(
+        &self,
+        common: CommonShift,
+        gradients: Gradients<'_, '_, T::Real>,
+    ) -> Option<(Outcomes, Option<Sums>)> {
+        let asked = !gradients.is_empty();
+        let mut memory = Memory::new(self, asked);
+        let sums = self.pass(Pass::Sums, &mut memory, &mut [], &mut []);
+        let outcomes = self.outcomes(common, &sums)?;
+        let along = asked.then(|| self.gradients(&outcomes, &mut memory, gradients));
+        Some((outcomes, along))
+    }
+
+    fn outcomes(&self, common: CommonShift, sums: &Sums) -> Option<Outcomes> {
         let plan = &self.packed.plan;
-        let sums = self.pass(Pass::Sums, &mut Aligned::any(0), &mut []);
         let triangle = matches!(plan.shape.region, Region::Triangle { .. });
         let rule = self.packed.rule;
-        let positives: Vec<EachPrefix> = (0..plan.shape.rows)
-            .map(|i| match self.packed.problem.positive(i) {
-                Some(j) => self.rows.similarities(i, self.columns, j),
-                None => [0.0; MOST_PREFIXES],
-            })
-            .collect();
+        let mut positives: Vec<EachPrefix> = vec![[0.0; MOST_PREFIXES]; plan.shape.rows];
+        let parts = positives.chunks_mut(ROWS_A_TIME).enumerate();
+        self.packed.team.each(parts, |(part, positives)| {
+            for (i, positive) in (part * ROWS_A_TIME..).zip(positives) {
+                if let Some(j) = self.packed.problem.positive(i) {
+                    *positive = self.rows.similarities(i, self.columns, j);
+                }
+            }
+        });
         let outcome = |i: usize, k: usize, sum: f64| {
             if rule.underflows(i, [sum, 0.0], common.least_sum) {
                 return None;
@@ -137,18 +188,17 @@ impl<T: Element> Prefixes<'_, T> {
         Some(Outcomes { rows, columns })
     }
 
-    /// Adds the gradients by rows and columns as they are compared. Returns what of them is along each
-    /// prefix.
-    pub(crate) fn gradients(
+    fn gradients(
         &self,
         outcomes: &Outcomes,
+        memory: &mut Memory<T::Real>,
         gradients: Gradients<'_, '_, T::Real>,
     ) -> Sums {
         let plan = &self.packed.plan;
         let factors = self.factors(outcomes);
         let panel_len = self.left_features.count() * plan.height * plan.width;
         let mut of_columns = Aligned::any(plan.gradient_panels() * panel_len);
-        let along = self.pass(Pass::Gradient(&factors), &mut of_columns, gradients);
+        let along = self.pass(Pass::Gradient(&factors), memory, &mut of_columns, gradients);
         if let Some(columns) = self.packed.problem.columns {
             let out = &mut gradients[columns.gradient..][..plan.shape.gradient_columns];
             let panels = out.chunks_mut(plan.width).zip(of_columns.chunks(panel_len));
@@ -166,11 +216,11 @@ impl<T: Element> Prefixes<'_, T> {
     fn pass(
         &self,
         pass: Pass<'_, T::Real>,
+        memory: &mut Memory<T::Real>,
         column_gradients: &mut [T::Real],
         gradients: Gradients<'_, '_, T::Real>,
     ) -> Sums {
-        let (plan, each) = (&self.packed.plan, self.each());
-        let gradient = matches!(pass, Pass::Gradient(_));
+        let (plan, each, strips) = (&self.packed.plan, self.each(), self.strips());
         let blocks = plan.shape.rows.div_ceil(plan.block_rows);
         let columns_len = each * plan.panels * plan.width;
         let mut sums = Sums {
@@ -179,24 +229,20 @@ impl<T: Element> Prefixes<'_, T> {
             each,
             block_rows: plan.block_rows,
         };
-        let mut memory = Memory::new(self, gradient);
-        let mut of_columns = vec![0.0; STRIP_BLOCKS * columns_len];
-        for first in (0..blocks).step_by(STRIP_BLOCKS) {
-            let count = STRIP_BLOCKS.min(blocks - first);
+        let mut of_columns = vec![0.0; strips.blocks * columns_len];
+        for s in 0..strips.strips() {
             of_columns.fill(0.0);
-            let rows = first * plan.block_rows
-                ..plan.shape.rows.min((first + count) * plan.block_rows);
-            let out = match gradient {
-                true => &mut gradients[self.packed.problem.rows.gradient..][rows.clone()],
-                false => &mut [],
-            };
-            let of_rows = &mut sums.rows[first * each * plan.block_rows..];
+            let start = s * strips.rows();
+            let rows = start..plan.shape.rows.min(start + strips.rows());
+            let of_strip = if gradients.is_empty() { 0..0 } else { rows.clone() };
+            let first = self.packed.problem.rows.gradient.min(gradients.len());
+            let mut out = parts(&mut gradients[first..][of_strip], plan.block_rows);
+            let of_rows = &mut sums.rows[start * each..];
             let of_rows = of_rows.chunks_mut(each * plan.block_rows);
             let own = of_rows.zip(of_columns.chunks_mut(columns_len));
-            let mut out = parts(out, plan.block_rows);
-            let base = plan.first_panel(rows.start);
+            let base = plan.first_panel(start);
             let starts = rows.clone().step_by(plan.block_rows);
-            let items = starts.zip(own.zip(memory.blocks(self))).map(
+            let items = starts.zip(own.zip(memory.blocks(strips.blocks))).map(
                 |(start, ((row_sums, column_sums), (matrix, scratch)))| Block {
                     rows: start..rows.end.min(start + plan.block_rows),
                     base,
@@ -208,11 +254,11 @@ impl<T: Element> Prefixes<'_, T> {
                 },
             );
             self.packed.team.each_inlined(items, PhaseA { prefixes: self, pass });
-            for block in of_columns.chunks(columns_len).take(count) {
+            for block in of_columns.chunks(columns_len) {
                 sums.columns.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
             }
-            if gradient {
-                self.phase_b(rows.start, rows.len(), &memory, column_gradients);
+            if matches!(pass, Pass::Gradient(_)) {
+                self.phase_b(s, rows.len(), memory, column_gradients);
             }
         }
         sums
@@ -221,12 +267,12 @@ impl<T: Element> Prefixes<'_, T> {
     /// `column gradients[panel] += (a[strip]ᵀ W)[:, panel]`, threads own panels of columns.
     fn phase_b(
         &self,
-        start: usize,
+        s: usize,
         rows: usize,
         memory: &Memory<T::Real>,
         column_gradients: &mut [T::Real],
     ) {
-        let plan = &self.packed.plan;
+        let (plan, start) = (&self.packed.plan, s * self.strips().rows());
         let panel_len = self.left_features.count() * plan.height * plan.width;
         let base = plan.first_panel(start);
         let from = (base * panel_len).min(column_gradients.len());
@@ -239,29 +285,33 @@ impl<T: Element> Prefixes<'_, T> {
             for (j, out) in (first..).zip(out.chunks_mut(panel_len)) {
                 // In the triangle, blocks further down do not reach a panel.
                 let reaching = match plan.shape.region {
-                    Region::Triangle { .. } => rows.min(((j + 1) * plan.width).saturating_sub(start)),
+                    Region::Triangle { .. } => {
+                        rows.min(((j + 1) * plan.width).saturating_sub(start))
+                    }
                     _ => rows,
                 };
-                self.panel_gradient(start, reaching.div_ceil(plan.block_rows), rows, memory, j, out);
+                let reaching = Reaching { blocks: reaching.div_ceil(plan.block_rows), rows };
+                self.panel_gradient(s, &reaching, memory, j, out);
             }
         });
     }
 
-    /// What the first `blocks` blocks of a strip of `rows` rows add to the gradient of panel `j`.
+    /// What strip `s` adds to the gradient of panel `j`.
     fn panel_gradient(
         &self,
-        start: usize,
-        blocks: usize,
-        rows: usize,
+        s: usize,
+        reaching: &Reaching,
         memory: &Memory<T::Real>,
         j: usize,
         out: &mut [T::Real],
     ) {
         let Plan { height, width, block_rows, .. } = self.packed.plan;
+        let &Reaching { blocks, rows } = reaching;
+        let start = s * self.strips().rows();
         let (stride, base) = (block_rows * height, self.packed.plan.first_panel(start));
         let features_len = self.left_features.count() * stride;
-        let (block_len, panel_len) = (memory.block_len, self.packed.plan.panel_len());
-        let stored = block_len / self.each();
+        let (block_len, panel_len) = (self.strips().block_len(), self.packed.plan.panel_len());
+        let (matrix, stored) = (&memory.matrix, block_len / self.each());
         for (k, panels) in self.left_features.of_segment.iter().enumerate() {
             let out = &mut out[panels.start * height * width..][..panels.len() * height * width];
             let len = out.len();
@@ -269,11 +319,9 @@ impl<T: Element> Prefixes<'_, T> {
             while block < blocks {
                 // A block that is not full is a product of its own: its rows end earlier.
                 let left = rows - block * block_rows;
-                let together = (left / block_rows).min(blocks - block).max(1);
-                let features =
-                    &memory.row_features[block * features_len + panels.start * stride..];
-                let weights =
-                    &memory.matrix[block * block_len + k * stored + (j - base) * panel_len..];
+                let together = (left / block_rows).min(blocks - block).clamp(1, TOGETHER);
+                let features = &memory.row_features[block * features_len + panels.start * stride..];
+                let weights = &matrix[block * block_len + k * stored + (j - base) * panel_len..];
                 let product = Product {
                     layout: Layout::Packed,
                     left: Operand::panels(features, panels.len(), stride).segments(features_len),
@@ -336,6 +384,12 @@ impl<T: Element> Prefixes<'_, T> {
     }
 }
 
+/// The first blocks of a strip that reach a panel, and the strip's rows.
+struct Reaching {
+    blocks: usize,
+    rows: usize,
+}
+
 /// What threads do with the blocks of a strip.
 struct PhaseA<'b, 'p, T: Element> {
     prefixes: &'b Prefixes<'p, T>,
@@ -352,12 +406,11 @@ impl<'w, 'o, T: Element> Work<Block<'w, 'o, T::Real>> for PhaseA<'_, '_, T> {
 /// Scratch memory for all blocks of a strip.
 struct Memory<R: Real> {
     matrix: Aligned<R>,
-    block_len: usize,
     rows: Aligned<R>,
     row_features: Aligned<R>,
     row_gradients: Aligned<R>,
     cosines: Aligned<R>,
-    exponentials: Aligned<R>,
+    copy: Aligned<R>,
     partial_sums: Aligned<R>,
     shifts: Aligned<R>,
 }
@@ -365,37 +418,35 @@ struct Memory<R: Real> {
 impl<R: Real> Memory<R> {
     fn new<T: Element<Real = R>>(p: &Prefixes<'_, T>, gradient: bool) -> Self {
         let plan = &p.packed.plan;
-        let any = |numbers: usize| Aligned::any(numbers * STRIP_BLOCKS);
+        let strips = p.strips();
+        let any = |numbers: usize| Aligned::any(numbers * strips.blocks);
         let if_gradient = |numbers: usize| if gradient { numbers } else { 0 };
         let dim = p.segments.last().map_or(0, |segment| segment.features.end);
-        let block_len = if_gradient(p.segments.len() * plan.panels * plan.panel_len());
         Self {
-            matrix: any(block_len),
-            block_len,
+            matrix: any(if_gradient(strips.block_len())),
             rows: any(plan.block_rows * dim),
             row_features: any(if_gradient(p.left_features.count() * plan.block_rows * plan.height)),
             row_gradients: any(if_gradient(p.right_features.count() * plan.panel_len())),
             cosines: any(plan.panel_len()),
-            exponentials: any(plan.panel_len()),
-            partial_sums: any(p.segments.len() * plan.panel_len()),
+            copy: any(plan.panel_len()),
+            partial_sums: any(p.segments.len() * plan.block_rows * plan.lanes),
             shifts: any(plan.block_rows),
         }
     }
 
     /// Each block's part of the matrix, and its scratch.
-    fn blocks<'w, T: Element<Real = R>>(
+    fn blocks<'w>(
         &'w mut self,
-        _: &Prefixes<'_, T>,
-    ) -> impl Iterator<Item = (&'w mut [R], Scratch<'w, R>)> + use<'w, R, T> {
-        let part = |x: &'w mut [R]| {
-            let len = x.len() / STRIP_BLOCKS;
+        blocks: usize,
+    ) -> impl Iterator<Item = (&'w mut [R], Scratch<'w, R>)> + use<'w, R> {
+        let part = move |x: &'w mut [R]| {
+            let len = x.len() / blocks;
             parts(x, len)
         };
         let (mut matrix, mut rows) = (part(&mut self.matrix), part(&mut self.rows));
         let (mut row_features, mut row_gradients) =
             (part(&mut self.row_features), part(&mut self.row_gradients));
-        let (mut cosines, mut exponentials) =
-            (part(&mut self.cosines), part(&mut self.exponentials));
+        let (mut cosines, mut copy) = (part(&mut self.cosines), part(&mut self.copy));
         let (mut partial_sums, mut shifts) = (part(&mut self.partial_sums), part(&mut self.shifts));
         std::iter::from_fn(move || {
             let scratch = Scratch {
@@ -403,7 +454,7 @@ impl<R: Real> Memory<R> {
                 row_features: row_features.next()?,
                 row_gradients: row_gradients.next()?,
                 cosines: cosines.next()?,
-                exponentials: exponentials.next()?,
+                copy: copy.next()?,
                 partial_sums: partial_sums.next()?,
                 shifts: shifts.next()?,
             };

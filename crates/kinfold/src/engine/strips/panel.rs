@@ -195,6 +195,24 @@ impl<R: Real> Panel<'_, R> {
     }
 }
 
+/// Whether [`Panel::hide`] finds something among some rows of panel `j`.
+pub(crate) fn hides<T: Element>(p: &PackedProblem<'_, T>, rows: &Range<usize>, j: usize) -> bool {
+    let columns = j * p.plan.width..(j + 1) * p.plan.width;
+    let crosses =
+        |above: usize| rows.start + above < columns.end && columns.start < rows.end + above;
+    let groups = p.problem.groups.is_some_and(|groups| groups.duplicates);
+    groups
+        || columns.end > p.plan.shape.columns
+        || match p.plan.shape.region {
+            Region::Rectangle { offset } => crosses(offset),
+            Region::NegativesOnly { .. } => false,
+            Region::Triangle { partner: Partner::OtherView { pairs } } => {
+                columns.start < rows.end || crosses(pairs)
+            }
+            Region::Triangle { .. } | Region::Square { .. } => true,
+        }
+}
+
 /// Exponentials of a panel whose sums, which the kernel adds up as well, are of no use.
 #[inline(always)]
 pub(crate) fn exponentials_alone<T: Element>(

@@ -25,7 +25,8 @@ impl<T: Element> Passes<'_, T> {
     /// The outcomes of rows and, both ways, of columns. Gradients are added.
     pub(crate) fn run(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
         let per_query = self.problem.per_query.map_or(0.0, |negatives| negatives.rows.longest());
-        let longest = (self.problem.rows.rows.longest(), self.columns.rows.longest().max(per_query));
+        let longest =
+            (self.problem.rows.rows.longest(), self.columns.rows.longest().max(per_query));
         let counts = (self.problem.rows.rows.len(), self.columns.rows.len());
         let [power, _] = self.rule.terms().powers();
         let common = CommonShift::new::<T::Real>(self.rule.scale, counts, longest, power);
