@@ -350,6 +350,19 @@ fn what_the_guide_finds_as_close_as_the_key_stays_a_negative() {
 }
 
 #[test]
+fn prefixes_are_those_of_the_oracle() {
+    let prefixes = [kinfold::Prefix { dim: 2, weight: 0.5 }, kinfold::Prefix::new(5)];
+    for loss in common::forms(0.3) {
+        let loss = loss.with_matryoshka(&prefixes).unwrap();
+        let sample = Sample::random(&loss, 3, 9, 6);
+        for path in [None, Some(2), Some(9)] {
+            let most = Tolerance(1e-9, 1e-6);
+            assert_is_oracle(&format!("{path:?}"), loss, &sample, path, DType::F64, false, most);
+        }
+    }
+}
+
+#[test]
 fn half_numbers_are_computed_in_single_ones() {
     let device = Device::flex().autodiff();
     let loss = kinfold::ContrastiveLoss::nt_xent(tau(0.2));

@@ -155,6 +155,10 @@ pub(crate) struct TrainArguments {
     /// The temperature that similarities are divided by [default: the loss's own]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
+    /// Add up the losses over so many first numbers of an embedding, so that it can be cut to any of these:
+    /// 128,64,32,16 [default: the loss over all of it]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    matryoshka: Vec<usize>,
     /// What moves the weights; LARS, as SimCLR's code has it, suits large batches [default: adamw]
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
@@ -221,6 +225,9 @@ impl TrainArguments {
             (settings.loss.temperature, settings.loss.learned_temperature) = (None, None);
         }
         settings.loss.temperature = self.temperature.or(settings.loss.temperature);
+        if !self.matryoshka.is_empty() {
+            settings.loss.matryoshka.clone_from(&self.matryoshka);
+        }
         settings.chunk = self.chunk.or(settings.chunk);
         let optimizer = &mut settings.optimizer;
         if let Some(name) = self.optimizer.map(Optimizer::name)
@@ -399,6 +406,9 @@ pub(crate) struct EmbedArguments {
     /// two are pairs that `diagnose` takes
     #[arg(long, value_name = "N")]
     pub(crate) views: Option<usize>,
+    /// Cut embeddings to their first N numbers, at unit length: for runs of `train --matryoshka`
+    #[arg(long, value_name = "N")]
+    pub(crate) dimensions: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -441,6 +451,9 @@ pub(crate) struct EvaluateArguments {
     /// was trained on]
     #[arg(long)]
     pub(crate) data: Option<String>,
+    /// Measure embeddings cut to their first numbers, too [default: to those of `train --matryoshka`]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) dimensions: Vec<usize>,
     /// Print the measures as JSON, as summary.json has them
     #[arg(long)]
     pub(crate) json: bool,

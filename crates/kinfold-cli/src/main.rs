@@ -112,10 +112,19 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     if let Some(views) = arguments.views {
         return embed_views(arguments, views, format);
     }
-    let embedded = kinfold_train::embed(&arguments.run, arguments.data.as_deref())?;
+    let embedded =
+        cut(kinfold_train::embed(&arguments.run, arguments.data.as_deref())?, arguments)?;
     show::skipped(&embedded.images);
     write(&embedded, &arguments.out, format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As many numbers as are asked for.
+fn cut(embedded: Embedded, arguments: &EmbedArguments) -> Result<Embedded, Error> {
+    match arguments.dimensions {
+        Some(dim) => embedded.cut(dim),
+        None => Ok(embedded),
+    }
 }
 
 fn write(embedded: &Embedded, out: &Path, format: Format) -> Result<(), Error> {
@@ -136,8 +145,8 @@ fn embed_views(
         show::skipped(&first.images);
     }
     let files: Vec<_> = (1..=views).map(|number| arguments.out_of_view(number)).collect();
-    for (embedded, file) in embedded.iter().zip(&files) {
-        write(embedded, file, format)?;
+    for (embedded, file) in embedded.into_iter().zip(&files) {
+        write(&cut(embedded, arguments)?, file, format)?;
     }
     if let [queries, keys, ..] = &files[..] {
         let (queries, keys) = (show::path(queries), show::path(keys));
@@ -181,7 +190,8 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
         measuring.show(&progress);
         Ok(())
     };
-    let evaluated = kinfold_train::evaluate(&arguments.run, arguments.data.as_deref(), &mut show);
+    let EvaluateArguments { run, data, dimensions, .. } = arguments;
+    let evaluated = kinfold_train::evaluate(run, data.as_deref(), dimensions, &mut show);
     measuring.end();
     let evaluated = evaluated?;
     show::skipped(&evaluated.images);

@@ -317,6 +317,24 @@ pub(crate) fn table(evaluation: &Evaluation) {
     if let Some(measured) = &evaluation.linear_probe {
         row("  logistic regression (linear probe)", measured);
     }
+    if !evaluation.by_dimension.is_empty() {
+        line("");
+        line(&format!(
+            "{:<28}{:>13}{:>10}{:>12}{:>16}",
+            "trained, cut to numbers", "one example", "1-NN", "200 vote", "linear probe"
+        ));
+    }
+    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+    for cut in &evaluation.by_dimension {
+        line(&format!(
+            "{:<28}{:>13}{:>10}{:>12}{:>16}",
+            cut.dim,
+            percent(cut.one_shot),
+            percent(cut.nearest_neighbour),
+            percent(cut.weighted_neighbours),
+            percent(cut.linear_probe),
+        ));
+    }
 }
 
 /// How often one-shot classification was wrong.

@@ -436,6 +436,48 @@ fn unreadable_images_are_named_counted_and_skipped() {
 }
 
 #[test]
+fn embeddings_for_several_dimensions() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &folder, "run", &["--matryoshka", "128,8,32"]);
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("matryoshka = [128, 8, 32]"), "{config}");
+    // The user has what the loss is of.
+    assert!(config.contains("projector = \"none\""), "{config}");
+    let run = run.to_str().unwrap();
+    let told = kinfold(&["evaluate", run, "--json"]);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let dims = |told: &Value| -> Vec<u64> {
+        let cuts = told["by_dimension"].as_array().unwrap();
+        cuts.iter().map(|cut| cut["dim"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(dims(&told), [128, 8, 32]);
+    // All of its numbers are the embedding itself.
+    let whole = &told["by_dimension"][0];
+    assert_eq!(whole["nearest_neighbour"], told["nearest_neighbour"]["trained"]);
+    let other = kinfold(&["evaluate", run, "--dimensions", "4,2", "--json"]);
+    assert_eq!(dims(&serde_json::from_slice(&other.stdout).unwrap()), [4, 2]);
+    let page = std::fs::read_to_string(Path::new(run).join("report.html")).unwrap();
+    assert!(page.contains("cut to their first numbers"));
+    // Cut, and of unit length.
+    let file = folder.path().join("e.csv");
+    let out = file.to_str().unwrap();
+    assert!(kinfold(&["embed", run, "--dimensions", "8", "--out", out]).status.success());
+    for line in std::fs::read_to_string(&file).unwrap().lines().skip(1) {
+        let numbers: Vec<f64> = line.split(',').skip(2).map(|x| x.parse().unwrap()).collect();
+        let length = numbers.iter().map(|x| x * x).sum::<f64>();
+        assert!(numbers.len() == 8 && (length - 1.0).abs() < 1e-5, "{line}");
+    }
+    let said = fails(2, &["embed", run, "--dimensions", "129", "--out", out]);
+    assert!(said.contains("dimensions is 129, but embeddings have 128"), "{said}");
+    let out = folder.path().join("long");
+    let long = [&short(&photos, &out)[..], &["--matryoshka", "8,256"]].concat();
+    let said = fails(2, &long);
+    assert!(said.contains("matryoshka has 256, but the loss is of 128 numbers"), "{said}");
+    let twice = [&short(&photos, &out)[..], &["--matryoshka", "8,8"]].concat();
+    assert!(fails(2, &twice).contains("two prefixes have the same dimension"));
+}
+
+#[test]
 fn images_without_labels_train_without_accuracies() {
     let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
     std::fs::remove_dir_all(photos.path().join("up")).unwrap();

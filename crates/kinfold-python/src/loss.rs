@@ -5,8 +5,8 @@ use crate::threads::OpenMp;
 use kinfold::loss::{BatchShape, GuideShape, NegativesShape};
 use kinfold::runtime::Execution;
 use kinfold::{
-    Batch, ContrastiveLoss, Element, GradientMut, NORM_FLOOR, Objective, ParameterGradient,
-    Prefix, Reduction, Similarity, Temperature, Value,
+    Batch, ContrastiveLoss, Element, GradientMut, NORM_FLOOR, Objective, ParameterGradient, Prefix,
+    Reduction, Similarity, Temperature, Value,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -130,6 +130,25 @@ pub fn embed_views(run: &Path, data: Option<&str>, views: usize) -> Result<Vec<E
 }
 
 impl Embedded {
+    /// The first `dim` numbers of each embedding, at unit length.
+    ///
+    /// # Errors
+    /// When embeddings have fewer, or `dim` is 0.
+    pub fn cut(self, dim: usize) -> Result<Self, Error> {
+        if !(1..=self.dim).contains(&dim) {
+            let text = format!("dimensions is {dim}, but embeddings have {} to cut", self.dim);
+            return Err(Error::Setting(text));
+        }
+        let mut embeddings = Vec::with_capacity(self.images.len() * dim);
+        for whole in self.embeddings.chunks(self.dim) {
+            let first = &whole[..dim];
+            let length = first.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let length = length.max(kinfold::NORM_FLOOR);
+            embeddings.extend(first.iter().map(|&x| (f64::from(x) / length) as f32));
+        }
+        Ok(Self { embeddings, dim, ..self })
+    }
+
     /// How many names and labels begin as formulas do: a spreadsheet would compute them. They are written
     /// as they are all the same, since whatever reads the file is to find the names that the images have.
     pub fn formulas(&self) -> usize {

@@ -44,7 +44,7 @@ pub use evaluation::{
 };
 pub use loss::loss_names;
 pub use paths::{relative_path, shell_word};
-pub use run::{Evaluation, Measured, Summary, run_folder};
+pub use run::{ByDimension, Evaluation, Measured, Summary, run_folder};
 pub use settings::Settings;
 pub use training::{Event, Observer, Progress, resume, train};
 

@@ -5,7 +5,7 @@
 
 use crate::Error;
 use crate::settings::LossSettings;
-use kinfold::{ContrastiveLoss, Objective, Preset, Similarity, Temperature};
+use kinfold::{ContrastiveLoss, Objective, Prefix, Preset, Similarity, Temperature};
 
 /// The names that are no preset's.
 const OURS: [&str; 5] = ["one-way", "both-ways", "nt-xent", "sup-con", "sup-con-inside"];
@@ -54,6 +54,8 @@ impl LossSettings {
         let refused = |error: kinfold::Error| Error::Setting(error.to_string());
         let loss = plain.with_margin(self.margin).map_err(refused)?;
         let loss = loss.with_label_smoothing(self.label_smoothing).map_err(refused)?;
+        let prefixes: Vec<_> = self.matryoshka.iter().map(|&dim| Prefix::new(dim)).collect();
+        let loss = loss.with_matryoshka(&prefixes).map_err(refused)?;
         // Scale and bias at the start of these are not meant to stay.
         let both_learn = matches!(preset, Some(Preset::OpenClip | Preset::SigLip));
         let sigmoid = matches!(loss.objective(), Objective::Sigmoid { .. });

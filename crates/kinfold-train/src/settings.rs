@@ -69,6 +69,11 @@ pub struct LossSettings {
     pub margin: f64,
     /// The part of the target that is spread over all candidates, from 0 to 1.
     pub label_smoothing: f64,
+    /// The loss is the sum of those over so many first numbers of an embedding, so that it can be cut to
+    /// any of these (Matryoshka, Kusupati et al. 2022); none for the loss over all of it. As the user has
+    /// the encoder's output, there is no projector then unless one is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub matryoshka: Vec<usize>,
     /// Leave images of the same label out as negatives.
     pub mask_labels: bool,
     /// For `moco`, the most earlier keys to keep as negatives. In the first step there are none, and
@@ -181,6 +186,7 @@ impl Default for LossSettings {
             learned_temperature: None,
             margin: 0.0,
             label_smoothing: 0.0,
+            matryoshka: Vec::new(),
             mask_labels: false,
             queue: 65536,
             momentum: 0.999,
@@ -269,6 +275,14 @@ impl Settings {
         )?;
         self.image.check()?;
         self.encoder.check(self.image_shape().0)?;
+        if let Some(&longest) = self.loss.matryoshka.iter().max() {
+            let dim = self.cut_by_default().seen_by_loss();
+            let text = format!(
+                "matryoshka has {longest}, but the loss is of {dim} numbers: what the encoder gives, or the \
+                 projector behind it"
+            );
+            needs(longest <= dim, text)?;
+        }
         let minutes = self.checkpoint.every_minutes;
         needs(
             minutes >= 0.0 && minutes.is_finite(),
@@ -347,6 +361,15 @@ impl Settings {
         [512, 256, 128, 64, 32].map(of).into_iter().find(fits).unwrap_or(of(16))
     }
 
+    /// The encoder; where embeddings are to be cut, without a projector unless one is asked for.
+    fn cut_by_default(&self) -> EncoderSettings {
+        let mut encoder = self.encoder.clone();
+        if !self.loss.matryoshka.is_empty() && encoder.projection.is_none() {
+            encoder.projector.get_or_insert(ProjectorForm::None);
+        }
+        encoder
+    }
+
     /// The settings with everything decided that depends on the pairs.
     ///
     /// # Errors
@@ -364,7 +387,7 @@ impl Settings {
         let (size, channels) = self.image_shape();
         self.image.size = Some(size);
         self.image.channels = Some(channels);
-        self.encoder = self.encoder.decided(size);
+        self.encoder = self.cut_by_default().decided(size);
         self.batch = Some(batch);
         self.optimizer.learning_rate = Some(self.optimizer.highest_rate(batch));
         let named = self.loss.named()?;

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 use kinfold::diagnosis::{Options, diagnose};
-use kinfold::{Batch, ContrastiveLoss, Embeddings, GradientMut, Similarity};
+use kinfold::{Batch, ContrastiveLoss, Embeddings, Form, GradientMut, Prefix, Similarity};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,6 +72,27 @@ fn peak(loss: &ContrastiveLoss, n: usize, d: usize, gradient: bool) -> usize {
         loss.value((q, k)).unwrap();
     }
     PEAK.load(Ordering::SeqCst) - before
+}
+
+#[test]
+fn prefixes_need_what_they_say_and_no_matrix() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let prefixes = [1, 3, 8, 20, 32].map(Prefix::new);
+    for loss in forms(0.1) {
+        let loss = loss.with_threads(2).with_memory_budget(0).with_matryoshka(&prefixes).unwrap();
+        let smoothed = loss.with_label_smoothing(0.1).unwrap();
+        for loss in [loss, smoothed, loss.with_temperature(tau(0.001))] {
+            for n in [64, 500, 4000] {
+                let (peak, says) = (peak(&loss, n, 32, true), loss.scratch_bytes::<f32>(n, n, 32));
+                // Exponentials that leave the range are computed prefix by prefix, after the attempt.
+                let cold = loss.temperature().get() < 0.01;
+                let says = if cold { 2 * says } else { says };
+                assert!(peak <= says, "{n}: {peak} > {says}, {loss:?}");
+                let rows = if loss.form() == Form::NtXent { 2 * n } else { n };
+                assert!(n < 4000 || cold || says < rows * rows * 4, "{n}: {says}, {loss:?}");
+            }
+        }
+    }
 }
 
 #[test]

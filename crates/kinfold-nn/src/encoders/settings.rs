@@ -266,6 +266,14 @@ impl EncoderSettings {
         })
     }
 
+    /// Numbers of what the loss sees: the projector's output, or the encoder's where there is none.
+    pub fn seen_by_loss(&self) -> usize {
+        match self.projector() {
+            ProjectorForm::None => self.embedding(),
+            ProjectorForm::Linear | ProjectorForm::Mlp => self.projection(),
+        }
+    }
+
     pub(super) fn projection(&self) -> usize {
         self.projection.unwrap_or(match self.projector() {
             ProjectorForm::Mlp => 128,

@@ -10,7 +10,7 @@ use super::sample::{NEIGHBOURS, Sample};
 use super::{curves, neighbours};
 use crate::diagnose::DiagnosisReport;
 use kinfold::diagnosis::{Finding, Severity};
-use kinfold_train::{Error, Measured, shell_word};
+use kinfold_train::{ByDimension, Error, Measured, shell_word};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 const STYLE: &str = include_str!("page.css");
@@ -281,7 +281,7 @@ impl Page<'_> {
     }
 
     fn evaluation(&self) -> Markup {
-        let measured = self.facts.summary.as_ref().map(|summary| summary.evaluation);
+        let measured = self.facts.summary.as_ref().map(|summary| summary.evaluation.as_ref());
         let Some(Some(measured)) = measured else {
             let why = match measured {
                 Some(_) => "No labelled images were held out to measure by.",
@@ -315,6 +315,7 @@ impl Page<'_> {
                     }
                 }
             }
+            @if !measured.by_dimension.is_empty() { (by_dimension(&measured.by_dimension)) }
         };
         section(
             "What it is worth",
@@ -322,6 +323,36 @@ impl Page<'_> {
             "the last column well above the other two. An encoder that does no better than the pixels \
              has learned nothing that these labels ask for.",
         )
+    }
+}
+
+/// The measures of embeddings that are cut.
+fn by_dimension(cuts: &[ByDimension]) -> Markup {
+    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+    html! {
+        p { "The same of the trained encoder's embeddings, cut to their first numbers." }
+        div class="scroll" {
+            table {
+                thead {
+                    tr {
+                        @for name in ["numbers", "1-NN", "200 vote", "linear probe", "one example"] {
+                            th scope="col" { (name) }
+                        }
+                    }
+                }
+                tbody {
+                    @for cut in cuts {
+                        tr {
+                            th scope="row" { (cut.dim) }
+                            td { (percent(cut.nearest_neighbour)) }
+                            td { (percent(cut.weighted_neighbours)) }
+                            td { (percent(cut.linear_probe)) }
+                            td { (percent(cut.one_shot)) }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

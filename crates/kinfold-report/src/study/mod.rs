@@ -214,7 +214,8 @@ impl Study {
             self.seen.extend(last.cloned());
         }
         if first_variant && first_seed {
-            self.before = summary.evaluation.map(|e| [e.one_shot.raw, e.one_shot.random_encoder]);
+            self.before =
+                summary.evaluation.as_ref().map(|e| [e.one_shot.raw, e.one_shot.random_encoder]);
             self.task_before =
                 task.as_ref().map(|task| [task.error.raw, task.error.random_encoder]);
         }

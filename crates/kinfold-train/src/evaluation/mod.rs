@@ -7,7 +7,7 @@ mod one_shot;
 pub use one_shot::{OneShot, OneShotTask, one_shot};
 
 use crate::Error;
-use crate::run::{Evaluation, Measured, NEIGHBOURS, SavedModel};
+use crate::run::{ByDimension, CONFIG, Evaluation, Measured, NEIGHBOURS, SavedModel};
 use crate::settings::Settings;
 use crate::tensors::embed_rows;
 use burn::tensor::Device;
@@ -47,13 +47,14 @@ impl Evaluation {
         split: &Split,
         random: &Model,
         trained: &Model,
+        dims: &[usize],
         device: &Device,
         on_progress: &mut EvaluationObserver<'_>,
     ) -> Result<Option<Self>, Error> {
         if split.test.is_empty() || images.classes().0.len() < 2 {
             return Ok(None);
         }
-        let mut measured = Vec::new();
+        let (mut measured, mut by_dimension) = (Vec::new(), Vec::new());
         let of = [
             ("raw pixels", None),
             ("random encoder", Some(random)),
@@ -79,9 +80,24 @@ impl Evaluation {
                 Ok::<_, Error>(embeddings)
             };
             let (train, test) = (side(&split.train)?, side(&split.test)?);
-            measured.push(accuracies(images, split, [&train, &test], &mut |doing| {
-                report(doing, images.len())
-            })?);
+            let mut report = |doing| report(doing, images.len());
+            measured.push(accuracies(images, split, [&train, &test], &mut report)?);
+            if of == "trained encoder" {
+                let dim = test.len() / split.test.len();
+                for &cut in dims {
+                    let sides = [&train, &test].map(|x| first_numbers(x, dim, cut));
+                    let sides = sides.each_ref().map(|x| &x[..]);
+                    let [one_shot, nearest_neighbour, weighted_neighbours, linear_probe] =
+                        accuracies(images, split, sides, &mut report)?;
+                    by_dimension.push(ByDimension {
+                        dim: cut.min(dim),
+                        one_shot,
+                        nearest_neighbour,
+                        weighted_neighbours,
+                        linear_probe,
+                    });
+                }
+            }
         }
         let each = |i: usize| Measured {
             raw: measured[0][i],
@@ -93,8 +109,14 @@ impl Evaluation {
             nearest_neighbour: each(1),
             weighted_neighbours: Some(each(2)),
             linear_probe: Some(each(3)),
+            by_dimension,
         }))
     }
+}
+
+/// The first `cut` numbers of each of some embeddings of `dim`.
+fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Vec<f32> {
+    embeddings.chunks(dim).flat_map(|x| &x[..cut.min(dim)]).copied().collect()
 }
 
 /// Accuracies of embeddings of training and test images: one-shot, of the nearest neighbour, of many
@@ -118,7 +140,8 @@ fn accuracies(
     Ok([one_shot, nearest, many, linear_probe_accuracy(train, test)?])
 }
 
-/// The measures of a saved model again, on the data it was trained on or on other labelled images.
+/// The measures of a saved model again, on the data it was trained on or on other labelled images; and
+/// those of its embeddings cut to `dims` numbers, or where none are given to those that it was trained for.
 ///
 /// # Errors
 /// When the run cannot be read, or the images have fewer than two labels to judge with, or with what
@@ -126,6 +149,7 @@ fn accuracies(
 pub fn evaluate(
     run: &Path,
     data: Option<&str>,
+    dims: &[usize],
     on_progress: &mut EvaluationObserver<'_>,
 ) -> Result<Evaluated, Error> {
     let device = Device::flex();
@@ -140,7 +164,10 @@ pub fn evaluate(
     };
     let split = Split::new(&images, share);
     let random = saved.random(&device)?;
-    let evaluation = Evaluation::new(&images, &split, &random, &trained, &device, on_progress)?;
+    let own = &Settings::from_file(&run.join(CONFIG))?.loss.matryoshka;
+    let dims = if dims.is_empty() { own } else { dims };
+    let evaluation =
+        Evaluation::new(&images, &split, &random, &trained, dims, &device, on_progress)?;
     let evaluation = evaluation.ok_or_else(|| {
         if share == 0.0 {
             return Error::Data(format!(

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Accuracies between 0 and 1 on the images held out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// With one labelled example of each class, the nearest decides; the mean over 200 draws of
     /// the examples.
@@ -21,6 +21,24 @@ pub struct Evaluation {
     /// measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linear_probe: Option<Measured>,
+    /// The same of the trained encoder's embeddings cut to fewer numbers; empty where none are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_dimension: Vec<ByDimension>,
+}
+
+/// The measures of the first numbers of embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ByDimension {
+    /// How many numbers.
+    pub dim: usize,
+    /// See [`Evaluation::one_shot`].
+    pub one_shot: f64,
+    /// See [`Evaluation::nearest_neighbour`].
+    pub nearest_neighbour: f64,
+    /// See [`Evaluation::weighted_neighbours`].
+    pub weighted_neighbours: f64,
+    /// See [`Evaluation::linear_probe`].
+    pub linear_probe: f64,
 }
 
 /// Neighbours that vote, by the field's custom.

@@ -292,11 +292,12 @@ impl Training {
             &self.split,
             &self.random,
             model,
+            &self.settings.loss.matryoshka,
             &plain,
             &mut |progress| on_event(Event::Evaluating(progress)),
         )?;
         let TrainState { step, epoch, floor, ceiling, .. } = self.state;
-        if let Some(evaluation) = evaluation {
+        if let Some(evaluation) = evaluation.clone() {
             self.folder.metric(step, &EvaluationLine { step, evaluation })?;
         }
         let summary = Summary {

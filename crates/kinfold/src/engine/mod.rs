@@ -90,6 +90,7 @@
 //! terms/         the row rule, linear terms, negatives of one query alone
 //! strips/        the loop: plan, strip, block, panel
 //! compute        one computation from a batch to its gradients, in the order of its steps
+//! matryoshka/    the same over several prefixes of the features at once
 //! cosines, gemm  other users of packed operands: measures, and the machine's speed
 //! ```
 

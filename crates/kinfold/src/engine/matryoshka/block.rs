@@ -11,7 +11,7 @@
 //! W^k_ij = G^k_ij + ρ^(k+1)_i ρ^(k+1)_j W^(k+1)_ij                   ∂a, ∂b over segment k: W^k b, W^kᵀ a
 //! ```
 
-use super::strips::Prefixes;
+use super::problem::Prefixes;
 use crate::embeddings::{Element, Real};
 use crate::engine::kernels::{Layout, Operand, Product, SumsOf, WeightsOf};
 use crate::engine::packed::{DEPTH, FeatureRows, pack};

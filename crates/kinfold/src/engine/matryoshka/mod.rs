@@ -14,6 +14,7 @@
 mod block;
 mod packed;
 mod prefixes;
+mod problem;
 mod strips;
 
 use super::candidates::{query_key, stacked_views};
@@ -29,7 +30,8 @@ use crate::engine::terms::rule::Terms;
 use crate::loss::{Batch, ContrastiveLoss, Form, Objective, Statistics};
 use packed::{FeaturePanels, PackedColumns};
 use prefixes::{PrefixRows, segments};
-use strips::{Prefixes, StripPlan};
+use problem::Prefixes;
+use strips::StripPlan;
 
 /// Whether all prefixes of such a batch can be computed together.
 pub(crate) fn together(loss: &ContrastiveLoss, counts: &BatchCounts) -> bool {

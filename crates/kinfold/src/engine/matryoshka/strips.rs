@@ -4,13 +4,14 @@
 //! gradients by the rows themselves.
 
 use super::block::{Block, Factors, Pass, Scratch};
-use super::packed::{FeaturePanels, PackedColumns};
+use super::packed::FeaturePanels;
 use super::prefixes::{EachPrefix, PrefixRows, Segment};
+use super::problem::Prefixes;
 use crate::embeddings::{Element, Real};
 use crate::engine::aligned::Aligned;
 use crate::engine::kernels::{Layout, Operand, Product, Work};
 use crate::engine::problem::Region;
-use crate::engine::strips::packed_problem::{PackedProblem, parts};
+use crate::engine::strips::packed_problem::parts;
 use crate::engine::strips::plan::Plan;
 use crate::engine::strips::strip::{CommonShift, Gradients};
 use crate::engine::terms::outcome::RowOutcome;
@@ -25,22 +26,6 @@ const PANELS_A_TIME: usize = 8;
 const PIECES: usize = 16;
 /// Rows whose gradient a thread finishes at a time.
 const ROWS_A_TIME: usize = 32;
-
-/// A problem over prefixes.
-pub(crate) struct Prefixes<'p, T: Element> {
-    /// The problem over all features; its columns are packed here.
-    pub(crate) packed: PackedProblem<'p, T>,
-    pub(crate) segments: &'p [Segment],
-    pub(crate) rows: &'p PrefixRows<'p, T>,
-    pub(crate) columns: &'p PrefixRows<'p, T>,
-    pub(crate) packed_columns: PackedColumns<T::Real>,
-    /// Panels of features as the left and as the right operand of a product.
-    pub(crate) left_features: FeaturePanels,
-    pub(crate) right_features: FeaturePanels,
-    pub(crate) shift: f64,
-    /// Columns choose, too.
-    pub(crate) both: bool,
-}
 
 /// For each prefix, the outcomes of rows and, both ways, of columns.
 pub(crate) struct Outcomes {
