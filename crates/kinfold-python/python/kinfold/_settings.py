@@ -23,13 +23,11 @@ Objective = Literal[
 Reduction = Literal["mean", "sum"]
 
 
-class Settings(TypedDict, total=False):
-    """What a loss is. `kinfold.torch.contrastive` says what each setting means."""
+class Fixed(TypedDict, total=False):
+    """The settings that are the same for arrays and tensors: nobody learns them."""
 
     form: Form
     objective: Objective
-    temperature: float
-    reduction: Reduction
     normalize: bool
     margin: float
     label_smoothing: float
@@ -43,9 +41,16 @@ class Settings(TypedDict, total=False):
     concentration: float
     q: float
     lam: float
-    bias: float
     matryoshka_dims: Sequence[int]
     matryoshka_weights: Sequence[float] | None
+
+
+class Settings(Fixed, total=False):
+    """What a loss is. `kinfold.torch.contrastive` says what each setting means."""
+
+    temperature: float
+    reduction: Reduction
+    bias: float
 
 
 NAMES = tuple(Settings.__annotations__)

@@ -52,9 +52,9 @@ struct StepLine {
 
 /// The last line of the metrics.
 #[derive(Serialize)]
-struct EvaluationLine {
+struct EvaluationLine<'e> {
     step: usize,
-    evaluation: Evaluation,
+    evaluation: &'e Evaluation,
 }
 
 /// Trains an encoder as `settings` say, into the new folder `out`.
@@ -297,7 +297,7 @@ impl Training {
             &mut |progress| on_event(Event::Evaluating(progress)),
         )?;
         let TrainState { step, epoch, floor, ceiling, .. } = self.state;
-        if let Some(evaluation) = evaluation.clone() {
+        if let Some(evaluation) = &evaluation {
             self.folder.metric(step, &EvaluationLine { step, evaluation })?;
         }
         let summary = Summary {

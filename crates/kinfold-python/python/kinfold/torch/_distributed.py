@@ -20,7 +20,6 @@ from torch import Tensor
 from ._batch import Batch, computed_in
 from ._operation import computed
 
-
 Group = Optional[dist.ProcessGroup]
 
 

@@ -10,13 +10,13 @@ import difflib
 import inspect
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._settings import NAMES, Form, Objective, Reduction
+from .._settings import NAMES, Fixed, Form, Objective, Reduction
 from . import _distributed
 from ._batch import Batch, exact_numbers, loss
 from ._operation import computed
@@ -31,32 +31,15 @@ _REDUCTIONS = ("mean", "sum", "none")
 NegativeMode = Literal["unpaired", "paired"]
 
 
-class ContrastiveSettings(TypedDict, total=False):
+class ContrastiveSettings(Fixed, total=False):
     """Settings of `contrastive` but for the temperature and the reduction."""
 
-    form: Form
-    objective: Objective
-    normalize: bool
-    margin: float
-    label_smoothing: float
-    factor: float
-    norm_floor: float
-    in_batch_negatives: bool
-    within_views: bool
-    offset: int
-    sigma: float
-    positive_share: float
-    concentration: float
-    q: float
-    lam: float
     bias: float | Tensor
     ids: Tensor | None
     labels: Tensor | None
     weights: Tensor | None
     guide: tuple[Tensor, ...] | None
     logit_scale: float | Tensor | None
-    matryoshka_dims: Sequence[int]
-    matryoshka_weights: Sequence[float] | None
     check_finite: bool | None
     gather: bool
     group: dist.ProcessGroup | None

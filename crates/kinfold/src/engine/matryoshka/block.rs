@@ -89,7 +89,7 @@ impl<R: Real> Block<'_, '_, R> {
     pub(crate) fn run<T: Element<Real = R>>(mut self, p: &Prefixes<'_, T>, pass: Pass<'_, R>) {
         let Plan { chunk_panels, panels, height, .. } = p.packed.plan;
         pack(height, p.rows, self.rows.clone(), self.scratch.rows);
-        self.scratch.shifts.fill(R::from_f64(p.shift));
+        self.scratch.shifts.fill(R::from_f64(p.common.shift));
         let first = p.packed.plan.first_panel(self.rows.start);
         let start = first / chunk_panels;
         for c in start..p.packed.plan.chunks() {

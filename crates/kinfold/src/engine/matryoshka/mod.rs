@@ -19,10 +19,10 @@ mod strips;
 
 use super::candidates::{query_key, stacked_views};
 use super::compute::Computation;
-use super::problem::{BatchCounts, Region, Shape, computed_form};
+use super::problem::{BatchCounts, Shape, computed_form};
 use super::strips::packed_problem::PackedProblem;
 use super::strips::plan::Plan;
-use super::strips::strip::{CommonShift, Gradients};
+use super::strips::strip::{CommonShift, Extent, Gradients};
 use crate::embeddings::Element;
 use crate::engine::kernels::Arithmetic;
 use crate::engine::terms::outcome::Outcome;
@@ -75,30 +75,29 @@ pub(crate) fn outcome<T: Element>(
     let rule = computation.row_rule(&candidates, &problem);
     let segments = segments(loss.matryoshka());
     let rows = PrefixRows::new(problem.rows.rows, &segments, team);
-    let triangle = matches!(shape.region, Region::Triangle { .. });
-    let own = (!triangle).then(|| PrefixRows::new(columns.rows, &segments, team));
+    let square = problem.is_square();
+    let own = (!square).then(|| PrefixRows::new(columns.rows, &segments, team));
     let by_prefix = own.as_ref().unwrap_or(&rows);
 
     let kernels = <T::Real as Arithmetic>::kernels(loss.execution.instructions);
-    let plan = Plan::new(kernels, shape, Terms::One);
-    let counts = (rows.len(), by_prefix.len());
-    let longest = (problem.rows.rows.longest(), columns.rows.longest());
-    let common = CommonShift::new::<T::Real>(rule.scale, counts, longest, 1.0);
-    let right_features = FeaturePanels::new(&segments, plan.width);
+    let packed = PackedProblem::unpacked(problem, &rule, kernels, team);
+    let [of_rows, of_columns] = [problem.rows, columns].map(|side| Extent::of(side.rows));
+    let right_features = FeaturePanels::new(&segments, packed.plan.width);
     let gradient = !gradients.is_empty();
-    let packed_columns = PackedColumns::new(&plan, &right_features, by_prefix, gradient, team);
+    let packed_columns =
+        PackedColumns::new(&packed.plan, &right_features, by_prefix, gradient, team);
     let prefixes = Prefixes {
-        packed: PackedProblem::unpacked(problem, &rule, kernels, team),
         segments: &segments,
         rows: &rows,
         columns: by_prefix,
         packed_columns,
-        left_features: FeaturePanels::new(&segments, plan.height),
+        left_features: FeaturePanels::new(&segments, packed.plan.height),
         right_features,
-        shift: common.shift,
+        common: CommonShift::new::<T::Real>(rule.scale, of_rows, of_columns, 1.0),
         both: computed_form(loss) != Form::OneWay,
+        packed,
     };
-    let (outcomes, along) = prefixes.run(common, gradients)?;
+    let (outcomes, along) = prefixes.run(gradients)?;
 
     let mut outcome = Outcome::none(shape.rows);
     for (k, segment) in segments.iter().enumerate() {
@@ -108,22 +107,20 @@ pub(crate) fn outcome<T: Element>(
         };
         outcome.add(&of_prefix, segment.weight);
     }
-    let Some(along) = along else {
-        computation.scale(&mut outcome);
-        return Some(outcome);
-    };
-    let factor = computation.factor(&outcome.losses) * rule.scale;
-    let of_rows = |i: usize| along.along(Some(i), triangle.then_some(i));
-    // Stacked views count every pair of rows from both sides.
-    let share = if triangle { 0.5 } else { 1.0 };
-    let through_logits: f64 = (0..shape.rows).map(|i| of_rows(i).iter().sum::<f64>()).sum();
-    outcome.log_scale = share * rule.scale * through_logits;
-    let outs = &mut gradients[problem.rows.gradient..][..shape.rows];
-    prefixes.through_lengths(&rows, outs, &of_rows, factor);
-    if !triangle {
-        let of_columns = |j: usize| along.along(None, Some(j));
-        let outs = &mut gradients[columns.gradient..][..shape.gradient_columns];
-        prefixes.through_lengths(by_prefix, outs, &of_columns, factor);
+    if let Some(along) = along {
+        let factor = computation.factor(&outcome.losses) * rule.scale;
+        let of_rows = |i: usize| along.along(Some(i), square.then_some(i));
+        // Stacked views count every pair of rows from both sides.
+        let share = if square { 0.5 } else { 1.0 };
+        let through_logits: f64 = (0..shape.rows).map(|i| of_rows(i).iter().sum::<f64>()).sum();
+        outcome.log_scale = share * rule.scale * through_logits;
+        let outs = &mut gradients[problem.rows.gradient..][..shape.rows];
+        prefixes.through_lengths(&rows, outs, &of_rows, factor);
+        if !square {
+            let of_columns = |j: usize| along.along(None, Some(j));
+            let outs = &mut gradients[columns.gradient..][..shape.gradient_columns];
+            prefixes.through_lengths(by_prefix, outs, &of_columns, factor);
+        }
     }
     computation.scale(&mut outcome);
     Some(outcome)

@@ -4,6 +4,7 @@ use super::packed::{FeaturePanels, PackedColumns};
 use super::prefixes::{PrefixRows, Segment};
 use crate::embeddings::Element;
 use crate::engine::strips::packed_problem::PackedProblem;
+use crate::engine::strips::strip::CommonShift;
 
 /// A problem over prefixes.
 pub(crate) struct Prefixes<'p, T: Element> {
@@ -16,7 +17,7 @@ pub(crate) struct Prefixes<'p, T: Element> {
     /// Panels of features as the left and as the right operand of a product.
     pub(crate) left_features: FeaturePanels,
     pub(crate) right_features: FeaturePanels,
-    pub(crate) shift: f64,
+    pub(crate) common: CommonShift,
     /// Columns choose, too.
     pub(crate) both: bool,
 }

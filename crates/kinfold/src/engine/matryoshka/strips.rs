@@ -13,7 +13,7 @@ use crate::engine::kernels::{Layout, Operand, Product, Work};
 use crate::engine::problem::Region;
 use crate::engine::strips::packed_problem::parts;
 use crate::engine::strips::plan::Plan;
-use crate::engine::strips::strip::{CommonShift, Gradients};
+use crate::engine::strips::strip::Gradients;
 use crate::engine::terms::outcome::RowOutcome;
 use crate::engine::terms::rule::RowSums;
 use crate::loss::MOST_PREFIXES;
@@ -127,21 +127,20 @@ impl<T: Element> Prefixes<'_, T> {
     /// columns as they are compared are added. None where the shift turns out not to be safe.
     pub(crate) fn run(
         &self,
-        common: CommonShift,
         gradients: Gradients<'_, '_, T::Real>,
     ) -> Option<(Outcomes, Option<Sums>)> {
         let asked = !gradients.is_empty();
         let mut memory = Memory::new(self, asked);
         let sums = self.pass(Pass::Sums, &mut memory, &mut [], &mut []);
-        let outcomes = self.outcomes(common, &sums)?;
+        let outcomes = self.outcomes(&sums)?;
         let along = asked.then(|| self.gradients(&outcomes, &mut memory, gradients));
         Some((outcomes, along))
     }
 
-    fn outcomes(&self, common: CommonShift, sums: &Sums) -> Option<Outcomes> {
+    fn outcomes(&self, sums: &Sums) -> Option<Outcomes> {
         let plan = &self.packed.plan;
-        let triangle = matches!(plan.shape.region, Region::Triangle { .. });
-        let rule = self.packed.rule;
+        let square = self.packed.problem.is_square();
+        let (rule, common) = (self.packed.rule, self.common);
         let mut positives: Vec<EachPrefix> = vec![[0.0; MOST_PREFIXES]; plan.shape.rows];
         let parts = positives.chunks_mut(ROWS_A_TIME).enumerate();
         self.packed.team.each(parts, |(part, positives)| {
@@ -163,13 +162,13 @@ impl<T: Element> Prefixes<'_, T> {
             let of_prefix = |k| (0..plan.shape.rows).map(|i| outcome(i, k, sum(k, i))).collect();
             (0..self.each()).map(of_prefix).collect()
         };
-        let rows = match triangle {
+        let rows = match square {
             // A row's candidates are those to its right and those above it.
             true => all(&|k, i| sums.of_row(k, i) + sums.of_column(k, i))?,
             false => all(&|k, i| sums.of_row(k, i))?,
         };
         let columns =
-            if self.both && !triangle { all(&|k, j| sums.of_column(k, j))? } else { Vec::new() };
+            if self.both && !square { all(&|k, j| sums.of_column(k, j))? } else { Vec::new() };
         Some(Outcomes { rows, columns })
     }
 
@@ -325,8 +324,8 @@ impl<T: Element> Prefixes<'_, T> {
     /// What exponentials are multiplied by, from the outcomes of rows and columns.
     fn factors(&self, outcomes: &Outcomes) -> Factors<T::Real> {
         let plan = &self.packed.plan;
-        let triangle = matches!(plan.shape.region, Region::Triangle { .. });
-        let columns = if triangle { &outcomes.rows } else { &outcomes.columns };
+        let square = self.packed.problem.is_square();
+        let columns = if square { &outcomes.rows } else { &outcomes.columns };
         let len = (plan.panels * plan.width).max(plan.shape.rows);
         let padded = |of_prefix: Option<&Vec<RowOutcome>>, weight: f64| {
             let factor = |outcome: &RowOutcome| T::Real::from_f64(weight * outcome.factors[0]);
@@ -337,7 +336,7 @@ impl<T: Element> Prefixes<'_, T> {
         let weights = || self.segments.iter().map(|segment| segment.weight).enumerate();
         let of_positives = weights().map(|(k, weight)| {
             let positive = |(i, row): (usize, &RowOutcome)| {
-                let other = if triangle { self.packed.problem.positive(i) } else { Some(i) };
+                let other = if square { self.packed.problem.positive(i) } else { Some(i) };
                 let back = columns.get(k).zip(other).map_or(0.0, |(of, other)| of[other].positive);
                 T::Real::from_f64(weight * (row.positive + back))
             };

@@ -2,7 +2,7 @@
 //! not to be safe, once more with a shift for each row.
 
 use super::packed_problem::PackedProblem;
-use super::strip::{CommonShift, Gradients, Outcomes};
+use super::strip::{CommonShift, Extent, Gradients, Outcomes};
 use crate::embeddings::Element;
 use crate::engine::candidates::groups::Groups;
 use crate::engine::candidates::sides::{Problem, Side};
@@ -25,11 +25,10 @@ impl<T: Element> Passes<'_, T> {
     /// The outcomes of rows and, both ways, of columns. Gradients are added.
     pub(crate) fn run(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
         let per_query = self.problem.per_query.map_or(0.0, |negatives| negatives.rows.longest());
-        let longest =
-            (self.problem.rows.rows.longest(), self.columns.rows.longest().max(per_query));
-        let counts = (self.problem.rows.rows.len(), self.columns.rows.len());
+        let (rows, columns) = (Extent::of(self.problem.rows.rows), Extent::of(self.columns.rows));
+        let columns = Extent { longest: columns.longest.max(per_query), ..columns };
         let [power, _] = self.rule.terms().powers();
-        let common = CommonShift::new::<T::Real>(self.rule.scale, counts, longest, power);
+        let common = CommonShift::new::<T::Real>(self.rule.scale, rows, columns, power);
         let packed = self.packed(self.problem, self.columns, !gradients.is_empty());
         let outcomes = match computed_form(self.loss) {
             Form::OneWay => packed.one_way(common, gradients),

@@ -12,6 +12,7 @@ use crate::engine::aligned::Aligned;
 use crate::engine::kernels::{Layout, Operand, Product, Work};
 use crate::engine::packed::SIDE;
 use crate::engine::problem::Region;
+use crate::engine::rows::Rows;
 use crate::engine::terms::outcome::RowOutcome;
 use crate::engine::terms::rule::{RowSums, Terms};
 use std::array::from_fn;
@@ -29,20 +30,28 @@ pub(crate) struct CommonShift {
     pub(crate) least_sum: f64,
 }
 
+/// How many rows there are, and how long the longest is as it is compared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) count: usize,
+    pub(crate) longest: f64,
+}
+
+impl Extent {
+    pub(crate) fn of<T: Element>(rows: &Rows<'_, T>) -> Self {
+        Self { count: rows.len(), longest: rows.longest() }
+    }
+}
+
 impl CommonShift {
     /// The shift with which no exponential in R can overflow, nor sums of them and their products: 0 where
-    /// possible. Given 1/τ, and of rows and columns their number and the longest as it is compared.
-    pub(crate) fn new<R>(
-        scale: f64,
-        (rows, columns): (usize, usize),
-        (row, column): (f64, f64),
-        power: f64,
-    ) -> Self {
+    /// possible. Given 1/τ, and the power of the exponentials.
+    pub(crate) fn new<R>(scale: f64, rows: Extent, columns: Extent, power: f64) -> Self {
         // Exponents that numbers of this type have, and digits, in units of ln.
         let (range, digits) = if size_of::<R>() == 4 { (87.0, 18.0) } else { (708.0, 38.0) };
-        let ln_count = (rows.max(columns) as f64).ln();
-        let bound = scale * row * column;
-        let room = range - 8.0 - ln_count - row.max(column).max(1.0).ln();
+        let ln_count = (rows.count.max(columns.count) as f64).ln();
+        let bound = scale * rows.longest * columns.longest;
+        let room = range - 8.0 - ln_count - rows.longest.max(columns.longest).max(1.0).ln();
         Self {
             shift: (bound - room / power).max(0.0),
             least_sum: (ln_count + digits - range).exp(),
