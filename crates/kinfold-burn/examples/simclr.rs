@@ -57,8 +57,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let recipe = Recipe::Affine(ViewSettings::default()); // turned, scaled, sheared and shifted a little
     let reading = ImageSettings::default().reading(DIGITS, recipe.wants_originals());
     let images = Images::read(DIGITS, &reading)?;
-    let split = Split::new(&images, 0.2);
-    let pairs = Pairs::new(&images, &split, &PairSettings::default())?;
+    let split = Split::new(&images.items, 0.2);
+    let pairs = Pairs::new(&images.items, &split, &PairSettings::default())?;
     let pixels = images.stride();
 
     let mut encoder = Encoder::new(pixels, &device);
@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("epoch {:>2}  loss {:.3}", epoch + 1, sum / batches as f32);
     }
 
-    let (_, classes) = images.classes();
+    let (_, classes) = images.items.classes();
     let embed = |rows: &[usize]| -> Result<(Vec<f32>, Vec<u64>), Box<dyn Error>> {
         let x = TensorData::new(images.pixels(rows)?, [rows.len(), pixels]);
         let embeddings = encoder.embed(Tensor::from_data(x, &device)).into_data().try_to_vec()?;

@@ -3,10 +3,12 @@
 use crate::bench::Case;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kinfold::Form;
-use kinfold_data::{Expansion, PairSource, Recipe};
+use kinfold_data::{Expansion, Kind, PairSource, Recipe};
 use kinfold_report::{DiagnosisRequest, StudySettings};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
-use kinfold_train::{Compression, Error, Format, OneShotTask, Settings, loss_names, relative_path};
+use kinfold_train::{
+    Compression, Error, ExportFormat, Format, OneShotTask, Settings, loss_names, relative_path,
+};
 use std::path::{Path, PathBuf};
 
 /// Contrastive representation learning: pulls pairs together and pushes the rest apart.
@@ -43,9 +45,11 @@ const DATA: &str = "data";
 pub(crate) enum Command {
     /// Train an encoder from pairs of views; without arguments, on embedded handwritten digits
     Train(TrainArguments),
-    /// Write the embeddings of images to a file
+    /// Write the embeddings of images or texts to a file
     Embed(EmbedArguments),
-    /// Draw some images and what views are made of them, to look at before training
+    /// Write a model of texts as a folder that other libraries load
+    Export(ExportArguments),
+    /// Draw some images and what views are made of them, or show texts and their tokens, before training
     Views(ViewsArguments),
     /// Measure what a trained encoder is worth, beside raw pixels and the encoder before training: by one
     /// example a class, the nearest neighbour, 200 neighbours' votes, a linear probe
@@ -54,7 +58,7 @@ pub(crate) enum Command {
     Diagnose(DiagnoseArguments),
     /// Write the report of a run anew: one page, report.html in its folder
     Report(ReportArguments),
-    /// Find the images that are nearest to others, as a table and a picture
+    /// Find the images or texts that are nearest to others
     Search(SearchArguments),
     /// Answer a question by experiment
     #[command(subcommand)]
@@ -70,9 +74,14 @@ struct SeenArguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// `digits` (embedded), or a folder or .zip of images, MNIST's or CIFAR's files, a .npy array, or
-    /// a list of pairs as .csv or .jsonl [default: digits]
+    /// a list of pairs of images as .csv or .jsonl; or texts as .jsonl, .csv or .parquet: columns
+    /// anchor and positive, or text and label [default: digits]
     #[arg(long)]
     data: Option<String>,
+    /// What makes tokens of texts: a tokenizer.json, or wordpiece or bpe for one that is trained on them
+    /// [default: that of --init, else wordpiece]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
     /// How a view is made: turned, scaled, sheared and shifted (for drawings), or SimCLR's random
     /// parts in other colours (for photographs) [default: affine]
     #[arg(long, value_enum)]
@@ -93,13 +102,20 @@ struct SeenArguments {
 
 impl SeenArguments {
     /// The settings of the file or the defaults, and over them what the flags say.
-    fn settings(&self) -> Result<Settings, Error> {
+    /// `columns` are those of pairs of texts, where they are named.
+    fn settings(&self, columns: Option<[String; 2]>) -> Result<Settings, Error> {
+        let kind =
+            || self.data.as_ref().map_or(Kind::Images, |data| Kind::of(data, columns.as_ref()));
         let mut settings = match &self.config {
             Some(file) => Settings::from_file(file)?,
-            None => Settings::default(),
+            None => Settings::of_kind(kind()),
         };
         if let Some(data) = &self.data {
             settings.data = relative_path(Path::new(data)).to_string_lossy().into_owned();
+        }
+        settings.text.columns = columns.or(settings.text.columns);
+        if let Some(tokenizer) = &self.tokenizer {
+            settings.text.tokenizer = Some(relative_path(tokenizer));
         }
         if let Some(views) = self.views {
             views.choose(&mut settings);
@@ -132,6 +148,12 @@ pub(crate) struct TrainArguments {
     /// quarter turns, and those of the mirror image
     #[arg(long, value_enum)]
     expand: Option<Expand>,
+    /// The two columns of pairs of texts [default: anchor,positive]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    columns: Vec<String>,
+    /// The share of the data to hold out and judge by [default: 0.2, of pairs of texts 0.05]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    hold_out: Option<f64>,
     /// Passes over the data
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -146,7 +168,8 @@ pub(crate) struct TrainArguments {
     /// [encoder]
     #[arg(long, value_enum)]
     encoder: Option<Encoder>,
-    /// Weights to begin with: torchvision's for a ResNet (.safetensors, .pth, .pt), or those of a run,
+    /// Weights to begin with: for texts a folder of model2vec or of sentence-transformers, or a .safetensors
+    /// file of one table of token vectors; for images torchvision's for a ResNet (.safetensors, .pth, .pt), or those of a run,
     /// its folder or its model.safetensors [default: random]
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
@@ -198,7 +221,15 @@ impl TrainArguments {
 
     /// The settings of the file or the defaults, and over them what the flags say.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let mut settings = self.seen.settings()?;
+        let columns = match &self.columns[..] {
+            [] => None,
+            [a, b] => Some([a.clone(), b.clone()]),
+            other => {
+                let text = format!("columns is {}, but two are needed", other.join(","));
+                return Err(Error::Setting(text));
+            }
+        };
+        let mut settings = self.seen.settings(columns)?;
         if let Some(of) = self.pairs {
             settings.pairs.of = Some(of.of());
         }
@@ -209,6 +240,7 @@ impl TrainArguments {
                 Expand::Symmetries => Expansion::Symmetries,
             };
         }
+        settings.hold_out = self.hold_out.unwrap_or(settings.hold_out);
         settings.epochs = self.epochs.unwrap_or(settings.epochs);
         settings.batch = self.batch.or(settings.batch);
         if let Some(encoder) = self.encoder {
@@ -330,6 +362,8 @@ enum Encoder {
     Resnet50,
     /// A small vision transformer, 192 dimensions: wants more data and longer training
     Vit,
+    /// A vector for each token and the mean of a text's: the encoder of texts
+    Static,
 }
 
 impl Encoder {
@@ -341,6 +375,7 @@ impl Encoder {
             Self::Resnet18 => EncoderName::ResNet18,
             Self::Resnet50 => EncoderName::ResNet50,
             Self::Vit => EncoderName::Vit,
+            Self::Static => EncoderName::Static,
         };
         if name != settings.name {
             *settings = EncoderSettings::named(name);
@@ -377,7 +412,7 @@ pub(crate) enum ShownPairs {
 
 impl ViewsArguments {
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let mut settings = self.seen.settings()?;
+        let mut settings = self.seen.settings(None)?;
         let of = match self.pairs {
             Some(ShownPairs::Views) => Some(PairSource::Views),
             Some(ShownPairs::Folder) => Some(PairSource::Folder),
@@ -513,6 +548,9 @@ pub(crate) struct DiagnoseArguments {
     /// Pairs that are compared with all others, at random where there are more
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least_2)]
     sample: usize,
+    /// Diagnose embeddings cut to their first numbers, too [default: to those of `train --matryoshka`]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    dimensions: Vec<usize>,
     /// Print everything as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -525,8 +563,39 @@ fn at_least_2(text: &str) -> Result<usize, String> {
 
 impl DiagnoseArguments {
     pub(crate) fn asked(&self) -> DiagnosisRequest {
-        let Self { queries, keys, temperature, data, labels, sample, .. } = self.clone();
-        DiagnosisRequest { queries, keys, temperature, data, labels, sample: Some(sample) }
+        let Self { queries, keys, temperature, data, labels, sample, dimensions, .. } =
+            self.clone();
+        let sample = Some(sample);
+        DiagnosisRequest { queries, keys, temperature, data, labels, sample, dimensions }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The run folder
+    pub(crate) run: PathBuf,
+    /// Whose folder to write
+    #[arg(long, value_enum, default_value_t = Exported::SentenceTransformers)]
+    to: Exported,
+    /// The folder to write; it must not exist
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Exported {
+    /// For SentenceTransformer(DIR)
+    SentenceTransformers,
+    /// For model2vec's StaticModel.from_pretrained(DIR), and model2vec-rs
+    #[value(name = "model2vec")]
+    Model2Vec,
+}
+
+impl ExportArguments {
+    pub(crate) fn format(&self) -> ExportFormat {
+        match self.to {
+            Exported::SentenceTransformers => ExportFormat::SentenceTransformers,
+            Exported::Model2Vec => ExportFormat::Model2Vec,
+        }
     }
 }
 
@@ -534,15 +603,19 @@ impl DiagnoseArguments {
 pub(crate) struct ReportArguments {
     /// The run folder
     pub(crate) run: PathBuf,
+    /// Another run of the same data, whose embeddings are cut, too, and drawn beside those of a run with
+    /// --matryoshka: one that was trained without
+    #[arg(long, value_name = "RUN")]
+    pub(crate) beside: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SearchArguments {
     /// The run folder
     pub(crate) run: PathBuf,
-    /// The images to look for neighbours of
-    #[arg(required = true, value_name = "IMAGE")]
-    pub(crate) queries: Vec<PathBuf>,
+    /// The images to look for neighbours of, or where the run is of texts, texts
+    #[arg(required = true, value_name = "QUERY")]
+    pub(crate) queries: Vec<String>,
     /// What to search: `digits` (embedded), a folder of images, or any other data that train takes
     /// [default: what the run was trained on]
     #[arg(long)]
@@ -592,7 +665,7 @@ pub(crate) struct StudyArguments {
 
 impl StudyArguments {
     pub(crate) fn settings(&self) -> Result<StudySettings, Error> {
-        let mut training = self.seen.settings()?;
+        let mut training = self.seen.settings(None)?;
         training.pairs.of = self.pairs.map(PairsOf::of).or(training.pairs.of);
         training.epochs = self.epochs;
         training.batch = self.batch.or(training.batch);

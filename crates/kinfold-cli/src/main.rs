@@ -11,8 +11,10 @@ mod show_diagnosis;
 
 use arguments::{
     Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
-    ReportArguments, SearchArguments, StudyArguments, StudyCommand, TrainArguments, ViewsArguments,
+    ExportArguments, ReportArguments, SearchArguments, StudyArguments, StudyCommand,
+    TrainArguments, ViewsArguments,
 };
+use kinfold_data::Kind;
 use kinfold_report::{Found, Recorder, StudyEvent};
 use kinfold_train::run::SavedModel;
 use kinfold_train::{Embedded, Error, Event, Format, run_folder};
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let done = match Arguments::read().command {
         Command::Train(arguments) => train(&arguments),
         Command::Embed(arguments) => embed(&arguments),
+        Command::Export(arguments) => export(&arguments),
         Command::Views(arguments) => views(&arguments),
         Command::Evaluate(arguments) => evaluate(&arguments),
         Command::Diagnose(arguments) => diagnose(&arguments),
@@ -114,7 +117,7 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     }
     let embedded =
         cut(kinfold_train::embed(&arguments.run, arguments.data.as_deref())?, arguments)?;
-    show::skipped(&embedded.images);
+    show::skipped(embedded.data.items());
     write(&embedded, &arguments.out, format)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -130,7 +133,7 @@ fn cut(embedded: Embedded, arguments: &EmbedArguments) -> Result<Embedded, Error
 fn write(embedded: &Embedded, out: &Path, format: Format) -> Result<(), Error> {
     embedded.write(out, format)?;
     show::formulas(embedded, format);
-    let (n, dim) = (embedded.images.len(), embedded.dim);
+    let (n, dim) = (embedded.data.items().len(), embedded.dim);
     show::line(&format!("{n} embeddings of dimension {dim} in {}", out.display()));
     Ok(())
 }
@@ -142,7 +145,7 @@ fn embed_views(
 ) -> Result<ExitCode, Error> {
     let embedded = kinfold_train::embed_views(&arguments.run, arguments.data.as_deref(), views)?;
     if let Some(first) = embedded.first() {
-        show::skipped(&first.images);
+        show::skipped(first.data.items());
     }
     let files: Vec<_> = (1..=views).map(|number| arguments.out_of_view(number)).collect();
     for (embedded, file) in embedded.into_iter().zip(&files) {
@@ -157,17 +160,30 @@ fn embed_views(
     Ok(ExitCode::SUCCESS)
 }
 
+fn export(arguments: &ExportArguments) -> Result<ExitCode, Error> {
+    note_unfinished(&arguments.run)?;
+    kinfold_train::export(&arguments.run, arguments.format(), &arguments.out)?;
+    show::line(&format!("the model is in {}", arguments.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
 fn views(arguments: &ViewsArguments) -> Result<ExitCode, Error> {
     let (settings, out) = (arguments.settings()?, &arguments.out);
+    if settings.kind() == Kind::Texts {
+        for text in kinfold_report::preview_texts(&settings, arguments.images)? {
+            show::tokens(&text);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.pairs.is_some() {
         let (rows, columns) = (arguments.images, arguments.columns);
         let preview = kinfold_report::preview_pairs(&settings, rows, columns, out)?;
-        show::skipped(&preview.images);
+        show::skipped(&preview.images.items);
         show::line(&format!("{} pairs in {}", preview.shown, out.display()));
         return Ok(ExitCode::SUCCESS);
     }
     let preview = kinfold_report::preview(&settings, arguments.images, arguments.columns, out)?;
-    show::skipped(&preview.images);
+    show::skipped(&preview.images.items);
     let (shown, n) = (preview.shown, preview.images.len());
     let columns = arguments.columns;
     show::line(&format!("{shown} of {n} images and {columns} views of each in {}", out.display()));
@@ -194,12 +210,19 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
     let evaluated = kinfold_train::evaluate(run, data.as_deref(), dimensions, &mut show);
     measuring.end();
     let evaluated = evaluated?;
-    show::skipped(&evaluated.images);
-    if arguments.json {
-        show::json(&evaluated.evaluation);
-    } else {
-        show::judged_by(&evaluated.images, &evaluated.split);
-        show::table(&evaluated.evaluation);
+    show::skipped(evaluated.data.items());
+    match (&evaluated.evaluation, &evaluated.retrieval) {
+        (Some(evaluation), None) if arguments.json => show::json(evaluation),
+        (_, Some(retrieval)) if arguments.json => show::json(retrieval),
+        (evaluation, retrieval) => {
+            if let Some(evaluation) = evaluation {
+                show::judged_by(&evaluated.data, &evaluated.split);
+                show::table(evaluation);
+            }
+            if let Some(retrieval) = retrieval {
+                show::retrieval(retrieval);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -219,7 +242,7 @@ fn diagnose(arguments: &DiagnoseArguments) -> Result<ExitCode, Error> {
 }
 
 fn report(arguments: &ReportArguments) -> Result<ExitCode, Error> {
-    let page = kinfold_report::report(&arguments.run)?;
+    let page = kinfold_report::report(&arguments.run, arguments.beside.as_deref())?;
     show::line(&format!("the report is {}", page.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -231,7 +254,7 @@ fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
     }
     note_unfinished(run)?;
     let found = kinfold_report::search(run, queries, data.as_deref(), *neighbours)?;
-    show::skipped(&found.images);
+    show::skipped(found.data.items());
     if *json {
         show::json(&found.matches);
     } else {

@@ -2,11 +2,11 @@
 
 use crate::bench::{Record, Seconds};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kinfold_data::{Images, Pairs, Recipe, Split};
-use kinfold_report::{Found, StudyEvent, StudyRun};
+use kinfold_data::{Data, Images, Items, Pairs, Recipe, Split};
+use kinfold_report::{Found, StudyEvent, StudyRun, TokenizedText};
 use kinfold_train::{
-    Embedded, Error, Evaluation, EvaluationProgress, Event, Format, Measured, OneShot, Progress,
-    Settings, Summary, memory, shell_word,
+    Embedded, Error, Estimate, Evaluation, EvaluationProgress, Event, Format, Measured, OneShot,
+    Progress, Retrieval, Retrieved, Settings, Summary, memory, shell_word,
 };
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -74,13 +74,13 @@ pub(crate) fn json(result: &impl serde::Serialize) {
 }
 
 /// How many files were passed over, and the first few by name.
-pub(crate) fn skipped(images: &Images) {
+pub(crate) fn skipped(items: &Items) {
     const NAMED: usize = 5;
-    let skipped = &images.skipped;
+    let skipped = &items.skipped;
     if skipped.is_empty() {
         return;
     }
-    note(&format!("skipped {} that could not be read as images:", files(skipped.len())));
+    note(&format!("skipped {} that could not be read:", files(skipped.len())));
     for file in skipped.iter().take(NAMED) {
         note(&format!("  {}: {}", file.path.display(), file.reason));
     }
@@ -160,8 +160,8 @@ impl Measuring {
 
     pub(crate) fn show(&self, progress: &EvaluationProgress) {
         let Some(bar) = &self.bar else { return };
-        let EvaluationProgress { of, doing, done, images } = progress;
-        bar.set_length(*images as u64);
+        let EvaluationProgress { of, doing, done, all } = progress;
+        bar.set_length(*all as u64);
         bar.set_position(*done as u64);
         bar.set_message(format!("{of}: {doing}"));
     }
@@ -191,24 +191,30 @@ impl Training {
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { settings, images, split, pairs, steps, .. } => {
-                skipped(images);
+            Event::Started { settings, data, split, pairs, steps, .. } => {
+                skipped(data.items());
                 left_out(pairs);
-                suited(images, settings);
+                if let Data::Images(images) = data {
+                    suited(images, settings);
+                }
+                let held_out = match split.test_pairs.len() {
+                    0 => split.test.len().to_string(),
+                    pairs => format!("{pairs} pairs"),
+                };
                 let made = match pairs.classes() {
                     Some(classes) => format!(", {} pairs of {classes} classes", pairs.len()),
                     None if pairs.len() != split.train.len() => format!(", {} pairs", pairs.len()),
                     None => String::new(),
                 };
                 line(&format!(
-                    "{}: {} images to train on{made}, {} held out; {} epochs of {} pairs a batch, \
+                    "{}: {} {} to train on{made}, {held_out} held out; {} epochs of {} pairs a batch, \
                      {steps} steps; about {} of memory",
                     settings.data,
                     split.train.len(),
-                    split.test.len(),
+                    data.kind().noun(),
                     settings.epochs,
                     settings.batch.unwrap_or(0),
-                    memory::in_words(settings.memory_bytes()),
+                    memory::in_words(settings.memory_bytes(settings.shape(data))),
                 ));
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps as u64);
@@ -280,8 +286,12 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
     };
     line(&format!("{stopped} {steps} steps in {seconds:.0} s; loss {loss:.3}, {stands}"));
     line("");
+    if let Some(retrieval) = &summary.retrieval {
+        self::retrieval(retrieval);
+    }
     match &summary.evaluation {
         Some(evaluation) => table(evaluation),
+        None if summary.retrieval.is_some() => {}
         None => line(
             "no labelled images were held out to measure accuracy by; images have labels where each \
              class is in a sub-folder of its own",
@@ -290,7 +300,7 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
     line("");
     line(&format!("saved in {0}; {0}/report.html shows it", out.display()));
     let run = path(out);
-    if summary.evaluation.is_some() {
+    if summary.evaluation.is_some() || summary.retrieval.is_some() {
         line(&format!("  kinfold evaluate {run}"));
     }
     line(&format!("  kinfold embed {run}"));
@@ -300,10 +310,43 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
 }
 
 /// What an evaluation was made on.
-pub(crate) fn judged_by(images: &Images, split: &Split) {
-    let classes = images.classes().0.len();
+pub(crate) fn judged_by(data: &Data, split: &Split) {
+    let (classes, noun) = (data.items().classes().0.len(), data.kind().noun());
     let (train, test) = (split.train.len(), split.test.len());
-    line(&format!("{test} images held out, {train} to choose from, {classes} classes\n"));
+    line(&format!("{test} {noun} held out, {train} to choose from, {classes} classes\n"));
+}
+
+/// How texts find theirs, a method a line.
+pub(crate) fn retrieval(found: &Retrieval) {
+    let Retrieval { queries, documents, bm25, untrained, trained, gain } = found;
+    line(&format!("{queries} held-out queries among {documents} documents, 95 % intervals"));
+    let head = ["recall@1", "recall@10", "MRR@10", "nDCG@10"];
+    let [a, b, c, d] = head;
+    line(&format!("{:<17}{a:>10}{b:>11}{c:>9}{d:>9}", ""));
+    let row = |name: &str, of: &Retrieved| {
+        let Retrieved { recall_at_1, recall_at_10, mrr_at_10, ndcg_at_10 } = of;
+        let Estimate { mean, low, high } = ndcg_at_10;
+        line(&format!(
+            "{name:<17}{:>10.3}{:>11.3}{:>9.3}{mean:>9.3}  [{low:.3}, {high:.3}]",
+            recall_at_1.mean, recall_at_10.mean, mrr_at_10.mean
+        ));
+    };
+    row("BM25 (words)", bm25);
+    if let Some(untrained) = untrained {
+        row("before training", untrained);
+    }
+    row("trained", trained);
+    if let Some(Estimate { mean, low, high }) = gain {
+        line(&format!(
+            "trained over before training: {mean:+.3} of nDCG@10 [{low:+.3}, {high:+.3}]"
+        ));
+    }
+}
+
+/// A text and its tokens.
+pub(crate) fn tokens(text: &TokenizedText) {
+    line(&text.text);
+    line(&format!("    {}", text.tokens.join(" · ")));
 }
 
 /// The measures as percentages, one a line.
@@ -358,7 +401,8 @@ fn columns(what: &str) {
 
 fn row(name: &str, Measured { raw, random_encoder, trained }: &Measured) {
     let percent = |x: &f64| format!("{:.1} %", 100.0 * x);
-    let [raw, random, trained] = [raw, random_encoder, trained].map(percent);
+    let raw = raw.as_ref().map_or("–".to_owned(), percent);
+    let [random, trained] = [random_encoder, trained].map(percent);
     line(&format!("{name:<40}{raw:>10}{random:>17}{trained:>18}"));
 }
 
@@ -368,7 +412,12 @@ pub(crate) fn matches(found: &Found) {
         if i > 0 {
             line("");
         }
-        line(&format!("nearest to {}, of {} images", matches.query, found.images.len()));
+        line(&format!(
+            "nearest to {}, of {} {}",
+            matches.query,
+            found.data.items().len(),
+            found.data.kind().noun()
+        ));
         let wide = matches.neighbours.iter().map(|near| near.label.chars().count()).max();
         let wide = wide.unwrap_or(0).max("label".len());
         line(&format!("{:>5}  cosine  {:<wide$}  name", "rank", "label"));

@@ -23,12 +23,14 @@ struct Whole<'a> {
     diagnosis: &'a Diagnosis,
     verdict: String,
     sections: Vec<Section>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    by_dimension: &'a [Diagnosis],
 }
 
 pub(crate) fn json(report: &DiagnosisReport) {
-    let DiagnosisReport { of, diagnosis, .. } = report;
+    let DiagnosisReport { of, diagnosis, by_dimension, .. } = report;
     let (verdict, sections) = (diagnosis.verdict(), diagnosis.sections());
-    crate::show::json(&Whole { of, diagnosis, verdict, sections });
+    crate::show::json(&Whole { of, diagnosis, verdict, sections, by_dimension });
 }
 
 pub(crate) fn text(report: &DiagnosisReport) {
@@ -49,6 +51,7 @@ pub(crate) fn text(report: &DiagnosisReport) {
         }
     }
     presets(diagnosis);
+    by_dimension(&report.by_dimension);
     verdict(diagnosis);
 }
 
@@ -152,6 +155,28 @@ fn presets(diagnosis: &Diagnosis) {
         "Over {of} pairs as one batch, each at its own temperature; floor where it is known."
     );
     wrapped(&text, MEANING, MEANING);
+}
+
+/// What matters most of embeddings that are cut.
+fn by_dimension(cuts: &[Diagnosis]) {
+    if cuts.is_empty() {
+        return;
+    }
+    line("");
+    line("What if embeddings are cut to their first numbers?");
+    line("  numbers     loss   reached   its pair is nearest   effective rank   problems");
+    for cut in cuts {
+        let problems = cut.findings.iter().filter(|x| x.severity == Severity::Problem).count();
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        line(&format!(
+            "  {:>7}{:>9.3}{:>10}{:>22}{:>17.1}{problems:>11}",
+            cut.dim,
+            cut.loss.value,
+            percent(cut.loss.reached),
+            percent(cut.retrieval.queries_to_keys.recall_at_1),
+            cut.geometry.queries.effective_rank,
+        ));
+    }
 }
 
 fn verdict(diagnosis: &Diagnosis) {

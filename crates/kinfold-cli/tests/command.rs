@@ -456,8 +456,23 @@ fn embeddings_for_several_dimensions() {
     assert_eq!(whole["nearest_neighbour"], told["nearest_neighbour"]["trained"]);
     let other = kinfold(&["evaluate", run, "--dimensions", "4,2", "--json"]);
     assert_eq!(dims(&serde_json::from_slice(&other.stdout).unwrap()), [4, 2]);
+    let said = fails(2, &["evaluate", run, "--dimensions", "129"]);
+    assert!(said.contains("dimensions is 129, but embeddings have 128"), "{said}");
     let page = std::fs::read_to_string(Path::new(run).join("report.html")).unwrap();
     assert!(page.contains("cut to their first numbers"));
+    // A diagnosis of each, that of all numbers being the whole one's.
+    let told = kinfold(&["diagnose", run, "--json"]);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(dims(&told), [128, 8, 32]);
+    assert_eq!(told["by_dimension"][0]["loss"], told["loss"]);
+    assert_ne!(told["by_dimension"][1]["loss"], told["loss"]);
+    let told = text(&kinfold(&["diagnose", run, "--dimensions", "8"]).stdout);
+    assert!(
+        told.contains("cut to their first numbers?\n") && told.contains("\n        8 "),
+        "{told}"
+    );
+    let said = fails(2, &["diagnose", run, "--dimensions", "0"]);
+    assert!(said.contains("dimensions is 0, but embeddings have 128"), "{said}");
     // Cut, and of unit length.
     let file = folder.path().join("e.csv");
     let out = file.to_str().unwrap();
@@ -777,7 +792,7 @@ fn search_finds_what_is_nearest() {
     let said = fails(2, &["search", run, &a, "-k", "25"]);
     assert!(said.contains("the 25 nearest") && said.contains("24 images"), "{said}");
     assert!(fails(2, &["search", run, &a, "--out", "found.gif"]).contains("end in .png"));
-    assert!(fails(2, &["search", run]).contains("IMAGE"));
+    assert!(fails(2, &["search", run]).contains("QUERY"));
 }
 
 #[test]

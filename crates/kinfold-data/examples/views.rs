@@ -17,7 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let recipe = Recipe::Affine(ViewSettings::default());
     let reading = ImageSettings::default().reading(&data, recipe.wants_originals());
     let images = Images::read(&data, &reading)?;
-    let pairs = Pairs::new(&images, &Split::new(&images, 0.0), &PairSettings::default())?;
+    let pairs =
+        Pairs::new(&images.items, &Split::new(&images.items, 0.0), &PairSettings::default())?;
     println!("{} images, {} numbers each", images.len(), images.stride());
 
     // Eight pairs, `[16, channels, size, size]`: the first views of all, then the second.

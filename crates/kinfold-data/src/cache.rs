@@ -5,9 +5,10 @@
 
 use crate::Error;
 use crate::budget::Budget;
+use crate::items::Skipped;
 use crate::picture::Picture;
 use crate::settings::Reading;
-use crate::sources::{Skipped, Source};
+use crate::sources::Source;
 use image::DynamicImage;
 use rayon::prelude::*;
 use std::borrow::Cow;

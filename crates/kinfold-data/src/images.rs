@@ -6,31 +6,24 @@
 use crate::Error;
 use crate::budget::Budget;
 use crate::cache::ImageCache;
+use crate::items::{Items, Skipped};
 use crate::picture::Picture;
 use crate::settings::Reading;
-use crate::sources::{self, Layout, Listed, Listing, Raw, Skipped, Source};
+use crate::sources::{self, Layout, Listing, Raw, Source};
 use rayon::prelude::*;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Images of one shape, each read when it is asked for or kept in memory.
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// Each image's path relative to its folder or archive, or a name made of its number.
-    pub names: Vec<String>,
-    /// Each image's sub-folder, or digit, or class; empty where there is none.
-    pub labels: Vec<String>,
+    /// Their names, labels and pairs.
+    pub items: Items,
     /// 1 or 3.
     pub channels: usize,
     /// Width and height.
     pub size: usize,
-    /// Files that have the name of an image but could not be read as one.
-    pub skipped: Vec<Skipped>,
-    /// The rows that the data itself holds out; empty where it says nothing.
-    pub held_out: Range<usize>,
     invert: bool,
-    listed: Vec<Listed>,
     cache: Arc<ImageCache>,
 }
 
@@ -56,20 +49,18 @@ impl Images {
             let name = file.display().to_string();
             listing.push(name, String::new(), Source::File(file.clone()));
         }
-        let (sources, budget) = (listing.sources, Budget::new(reading.memory));
+        let budget = Budget::new(reading.memory);
+        let sources = std::mem::take(&mut listing.sources);
         let (cache, failed) = ImageCache::fill(sources, reading, &budget)?;
         if let Some(Skipped { path, reason }) = failed.into_iter().flatten().next() {
             return Err(Error::data_file(&path, format!("it is no image to search for: {reason}")));
         }
+        let Listing { names, labels, .. } = listing;
         Ok(Self {
-            names: listing.names,
-            labels: listing.labels,
+            items: Items { names, labels, ..Items::default() },
             channels: reading.channels,
             size: reading.size,
-            skipped: Vec::new(),
-            held_out: 0..0,
             invert: reading.invert,
-            listed: Vec::new(),
             cache: Arc::new(cache),
         })
     }
@@ -100,14 +91,10 @@ impl Images {
         let raw = Arc::new(raw);
         let sources = (0..n).map(|index| Source::Raw { raw: raw.clone(), index }).collect();
         Ok(Self {
-            names,
-            labels,
+            items: Items { names, labels, ..Items::default() },
             channels,
             size,
-            skipped: Vec::new(),
-            held_out: 0..0,
             invert: false,
-            listed: Vec::new(),
             cache: Arc::new(ImageCache::unfilled(sources, size, channels)),
         })
     }
@@ -136,27 +123,24 @@ impl Images {
                 .map(|(text, _)| text)
                 .collect()
         };
+        let (names, labels) = (keep(names), keep(labels));
         Ok(Self {
-            names: keep(names),
-            labels: keep(labels),
+            items: Items { names, labels, skipped, held_out, listed },
             channels: reading.channels,
             size: reading.size,
-            skipped,
-            held_out,
             invert: reading.invert,
-            listed,
             cache: Arc::new(cache),
         })
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.names.len()
+        self.items.len()
     }
 
     /// No images.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.items.is_empty()
     }
 
     /// Numbers in an image.
@@ -203,26 +187,6 @@ impl Images {
             Ok::<_, Error>(())
         })?;
         Ok(out)
-    }
-
-    /// The distinct labels in order, and each image's place among them.
-    pub fn classes(&self) -> (Vec<&str>, Vec<usize>) {
-        let mut distinct: Vec<&str> = self.labels.iter().map(String::as_str).collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let place = |label: &String| distinct.partition_point(|other| *other < label.as_str());
-        let places = self.labels.iter().map(place).collect();
-        (distinct, places)
-    }
-
-    /// The pairs of a list; none where the data is no list.
-    pub(crate) fn listed(&self) -> &[Listed] {
-        &self.listed
-    }
-
-    /// Whether the data is a list of pairs.
-    pub fn is_list(&self) -> bool {
-        !self.listed.is_empty()
     }
 
     /// A checksum of the bytes that the images were read from: other contents, other number.

@@ -12,8 +12,8 @@
 //! let recipe = Recipe::Simclr(SimclrSettings::CIFAR);
 //! let reading = ImageSettings::default().reading(DIGITS, recipe.wants_originals());
 //! let images = Images::read(DIGITS, &reading)?;
-//! let split = Split::new(&images, 0.2);
-//! let pairs = Pairs::new(&images, &split, &PairSettings::default())?;
+//! let split = Split::new(&images.items, 0.2);
+//! let pairs = Pairs::new(&images.items, &split, &PairSettings::default())?;
 //! for batch in pairs.batches(64, 0, 0) {
 //!     let views = draw_pairs(&images, &batch, &recipe, 0, 0)?;
 //!     assert_eq!(views.len(), 2 * 64 * 8 * 8);
@@ -21,14 +21,16 @@
 //! # Ok::<(), kinfold_data::Error>(())
 //! ```
 //!
-//! Modules point one way: sources → cache → images → pairs → views.
+//! Modules point one way: items → sources → cache → images, texts → pairs → views → data.
 
 #![warn(clippy::unwrap_used)]
 
 mod budget;
 mod cache;
+mod data;
 mod error;
 mod images;
+mod items;
 mod pairs;
 mod picture;
 pub mod random;
@@ -36,14 +38,18 @@ mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod views;
 
+pub use data::{Data, DataReading, Kind, TOKENIZER, Views};
 pub use error::Error;
 pub use images::Images;
+pub use items::{Items, Skipped};
 pub use pairs::{Expansion, LeftOut, Pair, PairSettings, PairSource, Pairs, Split};
 pub use picture::Picture;
-pub use settings::{DIGITS, ImageSettings, MEMORY, Reading};
-pub use sources::{Skipped, npy, texts};
+pub use settings::{DIGITS, ImageSettings, MEMORY, Reading, TextReading, TextSettings};
+pub use sources::{npy, texts as files_of_name};
+pub use texts::{Bags, Bm25, Texts, Tokenizer, TokenizerSource};
 pub use views::{
     Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views,
     pair_sheet,

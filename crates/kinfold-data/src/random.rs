@@ -42,6 +42,11 @@ pub enum Purpose {
         /// Counted from 0.
         run: usize,
     },
+    /// One resample of what a mean is taken of.
+    Bootstrap {
+        /// Counted from 0.
+        resample: usize,
+    },
 }
 
 /// A stream of random numbers.
@@ -57,6 +62,7 @@ impl Random {
             Purpose::Visits { epoch } => [5, epoch as u64, 0],
             Purpose::Anchors { class, cycle } => [6, class as u64, cycle as u64],
             Purpose::OneShot { run } => [7, run as u64, 0],
+            Purpose::Bootstrap { resample } => [8, resample as u64, 0],
         };
         let mut key = [0; 32];
         for (bytes, word) in key.chunks_mut(8).zip([seed, words[0], words[1], words[2]]) {

@@ -1,10 +1,12 @@
-//! How images are read, as a user sets it and as it is done.
+//! How images and texts are read, as a user sets it and as it is done.
 //!
-//! Input: settings with defaults left open, and which data they are for. Output: a [`Reading`], with
-//! everything decided.
+//! Input: settings with defaults left open, and which data they are for. Output: a [`Reading`] or a
+//! [`TextReading`], with everything decided.
 
 use crate::Error;
+use crate::texts::TokenizerSource;
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// The name of the embedded data.
 pub const DIGITS: &str = "digits";
@@ -79,4 +81,53 @@ pub struct Reading {
     pub background: u8,
     /// Whether dark becomes light and light dark.
     pub invert: bool,
+}
+
+/// Tokens of a tokenizer that is trained on the run's texts.
+const VOCABULARY: usize = 30_000;
+
+/// How texts are read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextSettings {
+    /// The two columns of a pair's texts; by default `anchor` and `positive`.
+    pub columns: Option<[String; 2]>,
+    /// A tokenizer.json, or `wordpiece` or `bpe` for one that is trained on the run's texts; by default that
+    /// of the weights to begin with, and `wordpiece` where they are random.
+    pub tokenizer: Option<PathBuf>,
+    /// The most tokens of one that is trained, 30,000 by default.
+    pub vocabulary: Option<usize>,
+}
+
+impl TextSettings {
+    /// # Errors
+    /// [`Error::Setting`], naming the setting, what it is and what it must be.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.vocabulary {
+            Some(vocabulary) if !(100..=10_000_000).contains(&vocabulary) => Err(Error::Setting(
+                format!("vocabulary is {vocabulary}, but it must be 100 to 10,000,000 tokens"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// How to read texts; `own` is the tokenizer of the weights to begin with.
+    pub fn reading(&self, own: Option<PathBuf>) -> TextReading {
+        let vocabulary = self.vocabulary.unwrap_or(VOCABULARY);
+        let tokenizer = match self.tokenizer.clone().or(own) {
+            Some(path) if path == Path::new("bpe") => TokenizerSource::Bpe { vocabulary },
+            Some(path) if path != Path::new("wordpiece") => TokenizerSource::File(path),
+            _ => TokenizerSource::WordPiece { vocabulary },
+        };
+        TextReading { columns: self.columns.clone(), tokenizer }
+    }
+}
+
+/// How texts are read, with every default decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextReading {
+    /// The two columns of a pair's texts; none for those of sentence-transformers.
+    pub columns: Option<[String; 2]>,
+    /// What makes tokens of them.
+    pub tokenizer: TokenizerSource,
 }

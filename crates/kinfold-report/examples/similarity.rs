@@ -4,7 +4,6 @@
 //! `cargo run --release -p kinfold-report --example similarity -- runs/NAME docs/similarity.png`
 
 use image::{GrayImage, Luma, imageops};
-use kinfold_data::Split;
 use kinfold_train::{Settings, embed};
 use std::error::Error;
 use std::path::Path;
@@ -17,15 +16,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [run, out] = arguments.as_slice() else {
         return Err("usage: similarity RUN OUT.png".into());
     };
-    let images = Settings::default().images()?;
-    let (_, classes) = images.classes();
-    let mut rows = Split::new(&images, 0.2).test;
+    let data = Settings::default().read()?;
+    let (_, classes) = data.items().classes();
+    let mut rows = data.split(0.2).test;
     rows.sort_by_key(|&i| (classes[i], i));
 
-    let all: Vec<usize> = (0..images.len()).collect();
+    let all: Vec<usize> = (0..classes.len()).collect();
+    let raw = data.raw(&all)?.ok_or("digits are pictures")?;
     let trained = embed(Path::new(run), None)?;
     let pictures = [
-        matrix(&images.pixels(&all)?, images.stride(), &rows),
+        matrix(&raw, raw.len() / all.len(), &rows),
         matrix(&trained.embeddings, trained.dim, &rows),
     ];
     let side = rows.len() as u32;

@@ -8,7 +8,7 @@
 //! use kinfold_report::{DiagnosisRequest, diagnose, report};
 //! use std::path::Path;
 //!
-//! let page = report(Path::new("runs/digits"))?; // writes report.html
+//! let page = report(Path::new("runs/digits"), None)?; // writes report.html
 //! let request = DiagnosisRequest { queries: "runs/digits".into(), ..Default::default() };
 //! let diagnosis = diagnose(&request)?.diagnosis; // of a run, or of two files of embeddings
 //! println!("{}: {}", page.display(), diagnosis.verdict());
@@ -29,7 +29,7 @@ mod study;
 mod svg;
 
 pub use diagnose::{DiagnosisReport, DiagnosisRequest, diagnose};
-pub use preview::{Preview, preview, preview_pairs};
+pub use preview::{Preview, TokenizedText, preview, preview_pairs, preview_texts};
 pub use recorder::Recorder;
 pub use report::report;
 pub use search::{Found, Match, Matches, search};

@@ -6,7 +6,7 @@ use base64::Engine;
 use image::codecs::png::PngEncoder;
 use image::imageops::{self, FilterType};
 use image::{ExtendedColorType, GrayImage, ImageEncoder, RgbImage};
-use kinfold_data::{Images, Picture};
+use kinfold_data::{Data, Picture};
 use kinfold_train::Error;
 use std::path::Path;
 
@@ -39,12 +39,13 @@ pub(crate) fn matrix(n: usize, number: &dyn Fn(usize, usize) -> f64) -> Result<S
     data(&png(&pixels, n, n, ExtendedColorType::Rgb8)?)
 }
 
-/// An image as training sees it, at most `most` pixels wide.
-pub(super) fn thumbnail(images: &Images, row: usize, most: usize) -> Result<String, Error> {
+/// An image as training sees it, at most `most` pixels wide; none of things that are no images.
+pub(super) fn thumbnail(data: &Data, row: usize, most: usize) -> Result<Option<String>, Error> {
+    let Data::Images(images) = data else { return Ok(None) };
     let picture = images.scaled(row)?;
     let (pixels, side) = shrunk(&picture, most);
     let kind = if picture.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-    data(&png(&pixels, side.0, side.1, kind)?)
+    self::data(&png(&pixels, side.0, side.1, kind)?).map(Some)
 }
 
 /// A picture's bytes, 255 for white, at most `most` pixels wide and high; and its width and height.

@@ -6,7 +6,7 @@
 
 use crate::picture::{check_png, png};
 use image::ExtendedColorType;
-use kinfold_data::{Images, Pairs, Sheet, Split, contact_sheet, pair_sheet};
+use kinfold_data::{Data, Images, Pairs, Sheet, Split, contact_sheet, pair_sheet};
 use kinfold_train::run::write_whole;
 use kinfold_train::{Error, Settings};
 use std::io::Write;
@@ -35,7 +35,7 @@ pub fn preview(
     out: &Path,
 ) -> Result<Preview, Error> {
     check(settings, count, views, out)?;
-    let images = settings.images()?;
+    let images = images(settings)?;
     let shown = count.min(images.len());
     let rows = (0..shown).map(|i| i * images.len() / shown);
     let pictures = rows.map(|row| Ok((row, settings.view.picture(&images, row)?)));
@@ -59,15 +59,52 @@ pub fn preview_pairs(
     out: &Path,
 ) -> Result<Preview, Error> {
     check(settings, rows, columns, out)?;
-    let images = settings.images()?;
-    let split = Split::new(&images, settings.hold_out);
-    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+    let images = images(settings)?;
+    let split = Split::new(&images.items, settings.hold_out);
+    let pairs = Pairs::new(&images.items, &split, &settings.pairs)?;
     let batch = settings.batch.unwrap_or(pairs.largest_batch()).min(pairs.largest_batch());
     let mut batch = pairs.batches(batch, settings.seed, 0).into_iter().next().unwrap_or_default();
     batch.truncate(rows * columns);
     let sheet = pair_sheet(&images, &batch, &settings.view, columns, (settings.seed, 0))?;
     write(sheet, images.size, out)?;
     Ok(Preview { images, shown: batch.len() })
+}
+
+/// The images that settings name.
+fn images(settings: &Settings) -> Result<Images, Error> {
+    match settings.read()? {
+        Data::Images(images) => Ok(images),
+        other => {
+            let text = format!("a sheet shows images, but the data is {}", other.kind().noun());
+            Err(Error::Setting(text))
+        }
+    }
+}
+
+/// A text and the tokens that an encoder sees of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// The text.
+    pub text: String,
+    /// Its tokens, as the vocabulary writes them.
+    pub tokens: Vec<String>,
+}
+
+/// Some texts, spread over the data, as an encoder sees them.
+///
+/// # Errors
+/// When settings or data cannot be used, or the data is no texts.
+pub fn preview_texts(settings: &Settings, count: usize) -> Result<Vec<TokenizedText>, Error> {
+    settings.check()?;
+    let Data::Texts(texts) = settings.read()? else {
+        return Err(Error::Setting("these are no texts".to_owned()));
+    };
+    let (n, shown) = (texts.items.len(), count.min(texts.items.len()));
+    let tokenized = (0..shown).map(|i| {
+        let text = texts.items.names[i * n / shown].clone();
+        Ok(TokenizedText { tokens: texts.tokenizer.pieces(&text)?, text })
+    });
+    tokenized.collect()
 }
 
 fn check(settings: &Settings, rows: usize, columns: usize, out: &Path) -> Result<(), Error> {

@@ -42,11 +42,11 @@ impl Recorder {
     /// Writes what is due at this event.
     ///
     /// # Errors
-    /// When images cannot be read, or a file cannot be written.
+    /// When data cannot be read, or a file cannot be written.
     pub fn on_event(&mut self, event: &Event<'_>) -> Result<(), Error> {
         match event {
-            Event::Started { settings, images, split, steps, run, .. } => {
-                self.snapshots = Some(Snapshots::new(settings, images, split, *steps, run)?);
+            Event::Started { settings, data, split, steps, run, .. } => {
+                self.snapshots = Some(Snapshots::new(settings, data, split, *steps, run)?);
                 Ok(())
             }
             Event::Weights { step, model, last } => match &mut self.snapshots {
@@ -54,8 +54,8 @@ impl Recorder {
                 Some(snapshots) => snapshots.take(*step, model),
                 None => Ok(()),
             },
-            Event::Measured { run, images, split, summary } if self.reports => {
-                report::write(run, Some((images, split)), Some(summary)).map(drop)
+            Event::Measured { run, data, split, summary } if self.reports => {
+                report::write(run, Some((data, split)), Some(summary)).map(drop)
             }
             _ => Ok(()),
         }

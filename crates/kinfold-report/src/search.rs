@@ -1,7 +1,7 @@
-//! The nearest neighbours of an image: search by example.
+//! The nearest neighbours of an image or a text: search by example.
 //!
-//! Input: a run, query images, and images to search among. Output: for each query the nearest by cosine
-//! of their embeddings, and a picture of them. Every image is looked at, so nothing is missed.
+//! Input: a run, queries, and things to search among. Output: for each query the nearest by cosine
+//! of their embeddings, and of images a picture of them. Everything is looked at, so nothing is missed.
 
 use crate::picture::{check_png, png, shrunk};
 use burn::tensor::Device;
@@ -13,7 +13,7 @@ use embedded_graphics::text::Text;
 use image::ExtendedColorType;
 use kinfold::Embeddings;
 use kinfold::measures::{Neighbour, nearest};
-use kinfold_data::Images;
+use kinfold_data::{Data, Images, Texts};
 use kinfold_train::Error;
 use kinfold_train::run::{SavedModel, write_whole};
 use kinfold_train::tensors::embed;
@@ -26,16 +26,16 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Found {
     /// What was searched.
-    pub images: Images,
+    pub data: Data,
     /// The nearest of each query.
     pub matches: Vec<Matches>,
-    queries: Images,
+    queries: Data,
 }
 
 /// The nearest of one query.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Matches {
-    /// The query's file.
+    /// The query's file, or the text.
     pub query: String,
     /// The nearest first.
     pub neighbours: Vec<Match>,
@@ -54,47 +54,56 @@ pub struct Match {
     pub row: usize,
 }
 
-/// Looks for the `k` images of `data` (by default what the run was trained on) that are nearest to
-/// each of the files `queries`, by the encoder of `run`.
+/// Looks for the `k` things of `data` (by default what the run was trained on) that are nearest to
+/// each of `queries`, which are files of images, or texts where `run` is of texts, by its encoder.
 ///
 /// # Errors
 /// When the run or the data cannot be read, a query is no image that can be read, or `k` is 0 or more
-/// than there are images.
+/// than there are things.
 pub fn search(
     run: &Path,
-    queries: &[PathBuf],
+    queries: &[String],
     data: Option<&str>,
     k: usize,
 ) -> Result<Found, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let settings = saved.settings(data);
-    let reading = settings.image.reading(&settings.data, false);
-    let queries = Images::of_files(queries, &reading)?;
     let model = saved.trained(run, &device)?;
-    let images = settings.images()?;
-    let n = images.len();
+    let data = settings.read()?;
+    let queries = match &data {
+        Data::Images(_) => {
+            let files: Vec<PathBuf> = queries.iter().map(PathBuf::from).collect();
+            let reading = settings.image.reading(&settings.data, false);
+            Data::Images(Images::of_files(&files, &reading)?)
+        }
+        Data::Texts(texts) => {
+            Data::Texts(Texts::of_strings(queries.to_vec(), texts.tokenizer.clone())?)
+        }
+    };
+    let n = data.items().len();
     if k == 0 || k > n {
-        let data = &settings.data;
+        let (name, noun) = (&settings.data, data.kind().noun());
         return Err(Error::Setting(format!(
-            "the {k} nearest are asked for, but it must be 1 to {n}: {data} has {n} images"
+            "the {k} nearest are asked for, but it must be 1 to {n}: {name} has {n} {noun}"
         )));
     }
-    let (keys, asked) = (embed(&model, &images, &device)?, embed(&model, &queries, &device)?);
+    let (keys, asked) = (embed(&model, &data, &device)?, embed(&model, &queries, &device)?);
     let dim = keys.len() / n;
     let found = nearest(Embeddings::new(&asked, dim)?, Embeddings::new(&keys, dim)?, k)?;
+    let items = data.items();
     let matched = |Neighbour { row, cosine }| Match {
         cosine: cosine as f32,
-        label: images.labels[row].clone(),
-        name: images.names[row].clone(),
+        label: items.labels[row].clone(),
+        name: items.names[row].clone(),
         row,
     };
-    let matches = queries.names.iter().zip(found).map(|(query, neighbours)| Matches {
+    let matches = queries.items().names.iter().zip(found).map(|(query, neighbours)| Matches {
         query: query.clone(),
         neighbours: neighbours.into_iter().map(matched).collect(),
     });
     let matches = matches.collect();
-    Ok(Found { images, matches, queries })
+    Ok(Found { data, matches, queries })
 }
 
 /// The side of an image in the picture, the space about it, and the height of a line of text, in
@@ -116,10 +125,14 @@ impl Found {
     /// name is replaced.
     ///
     /// # Errors
-    /// When the name does not end in .png, an image cannot be read any more, or the file cannot be
+    /// When the name does not end in .png, what was found is no images, an image cannot be read any more, or the file cannot be
     /// written.
     pub fn draw(&self, out: &Path) -> Result<(), Error> {
         check_png(out)?;
+        let (Data::Images(queries), Data::Images(images)) = (&self.queries, &self.data) else {
+            let text = "a picture is of images, but this run is of texts";
+            return Err(Error::Setting(text.to_owned()));
+        };
         let columns = 1 + self.matches.iter().map(|m| m.neighbours.len()).max().unwrap_or(0);
         let tall = SIDE + 2 * LINE + GAP;
         // The query stands apart from what was found.
@@ -127,13 +140,13 @@ impl Found {
         let mut canvas = Canvas { width, height, pixels: vec![255; 3 * width * height] };
         for (i, found) in self.matches.iter().enumerate() {
             let top = GAP + i * tall;
-            canvas.image(&self.queries, i, GAP, top)?;
+            canvas.image(queries, i, GAP, top)?;
             canvas.frame(GAP, top);
             canvas.text(&fitting(&found.query), GAP, top + SIDE);
             canvas.text("query", GAP, top + SIDE + LINE);
             for (j, near) in found.neighbours.iter().enumerate() {
                 let left = 2 * GAP + (j + 1) * (SIDE + GAP);
-                canvas.image(&self.images, near.row, left, top)?;
+                canvas.image(images, near.row, left, top)?;
                 let label = fitting(&format!("{:.3} {}", near.cosine, near.label));
                 canvas.text(&fitting(&near.name), left, top + SIDE);
                 canvas.text(&label, left, top + SIDE + LINE);

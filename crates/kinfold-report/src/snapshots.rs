@@ -5,10 +5,10 @@
 //! never sees. It never changes the model nor anything that training draws.
 
 use burn::tensor::Device;
-use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
-use kinfold_nn::encoders::Model;
+use kinfold_data::{Data, Pair, Pairs, Split};
+use kinfold_nn::encoders::{Input, Model};
 use kinfold_train::run::write_whole;
-use kinfold_train::tensors::{images_tensor, numbers};
+use kinfold_train::tensors::{input, numbers};
 use kinfold_train::{Error, Settings};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -24,11 +24,11 @@ const ENOUGH: usize = 32;
 /// A pair that is looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Member {
-    /// The name of the first image.
+    /// The name of the first member.
     pub(crate) a: String,
     /// The name of the second; by views the same.
     pub(crate) b: String,
-    /// The first image's label; empty where there is none.
+    /// The first member's label; empty where there is none.
     pub(crate) label: String,
 }
 
@@ -77,10 +77,8 @@ impl Seen {
 
 /// The snapshots of a run that goes on: before its first step, after a third of all, at its end.
 pub(crate) struct Snapshots {
-    /// Both views of every pair, `[2n, channels, size, size]`.
-    views: Vec<f32>,
-    shape: (usize, usize),
-    device: Device,
+    /// Both views of every pair, first every first one.
+    views: Input,
     /// The step after which it is looked at once more.
     third: usize,
     seen: Seen,
@@ -91,28 +89,28 @@ impl Snapshots {
     /// Those of a run that has just begun, or goes on.
     pub(crate) fn new(
         settings: &Settings,
-        images: &Images,
+        data: &Data,
         split: &Split,
         steps: usize,
         run: &Path,
     ) -> Result<Self, Error> {
-        let (pairs, held_out) = Pairs::to_look_at(images, split, &settings.pairs, ENOUGH)?;
+        let (pairs, held_out) = Pairs::to_look_at(data.items(), split, &settings.pairs, ENOUGH)?;
         // An epoch that does not come to pass: its views are new.
         let epoch = settings.epochs;
         let n = PAIRS.min(pairs.largest_batch());
         let chosen = pairs.batches(n, settings.seed, epoch).into_iter().next().unwrap_or_default();
+        let items = data.items();
         let member = |pair: &Pair| Member {
-            a: images.names[pair.a].clone(),
-            b: images.names[pair.b].clone(),
-            label: images.labels[pair.a].clone(),
+            a: items.names[pair.a].clone(),
+            b: items.names[pair.b].clone(),
+            label: items.labels[pair.a].clone(),
         };
         let members: Vec<Member> = chosen.iter().map(member).collect();
         let earlier = Seen::read(run).filter(|seen| seen.pairs == members);
         let moments = earlier.map_or(Vec::new(), |seen| seen.moments);
+        let views = data.draw_pairs(&chosen, &settings.view, settings.seed, epoch)?;
         Ok(Self {
-            views: draw_pairs(images, &chosen, &settings.view, settings.seed, epoch)?,
-            shape: settings.image_shape(),
-            device: Device::flex(),
+            views: input(views, &Device::flex()),
             third: steps.div_ceil(3),
             seen: Seen { held_out, pairs: members, moments },
             file: run.join(FILE),
@@ -140,8 +138,7 @@ impl Snapshots {
         if n < 2 {
             return Ok(());
         }
-        let views = images_tensor(self.views.clone(), self.shape, &self.device);
-        let mut projected = numbers(model.snapshot().project(views))?;
+        let mut projected = numbers(model.snapshot().project(self.views.clone()))?;
         let dim = projected.len() / (2 * n);
         normalise(&mut projected, dim);
         let (queries, keys) = projected.split_at(n * dim);

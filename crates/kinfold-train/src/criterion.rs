@@ -15,8 +15,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use kinfold::{Batch, Embeddings, Objective, Temperature};
 use kinfold_burn::{ContrastiveLoss, PairBatch};
-use kinfold_data::{Images, Pair, Pairs};
-use kinfold_nn::encoders::{ImageShape, Model};
+use kinfold_data::{Items, Pair, Pairs};
+use kinfold_nn::encoders::{Input, InputShape, Model};
 use std::collections::VecDeque;
 
 pub(crate) struct Criterion {
@@ -25,7 +25,7 @@ pub(crate) struct Criterion {
     optimizer: Optimizer,
     /// What the model's learning rate is multiplied by for what the loss learns.
     share: f64,
-    /// Each image's class, where the loss wants to know.
+    /// Each row's class, where the loss wants to know.
     classes: Option<Vec<i64>>,
     /// Whether pairs of one class, or else of one group, are no negatives of each other.
     mask: bool,
@@ -56,22 +56,22 @@ pub(crate) struct Loss {
 }
 
 impl Criterion {
-    /// The loss that settings ask for, on these images. The encoder of a queue begins as the trained
+    /// The loss that settings ask for, on these things of `shape`. The encoder of a queue begins as the trained
     /// one does.
     pub(crate) fn new(
         settings: &Settings,
-        images: &Images,
+        (items, shape): (&Items, InputShape),
         pairs: &Pairs,
         device: &Device,
     ) -> Result<Self, Error> {
         let named = settings.loss.named()?;
         let mask = settings.loss.mask_labels;
-        let (distinct, classes) = images.classes();
+        let (distinct, classes) = items.classes();
         if (named.labels || mask) && distinct.len() < 2 {
             let what = if mask { "mask_labels" } else { settings.loss.name.as_str() };
             return Err(Error::Setting(format!(
-                "{what} needs images of at least two labels, but {} has {}: put the images of each \
-                 class into a sub-folder of its own",
+                "{what} needs data of at least two labels, but {} has {}: put the images of each class \
+                 into a sub-folder of its own, or give texts a column `label`",
                 settings.data,
                 distinct.len()
             )));
@@ -80,8 +80,7 @@ impl Criterion {
         let (least, most) = named.bounds;
         let module = module.with_log_scale_bounds(least, most)?;
         let queue = || {
-            let (size, channels) = settings.image_shape();
-            let (shape, seed) = (ImageShape { size, channels }, settings.seed);
+            let seed = settings.seed;
             Ok::<_, Error>(Queue {
                 model: Model::initial(&settings.encoder, shape, seed, device)?.no_grad(),
                 momentum: settings.loss.momentum,
@@ -116,18 +115,17 @@ impl Criterion {
         })
     }
 
-    /// What the model makes of views `[2n, channels, size, size]`, first every first view: `[2n,
-    /// projection]`, or of the first views alone where keys come from the encoder of a queue.
-    pub(crate) fn rows(&self, model: &Model, views: Tensor<4>) -> Tensor<2> {
-        let n = views.dims()[0] / 2;
-        model.project(if self.queue.is_some() { views.narrow(0, 0, n) } else { views })
+    /// What the model makes of `2n` views, first every first view: `[2n, projection]`, or of the first views alone where keys come from the encoder of a queue.
+    pub(crate) fn rows(&self, model: &Model, views: Input) -> Tensor<2> {
+        let n = views.len() / 2;
+        model.project(if self.queue.is_some() { views.narrow(0, n) } else { views })
     }
 
     /// The keys that a queue's encoder makes of the second views, `[n, projection]`; constants.
-    pub(crate) fn keys(&self, views: &Tensor<4>) -> Option<Tensor<2>> {
-        let n = views.dims()[0] / 2;
+    pub(crate) fn keys(&self, views: &Input) -> Option<Tensor<2>> {
+        let n = views.len() / 2;
         let queue = self.queue.as_ref()?;
-        Some(queue.model.project(views.clone().narrow(0, n, n)).detach())
+        Some(queue.model.project(views.narrow(n, n)).detach())
     }
 
     /// The loss of `pairs`, by their [`rows`](Self::rows), in as many parts as one likes, and
@@ -335,8 +333,8 @@ impl ModuleMapper for Follow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensors::images_tensor;
-    use kinfold_data::Split;
+    use crate::tensors::input;
+    use kinfold_nn::encoders::ImageShape;
 
     fn model(seed: u64, device: &Device) -> Model {
         let shape = ImageShape { size: 8, channels: 1 };
@@ -350,10 +348,10 @@ mod tests {
         settings.loss.name = "moco".to_owned();
         settings.loss.queue = 7;
         settings.loss.momentum = 0.75;
-        let images = settings.images()?;
-        let split = Split::new(&images, 0.2);
-        let pairs = Pairs::new(&images, &split, &settings.pairs)?;
-        let mut criterion = Criterion::new(&settings, &images, &pairs, &device)?;
+        let data = settings.read()?;
+        let pairs = Pairs::new(data.items(), &data.split(0.2), &settings.pairs)?;
+        let of_data = (data.items(), settings.shape(&data));
+        let mut criterion = Criterion::new(&settings, of_data, &pairs, &device)?;
         let of = |model: &Model| -> Result<Vec<f32>, Error> {
             let mut weights = Weights(VecDeque::new());
             model.visit(&mut weights);
@@ -368,8 +366,7 @@ mod tests {
         for (step, rows) in [(1, 4), (2, 7), (3, 7)] {
             let which =
                 [0, 1, 2, 3].map(|row| Pair { a: row, b: row, pose: 0, group: row, key: row });
-            let pixels = images.pixels(&[0, 1, 2, 3, 4, 5, 6, 7])?;
-            let views = images_tensor(pixels, (8, 1), &device);
+            let views = input(data.plain(&[0, 1, 2, 3, 4, 5, 6, 7])?, &device);
             let keys = criterion.keys(&views);
             let loss = criterion.loss(vec![criterion.rows(&trained, views)], keys, &which)?;
             // At first the other three keys of the batch, then the queue's.

@@ -1,13 +1,13 @@
-//! The embeddings of images, or of views of them, as a file for other programs.
+//! The embeddings of images, or of views of them, or of texts, as a file for other programs.
 //!
-//! Input: a run and a folder of images. Output: `.npy` (the vectors `[n, d]` alone), `.csv`
+//! Input: a run and data. Output: `.npy` (the vectors `[n, d]` alone), `.csv`
 //! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
 //! name of the file; rows are in the order of the names.
 
 use crate::run::{CONFIG, SavedModel, write_whole};
 use crate::{Error, Settings, tensors};
 use burn::tensor::Device;
-use kinfold_data::{Images, draw_views};
+use kinfold_data::Data;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -18,11 +18,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Images and their embeddings.
+/// Things and their embeddings.
 #[derive(Debug, Clone)]
 pub struct Embedded {
     /// What was embedded.
-    pub images: Images,
+    pub data: Data,
     /// `[n, dim]`.
     pub embeddings: Vec<f32>,
     /// Numbers in an embedding.
@@ -101,10 +101,10 @@ pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let model = saved.trained(run, &device)?;
-    let images = saved.settings(data).images()?;
-    let embeddings = tensors::embed(&model, &images, &device)?;
-    let dim = embeddings.len() / images.len();
-    Ok(Embedded { images, embeddings, dim })
+    let data = saved.settings(data).read()?;
+    let embeddings = tensors::embed(&model, &data, &device)?;
+    let dim = embeddings.len() / data.items().len();
+    Ok(Embedded { data, embeddings, dim })
 }
 
 /// The embeddings of so many random views of each image, as the run makes them but none that it was
@@ -117,14 +117,14 @@ pub fn embed_views(run: &Path, data: Option<&str>, views: usize) -> Result<Vec<E
     let saved = SavedModel::open(run)?;
     let model = saved.trained(run, &device)?;
     let Settings { view, seed, epochs, .. } = Settings::from_file(&run.join(CONFIG))?;
-    let images = Settings { view, ..saved.settings(data) }.images()?;
-    let rows: Vec<usize> = (0..images.len()).collect();
+    let data = Settings { view, ..saved.settings(data) }.read()?;
+    let rows: Vec<usize> = (0..data.items().len()).collect();
     let embed_view = |number| {
         // An epoch that the run did not come to: its views are new.
-        let draw = |rows: &[usize]| Ok(draw_views(&images, rows, &view, (seed, epochs), number)?);
-        let embeddings = tensors::embed_pixels(&model, &images, &rows, &device, draw)?;
-        let dim = embeddings.len() / images.len();
-        Ok(Embedded { images: images.clone(), embeddings, dim })
+        let draw = |rows: &[usize]| Ok(data.draw_views(rows, &view, (seed, epochs), number)?);
+        let embeddings = tensors::embed_views(&model, &rows, &device, draw)?;
+        let dim = embeddings.len() / rows.len();
+        Ok(Embedded { data: data.clone(), embeddings, dim })
     };
     (0..views).map(embed_view).collect()
 }
@@ -139,7 +139,7 @@ impl Embedded {
             let text = format!("dimensions is {dim}, but embeddings have {} to cut", self.dim);
             return Err(Error::Setting(text));
         }
-        let mut embeddings = Vec::with_capacity(self.images.len() * dim);
+        let mut embeddings = Vec::with_capacity(self.data.items().len() * dim);
         for whole in self.embeddings.chunks(self.dim) {
             let first = &whole[..dim];
             let length = first.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
@@ -152,8 +152,9 @@ impl Embedded {
     /// How many names and labels begin as formulas do: a spreadsheet would compute them. They are written
     /// as they are all the same, since whatever reads the file is to find the names that the images have.
     pub fn formulas(&self) -> usize {
+        let items = self.data.items();
         let formula = |text: &&String| text.starts_with(['=', '+', '-', '@']);
-        self.images.names.iter().chain(&self.images.labels).filter(formula).count()
+        items.names.iter().chain(&items.labels).filter(formula).count()
     }
 
     /// Writes them as `format`, whole or not at all; a file of that name is replaced.
@@ -174,7 +175,7 @@ impl Embedded {
     fn npy(&self, file: &mut File) -> io::Result<()> {
         use ndarray_npy::WriteNpyExt;
         let matrix =
-            ndarray::ArrayView2::from_shape((self.images.len(), self.dim), &self.embeddings)
+            ndarray::ArrayView2::from_shape((self.data.items().len(), self.dim), &self.embeddings)
                 .map_err(io::Error::other)?;
         let mut file = BufWriter::new(file);
         matrix.write_npy(&mut file).map_err(io::Error::other)?;
@@ -185,8 +186,9 @@ impl Embedded {
         let mut csv = csv::Writer::from_writer(BufWriter::new(file));
         let columns = (0..self.dim).map(|i| format!("embedding_{i}"));
         csv.write_record(["name".to_owned(), "label".to_owned()].into_iter().chain(columns))?;
+        let items = self.data.items();
         for (i, row) in self.embeddings.chunks(self.dim).enumerate() {
-            let (name, label) = (&self.images.names[i], &self.images.labels[i]);
+            let (name, label) = (&items.names[i], &items.labels[i]);
             let numbers = row.iter().map(f32::to_string);
             csv.write_record([name.clone(), label.clone()].into_iter().chain(numbers))?;
         }
@@ -206,7 +208,8 @@ impl Embedded {
             let mut writer =
                 SerializedFileWriter::new(BufWriter::new(file), schema, Arc::new(properties))?;
             let mut rows = writer.next_row_group()?;
-            for texts in [&self.images.names, &self.images.labels] {
+            let items = self.data.items();
+            for texts in [&items.names, &items.labels] {
                 let texts: Vec<ByteArray> = texts.iter().map(|t| t.as_str().into()).collect();
                 if let Some(mut column) = rows.next_column()? {
                     column.typed::<ByteArrayType>().write_batch(&texts, None, None)?;

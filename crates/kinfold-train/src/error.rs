@@ -92,9 +92,9 @@ pub enum Error {
         kept: PathBuf,
     },
 
-    /// Images, pairs or views that cannot be had.
+    /// Data, pairs or views that cannot be had.
     #[error(transparent)]
-    Images(#[from] kinfold_data::Error),
+    Reading(#[from] kinfold_data::Error),
 
     /// An encoder that cannot be built, read or written.
     #[error(transparent)]
@@ -109,7 +109,7 @@ impl Error {
     /// Whether the caller asked for something that cannot be, rather than something that failed.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Images(error) => error.is_usage(),
+            Self::Reading(error) => error.is_usage(),
             Self::Setting(_)
             | Self::Encoder(kinfold_nn::Error::Setting(_))
             | Self::SettingsFile { .. }

@@ -17,7 +17,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 use kinfold_data::Pair;
-use kinfold_nn::encoders::Model;
+use kinfold_nn::encoders::{Input, Model};
 
 /// What a batch's backward pass gives.
 pub(crate) struct Found {
@@ -27,14 +27,14 @@ pub(crate) struct Found {
     pub(crate) of_loss: Gradients,
 }
 
-/// The gradients of the loss of `pairs`; `views` makes theirs, `[2n, channels, size, size]`, first
-/// every first view. At most `chunk` pairs are encoded at a time, where it is given.
+/// The gradients of the loss of `pairs`; `views` makes theirs, `2n`, first every first
+/// view. At most `chunk` pairs are encoded at a time, where it is given.
 pub(crate) fn gradients(
     model: &Model,
     criterion: &mut Criterion,
     pairs: &[Pair],
     chunk: Option<usize>,
-    views: &dyn Fn(&[Pair]) -> Result<Tensor<4>, Error>,
+    views: &dyn Fn(&[Pair]) -> Result<Input, Error>,
 ) -> Result<Found, Error> {
     let Some(chunk) = chunk.filter(|&chunk| chunk < pairs.len()) else {
         let views = views(pairs)?;

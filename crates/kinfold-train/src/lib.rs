@@ -27,6 +27,7 @@ mod criterion;
 mod embed;
 mod error;
 mod evaluation;
+mod export;
 mod gradients;
 mod loss;
 pub mod memory;
@@ -42,9 +43,12 @@ pub use error::Error;
 pub use evaluation::{
     Evaluated, EvaluationObserver, EvaluationProgress, OneShot, OneShotTask, evaluate, one_shot,
 };
+pub use export::{ExportFormat, export};
 pub use loss::loss_names;
 pub use paths::{relative_path, shell_word};
-pub use run::{ByDimension, Evaluation, Measured, Summary, run_folder};
+pub use run::{
+    ByDimension, Estimate, Evaluation, Measured, Retrieval, Retrieved, Summary, run_folder,
+};
 pub use settings::Settings;
 pub use training::{Event, Observer, Progress, resume, train};
 

@@ -4,7 +4,7 @@
 //! anything is allocated: an allocation that fails ends a process, and one that succeeds may end another's.
 
 use crate::Error;
-use kinfold_nn::encoders::{EncoderSettings, ImageShape, ModelSize};
+use kinfold_nn::encoders::{EncoderSettings, ImageShape, InputShape, ModelSize};
 use std::fs;
 
 /// Numbers per weight while a run trains: the weight, its gradient, two moments, and the copies of the last
@@ -16,11 +16,10 @@ const AT_WORK: f64 = 1.6;
 /// What a process takes by itself.
 const PROCESS: f64 = 64.0 * 1024.0 * 1024.0;
 
-/// Bytes that training takes at most, beside its images, where so many views are encoded at a time: an
+/// Bytes that training takes at most, beside its data, where so many views are encoded at a time: an
 /// estimate, within a tenth or so.
-pub(crate) fn needed_bytes(encoder: &EncoderSettings, shape: (usize, usize), views: usize) -> u64 {
-    let (size, channels) = shape;
-    let ModelSize { weights, activations } = encoder.model_size(ImageShape { size, channels });
+pub(crate) fn needed_bytes(encoder: &EncoderSettings, shape: InputShape, views: usize) -> u64 {
+    let ModelSize { weights, activations } = encoder.model_size(shape);
     (PROCESS + 4.0 * (TRAINED * weights + AT_WORK * activations * views as f64)) as u64
 }
 
@@ -45,10 +44,15 @@ pub(crate) fn system_bytes(file: &str, field: &str) -> Option<u64> {
 
 /// # Errors
 /// When the model alone is more than there is memory for.
-pub(crate) fn check_model(encoder: &EncoderSettings, shape: (usize, usize)) -> Result<(), Error> {
-    let (size, channels) = shape;
-    let needed = 4.0 * encoder.model_size(ImageShape { size, channels }).weights;
-    let what = format!("the {} for images of {size}×{size} in {channels} channels", encoder.name);
+pub(crate) fn check_model(encoder: &EncoderSettings, shape: InputShape) -> Result<(), Error> {
+    let needed = 4.0 * encoder.model_size(shape).weights;
+    let things = match shape {
+        InputShape::Images(ImageShape { size, channels }) => {
+            format!("images of {size}×{size} in {channels} channels")
+        }
+        InputShape::Texts { tokens } => format!("texts of {tokens} tokens"),
+    };
+    let what = format!("the {} for {things}", encoder.name);
     check(&what, needed as u64, "smaller widths are settings of [encoder]")
 }
 
@@ -83,12 +87,14 @@ mod tests {
     fn what_no_machine_has_is_refused_and_what_it_has_is_not() {
         assert_eq!(in_words(3 << 20), "3 MiB");
         assert_eq!(in_words(3 << 29), "1.5 GiB");
+        let (colour, grey) =
+            (ImageShape { size: 32, channels: 3 }, ImageShape { size: 8, channels: 1 });
         let widths = Some(vec![100_000; 3]);
         let huge = EncoderSettings { widths, ..Default::default() };
         if available_bytes().is_some() {
-            let said = check_model(&huge, (32, 3)).expect_err("no machine has it");
+            let said = check_model(&huge, colour.into()).expect_err("no machine has it");
             assert!(said.is_usage() && said.to_string().contains("GiB"), "{said}");
         }
-        assert!(check_model(&EncoderSettings::default(), (8, 1)).is_ok());
+        assert!(check_model(&EncoderSettings::default(), grey.into()).is_ok());
     }
 }

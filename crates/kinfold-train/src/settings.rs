@@ -5,8 +5,13 @@
 
 pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};
 
+use crate::run::CONFIG;
 use crate::{Error, memory};
-use kinfold_data::{DIGITS, ImageSettings, Images, PairSettings, Pairs, Recipe, ViewSettings};
+use kinfold_data::{
+    DIGITS, Data, DataReading, ImageSettings, Kind, PairSettings, PairSource, Pairs, Recipe,
+    TOKENIZER, TextSettings, ViewSettings,
+};
+use kinfold_nn::encoders::{ImageShape, InputShape, table_shape, tokenizer_beside};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,10 +23,11 @@ pub struct Settings {
     /// The version of kinfold that wrote this.
     pub version: String,
     /// `digits` for the embedded ones, or where the data is: a folder or a .zip of images, MNIST's or
-    /// CIFAR's files, a .npy array, or a list of pairs (.csv, .jsonl).
+    /// CIFAR's files, a .npy array, or a list of pairs of images (.csv, .jsonl); or texts (.jsonl, .csv,
+    /// .parquet).
     pub data: String,
-    /// The share of the images that is held out to judge by, from 0 to below 1, but for a list of pairs; where the data
-    /// itself holds some out, it is those.
+    /// The share of the data that is held out to judge by, from 0 to below 1, but for a list of pairs of
+    /// images; where the data itself holds some out, it is those.
     pub hold_out: f64,
     /// Everything random follows from it.
     pub seed: u64,
@@ -39,6 +45,9 @@ pub struct Settings {
     pub pairs: PairSettings,
     /// How images are read.
     pub image: ImageSettings,
+    /// How texts are read.
+    #[serde(skip_serializing_if = "is_default")]
+    pub text: TextSettings,
     /// How a view is made of an image; without a `recipe` it is the affine one.
     #[serde(deserialize_with = "recipe")]
     pub view: Recipe,
@@ -169,6 +178,7 @@ impl Default for Settings {
             chunk: None,
             pairs: PairSettings::default(),
             image: ImageSettings::default(),
+            text: TextSettings::default(),
             view: Recipe::Affine(ViewSettings::default()),
             encoder: EncoderSettings::default(),
             loss: LossSettings::default(),
@@ -274,6 +284,7 @@ impl Settings {
             format!("weight_decay is {decay}, but it must be a finite number of at least 0"),
         )?;
         self.image.check()?;
+        self.text.check()?;
         self.encoder.check(self.image_shape().0)?;
         if let Some(&longest) = self.loss.matryoshka.iter().max() {
             let dim = self.cut_by_default().seen_by_loss();
@@ -312,6 +323,83 @@ impl Settings {
         (!differ.is_empty()).then(|| differ.join(", "))
     }
 
+    /// The defaults for data of a kind; those of images are [`Settings::default`].
+    pub fn of_kind(kind: Kind) -> Self {
+        let settings = Self::default();
+        match kind {
+            Kind::Images => settings,
+            Kind::Texts => Self {
+                hold_out: 0.05,
+                epochs: 3,
+                encoder: EncoderSettings::named(EncoderName::Static),
+                loss: LossSettings {
+                    name: "one-way".to_owned(),
+                    temperature: Some(0.05),
+                    ..settings.loss
+                },
+                optimizer: OptimizerSettings { weight_decay: 0.0, ..settings.optimizer },
+                ..settings
+            },
+        }
+    }
+
+    /// The settings of a run, whose texts are read as its model takes them.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn of_run(run: &Path) -> Result<Self, Error> {
+        let mut settings = Self::from_file(&run.join(CONFIG))?;
+        settings.use_tokenizer_of(run);
+        Ok(settings)
+    }
+
+    /// Reads texts with the tokenizer that a run's folder holds, where it holds one.
+    pub(crate) fn use_tokenizer_of(&mut self, run: &Path) {
+        let own = run.join(TOKENIZER);
+        if own.is_file() {
+            self.text.tokenizer = Some(own);
+        }
+    }
+
+    /// The settings with what the weights to begin with decide: how many numbers an embedding has that comes
+    /// from a table of token vectors.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub(crate) fn begun(mut self) -> Result<Self, Error> {
+        if let (Kind::Texts, Some(init), None) =
+            (self.kind(), &self.encoder.init, self.encoder.embedding)
+        {
+            let [_, dim] = table_shape(init)?;
+            self.encoder.embedding = Some(dim);
+        }
+        Ok(self)
+    }
+
+    /// What a pair is, of some data: texts that are no pairs belong together by their labels, since a text
+    /// has no views.
+    ///
+    /// # Errors
+    /// When pairs of texts are to be views.
+    pub(crate) fn pairs_of(&self, data: &Data) -> Result<Option<PairSource>, Error> {
+        match (data, self.pairs.of) {
+            (Data::Texts(texts), None) if !texts.items.is_list() => Ok(Some(PairSource::Folder)),
+            (Data::Texts(_), Some(PairSource::Views)) => Err(Error::Setting(
+                "a text has no views: a pair of texts is a row of a list, or two of one label"
+                    .into(),
+            )),
+            (_, of) => Ok(of),
+        }
+    }
+
+    /// What the encoder takes.
+    pub fn kind(&self) -> Kind {
+        match self.encoder.name {
+            EncoderName::Static => Kind::Texts,
+            _ => Kind::Images,
+        }
+    }
+
     /// Whether the data is the embedded digits.
     pub fn is_digits(&self) -> bool {
         self.data == DIGITS
@@ -325,40 +413,68 @@ impl Settings {
     /// The data that these settings name, in the shape they ask for.
     ///
     /// # Errors
-    /// When the data cannot be read, is not what its name says, or holds no image that can be read.
-    pub fn images(&self) -> Result<Images, Error> {
-        let reading = self.image.reading(&self.data, self.view.wants_originals());
-        Ok(Images::read(&self.data, &reading)?)
+    /// When the data cannot be read, is not what its name says, is nothing that the encoder takes, or holds
+    /// nothing that can be read.
+    pub fn read(&self) -> Result<Data, Error> {
+        let (takes, found) = (self.kind(), Kind::of(&self.data, self.text.columns.as_ref()));
+        let may_be_texts = Path::new(&self.data).is_file() && takes == Kind::Texts;
+        if takes != found && !may_be_texts {
+            return Err(Error::Setting(format!(
+                "the encoder {} takes {}, but {} holds {}",
+                self.encoder.name,
+                takes.noun(),
+                self.data,
+                found.noun()
+            )));
+        }
+        let beside = self.encoder.init.as_deref().filter(|_| takes == Kind::Texts);
+        let reading = DataReading {
+            image: self.image.reading(&self.data, self.view.wants_originals()),
+            text: self.text.reading(beside.and_then(tokenizer_beside)),
+        };
+        Ok(Data::read(&self.data, takes, &reading)?)
     }
 
-    /// Bytes that the run takes at most, beside its images: an estimate, within a tenth or so.
-    pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes_of(self.batch.unwrap_or(2))
+    /// What all of some data has in common, as an encoder sees it.
+    pub fn shape(&self, data: &Data) -> InputShape {
+        match data {
+            Data::Images(images) => {
+                InputShape::Images(ImageShape { size: images.size, channels: images.channels })
+            }
+            Data::Texts(texts) => InputShape::Texts { tokens: texts.tokenizer.rows() },
+        }
     }
 
-    fn memory_bytes_of(&self, batch: usize) -> u64 {
+    /// Bytes that the run takes at most, beside its data: an estimate, within a tenth or so.
+    pub fn memory_bytes(&self, shape: InputShape) -> u64 {
+        self.memory_bytes_of(shape, self.batch.unwrap_or(2))
+    }
+
+    fn memory_bytes_of(&self, shape: InputShape, batch: usize) -> u64 {
         let views = 2 * self.chunk.map_or(batch, |chunk| chunk.min(batch));
-        memory::needed_bytes(&self.encoder, self.image_shape(), views)
+        memory::needed_bytes(&self.encoder, shape, views)
     }
 
     /// # Errors
     /// When training takes more memory than there is.
-    pub(crate) fn check_memory(&self) -> Result<(), Error> {
+    pub(crate) fn check_memory(&self, shape: InputShape) -> Result<(), Error> {
         let batch = self.batch.unwrap_or(2);
         let what = format!("training the {} with batches of {batch} pairs", self.encoder.name);
         let help =
             "a smaller --batch takes less, or --chunk, which encodes so many pairs at a time";
-        memory::check(&what, self.memory_bytes(), help)
+        memory::check(&what, self.memory_bytes(shape), help)
     }
 
-    /// Equal batches of at most 512 pairs, or 256 and so on, where the memory that is free has no room for
+    /// Equal batches of at most 512 pairs (of texts 2048), or half of it and so on, where the memory that is free has no room for
     /// these twice.
-    fn default_batch(&self, pairs: &Pairs) -> usize {
+    fn default_batch(&self, shape: InputShape, pairs: &Pairs) -> usize {
         let free = memory::available_bytes().unwrap_or(u64::MAX) / 2;
         let n = pairs.len();
         let of = |most: usize| (n / n.div_ceil(most).max(1)).min(pairs.largest_batch());
-        let fits = |batch: &usize| self.memory_bytes_of(*batch) <= free;
-        [512, 256, 128, 64, 32].map(of).into_iter().find(fits).unwrap_or(of(16))
+        let fits = |batch: &usize| self.memory_bytes_of(shape, *batch) <= free;
+        let most = if self.kind() == Kind::Texts { 2048 } else { 512 };
+        let halves = std::iter::successors(Some(most), |most| Some(most / 2));
+        halves.take_while(|&most| most >= 32).map(of).find(fits).unwrap_or(of(16))
     }
 
     /// The encoder; where embeddings are to be cut, without a projector unless one is asked for.
@@ -374,8 +490,8 @@ impl Settings {
     ///
     /// # Errors
     /// When a batch cannot be so large.
-    pub(crate) fn decided(mut self, pairs: &Pairs) -> Result<Self, Error> {
-        let batch = self.batch.unwrap_or_else(|| self.default_batch(pairs));
+    pub(crate) fn decided(mut self, shape: InputShape, pairs: &Pairs) -> Result<Self, Error> {
+        let batch = self.batch.unwrap_or_else(|| self.default_batch(shape, pairs));
         pairs.check_batch(batch)?;
         if batch < 2 {
             return Err(Error::Data(format!(
@@ -384,9 +500,11 @@ impl Settings {
                 self.data
             )));
         }
-        let (size, channels) = self.image_shape();
-        self.image.size = Some(size);
-        self.image.channels = Some(channels);
+        let mut size = 0;
+        if let InputShape::Images(shape) = shape {
+            size = shape.size;
+            (self.image.size, self.image.channels) = (Some(size), Some(shape.channels));
+        }
         self.encoder = self.cut_by_default().decided(size);
         self.batch = Some(batch);
         self.optimizer.learning_rate = Some(self.optimizer.highest_rate(batch));
@@ -396,6 +514,11 @@ impl Settings {
         self.version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(self)
     }
+}
+
+/// Whether a part of settings is as it is by default, and need not be written.
+pub(crate) fn is_default<S: Default + PartialEq>(settings: &S) -> bool {
+    *settings == S::default()
 }
 
 /// Where two values, either of which may be missing, have other leaves.

@@ -1,21 +1,24 @@
-//! Images as tensors, tensors as numbers, and the embeddings of many images.
+//! Views as what models take, tensors as numbers, and the embeddings of many things.
 
 use crate::Error;
 use burn::tensor::{Device, Tensor, TensorData};
-use kinfold_data::Images;
-use kinfold_nn::encoders::Model;
+use kinfold_data::{Bags, Data, Views};
+use kinfold_nn::encoders::{Input, Model};
+use kinfold_nn::ops;
 
-/// Images that are encoded at a time outside training.
+/// Things that are encoded at a time outside training.
 const CHUNK: usize = 256;
 
-/// Pixels as Burn takes them, `[n, channels, size, size]`.
-pub fn images_tensor(
-    pixels: Vec<f32>,
-    (size, channels): (usize, usize),
-    device: &Device,
-) -> Tensor<4> {
-    let n = pixels.len() / (channels * size * size);
-    Tensor::from_data(TensorData::new(pixels, [n, channels, size, size]), device)
+/// Views as a model takes them.
+pub fn input(views: Views, device: &Device) -> Input {
+    match views {
+        Views::Pixels { values, channels, size } => {
+            let n = values.len() / (channels * size * size);
+            let shape = [n, channels, size, size];
+            Input::Images(Tensor::from_data(TensorData::new(values, shape), device))
+        }
+        Views::Tokens(Bags { ids, ends }) => Input::Texts(ops::Bags::new(ids, ends)),
+    }
 }
 
 /// A tensor's numbers, row by row.
@@ -26,41 +29,39 @@ pub fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
     x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
 }
 
-/// Embeddings of all images, `[n, embedding]`.
+/// Embeddings of all things, `[n, embedding]`.
 ///
 /// # Errors
-/// When an image cannot be read.
-pub fn embed(model: &Model, images: &Images, device: &Device) -> Result<Vec<f32>, Error> {
-    let rows: Vec<usize> = (0..images.len()).collect();
-    embed_rows(model, images, &rows, device)
+/// When one cannot be read.
+pub fn embed(model: &Model, data: &Data, device: &Device) -> Result<Vec<f32>, Error> {
+    let rows: Vec<usize> = (0..data.items().len()).collect();
+    embed_rows(model, data, &rows, device)
 }
 
-/// Embeddings of some images, `[rows, embedding]`.
+/// Embeddings of some things, `[rows, embedding]`.
 ///
 /// # Errors
-/// When an image cannot be read.
+/// When one cannot be read.
 pub fn embed_rows(
     model: &Model,
-    images: &Images,
+    data: &Data,
     rows: &[usize],
     device: &Device,
 ) -> Result<Vec<f32>, Error> {
-    embed_pixels(model, images, rows, device, |rows| Ok(images.pixels(rows)?))
+    embed_views(model, rows, device, |rows| Ok(data.plain(rows)?))
 }
 
-/// Embeddings of what `pixels` makes of some images, a chunk of them at a time, `[rows, embedding]`.
-pub(crate) fn embed_pixels(
+/// Embeddings of what `views` makes of some things, a chunk of them at a time, `[rows, embedding]`.
+pub(crate) fn embed_views(
     model: &Model,
-    images: &Images,
     rows: &[usize],
     device: &Device,
-    pixels: impl Fn(&[usize]) -> Result<Vec<f32>, Error>,
+    views: impl Fn(&[usize]) -> Result<Views, Error>,
 ) -> Result<Vec<f32>, Error> {
     let model = model.snapshot();
     let mut out = Vec::new();
     for rows in rows.chunks(CHUNK) {
-        let x = images_tensor(pixels(rows)?, (images.size, images.channels), device);
-        out.extend(numbers(model.embed(x))?);
+        out.extend(numbers(model.embed(input(views(rows)?, device)))?);
     }
     Ok(out)
 }

@@ -4,8 +4,8 @@
 //! of these.
 
 use super::pairing::{Kind, Pair, Pairs};
+use crate::items::Listed;
 use crate::random::{Purpose, Random};
-use crate::sources::Listed;
 use std::mem;
 
 impl Pairs {
@@ -16,7 +16,7 @@ impl Pairs {
             Kind::Rows(rows) => {
                 let pair = |i: usize| {
                     let (row, pose) = (rows[i % rows.len()], i / rows.len());
-                    let key = pose * self.images + row;
+                    let key = pose * self.rows + row;
                     Pair { a: row, b: row, pose, group: key, key }
                 };
                 order(rows.len()).into_iter().map(pair).collect()

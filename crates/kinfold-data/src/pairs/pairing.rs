@@ -12,8 +12,7 @@
 
 use super::split::Split;
 use crate::Error;
-use crate::images::Images;
-use crate::sources::Listed;
+use crate::items::{Items, Listed};
 use serde::{Deserialize, Serialize};
 
 /// What a pair is.
@@ -89,8 +88,8 @@ pub struct Pairs {
     pub left_out: Vec<LeftOut>,
     pub(super) kind: Kind,
     pub(super) poses: usize,
-    /// Number of images that keys are counted over.
-    pub(super) images: usize,
+    /// Number of rows that keys are counted over.
+    pub(super) rows: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -106,8 +105,8 @@ impl Pairs {
     /// # Errors
     /// When pairs are to come from a list but the data is none, or from folders but no label has
     /// two images.
-    pub fn new(images: &Images, split: &Split, settings: &PairSettings) -> Result<Self, Error> {
-        let of = settings.of.unwrap_or(if images.is_list() {
+    pub fn new(items: &Items, split: &Split, settings: &PairSettings) -> Result<Self, Error> {
+        let of = settings.of.unwrap_or(if items.is_list() {
             PairSource::List
         } else {
             PairSource::Views
@@ -115,7 +114,10 @@ impl Pairs {
         let mut left_out = Vec::new();
         let kind = match of {
             PairSource::Views => Kind::Rows(split.train.clone()),
-            PairSource::List if images.is_list() => Kind::Listed(images.listed().to_vec()),
+            PairSource::List if items.is_list() => {
+                let pair = |&place: &usize| items.listed[place];
+                Kind::Listed(split.train_pairs.iter().map(pair).collect())
+            }
             PairSource::List => {
                 return Err(Error::Setting(
                     "pairs are to come from a list, but the data is none: it is a .csv or .jsonl \
@@ -125,7 +127,7 @@ impl Pairs {
             }
             PairSource::Folder => {
                 let rows;
-                (rows, left_out) = classes(images, &split.train)?;
+                (rows, left_out) = classes(items, &split.train)?;
                 let n: usize = rows.iter().map(Vec::len).sum();
                 let rounds = (n + rows.len() / 2) / rows.len();
                 Kind::Classes { rows, rounds, mixed: settings.allow_same_class }
@@ -136,23 +138,27 @@ impl Pairs {
             Expansion::Rotations => 4,
             Expansion::Symmetries => 8,
         };
-        Ok(Self { left_out, kind, poses, images: images.len() })
+        Ok(Self { left_out, kind, poses, rows: items.len() })
     }
 
     /// Pairs to look at and not to train on, and whether they were held out: where a batch of `least`
     /// or more can be made of what is held out, those, and else those that are trained on.
     pub fn to_look_at(
-        images: &Images,
+        items: &Items,
         split: &Split,
         settings: &PairSettings,
         least: usize,
     ) -> Result<(Self, bool), Error> {
-        let held_out = Split { train: split.test.clone(), test: Vec::new() };
-        // A list's pairs are all trained on; of a class, a single image may be held out.
-        let held_out = Self::new(images, &held_out, settings).ok();
-        match held_out.filter(|pairs| pairs.largest_batch() >= least && !images.is_list()) {
+        let held_out = Split {
+            train: split.test.clone(),
+            train_pairs: split.test_pairs.clone(),
+            ..Split::default()
+        };
+        // Of a class, a single image may be held out.
+        let held_out = Self::new(items, &held_out, settings).ok();
+        match held_out.filter(|pairs| pairs.largest_batch() >= least) {
             Some(pairs) => Ok((pairs, true)),
-            None => Ok((Self::new(images, split, settings)?, false)),
+            None => Ok((Self::new(items, split, settings)?, false)),
         }
     }
 
@@ -236,8 +242,8 @@ impl Pairs {
 }
 
 /// The rows to train on of each label that has two or more, and the labels that have not.
-fn classes(images: &Images, train: &[usize]) -> Result<(Vec<Vec<usize>>, Vec<LeftOut>), Error> {
-    let (labels, places) = images.classes();
+fn classes(items: &Items, train: &[usize]) -> Result<(Vec<Vec<usize>>, Vec<LeftOut>), Error> {
+    let (labels, places) = items.classes();
     let mut rows = vec![Vec::new(); labels.len()];
     let mut train = train.to_vec();
     // Held-out rows are drawn by a shuffle; the order of the others has nothing to say.

@@ -5,8 +5,9 @@
 //! link that leads nowhere or around in a circle, and a folder that may not be read. A folder without a
 //! single readable image is an error.
 
-use super::source::{Listing, Skipped, Source, is_image, slashed};
+use super::source::{Listing, Source, is_image, slashed};
 use crate::Error;
+use crate::items::Skipped;
 use std::path::Path;
 
 pub(super) fn load(folder: &Path) -> Result<Listing, Error> {

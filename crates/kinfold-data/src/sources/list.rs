@@ -6,8 +6,9 @@
 //! the same thing, and are no negatives of each other. Images have no labels: a list says what
 //! belongs together and nothing else. A pair with an image that cannot be read is left out.
 
-use super::source::{Listed, Listing, Skipped, Source, is_image, slashed};
+use super::source::{Listing, Source, is_image, slashed};
 use crate::Error;
+use crate::items::{Listed, Skipped};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -16,14 +16,14 @@ mod list;
 pub mod npy;
 mod raw;
 mod source;
+pub(crate) mod table;
 mod zip;
 
 #[cfg(test)]
 pub(crate) use archive::LARGEST;
 pub(crate) use list::without;
 pub(crate) use raw::{Layout, Raw};
-pub use source::Skipped;
-pub(crate) use source::{Listed, Listing, Source, no_images};
+pub(crate) use source::{Listing, Source, no_images};
 
 use crate::Error;
 use crate::budget::Budget;

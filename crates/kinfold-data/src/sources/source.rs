@@ -7,6 +7,7 @@ use super::archive::Archive;
 use super::raw::Raw;
 use crate::Error;
 use crate::budget::Room;
+use crate::items::{Listed, Skipped};
 use image::{
     DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage,
 };
@@ -59,28 +60,6 @@ impl Listing {
             self.push(format!("{stem}/{index:0digits$}"), label, source);
         }
     }
-}
-
-/// A row of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Listed {
-    /// Row of the image.
-    pub(crate) a: usize,
-    /// Row of the image.
-    pub(crate) b: usize,
-    /// The same for pairs of one id, for the others one of their own.
-    pub(crate) group: usize,
-    /// Where it stands in the file, counted from 1.
-    pub(crate) line: u64,
-}
-
-/// A file that was passed over.
-#[derive(Debug, Clone)]
-pub struct Skipped {
-    /// The file, or the entry of an archive.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: String,
 }
 
 /// Where one image comes from.

@@ -4,8 +4,9 @@
 //! holds would have. Entries of `__MACOSX` and hidden ones are not looked at.
 
 use super::archive::{Archive, entry, open};
-use super::source::{Listing, Skipped, Source, is_image};
+use super::source::{Listing, Source, is_image};
 use crate::Error;
+use crate::items::Skipped;
 use std::path::Path;
 use std::sync::Arc;
 

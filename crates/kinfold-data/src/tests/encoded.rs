@@ -19,11 +19,11 @@ fn the_digits_are_the_file_to_the_last_bit() {
         let pixels: Vec<f32> = pixels.iter().map(|p| p / 16.0).collect();
         assert_eq!(images.image(i).unwrap(), pixels);
         assert_eq!(
-            (&images.names[i], &images.labels[i]),
+            (&images.items.names[i], &images.items.labels[i]),
             (&format!("digits/{i:04}"), &label.to_string())
         );
     }
-    let split = Split::new(&images, 0.2);
+    let split = Split::new(&images.items, 0.2);
     assert_eq!((split.train.len(), split.test.len()), (1437, 360));
     assert!(Images::read("digits", &reading(8, 3)).is_err());
 }
@@ -36,10 +36,10 @@ fn a_folder_is_read_as_it_always_was() {
     write(folder.path(), "a/notes.txt", "no image either");
     for channels in [1, 3] {
         let images = read(folder.path(), &reading(4, channels)).unwrap();
-        assert_eq!((images.len(), images.skipped.len()), (10, 2));
-        assert_eq!(images.names[..4], ["a/0.png", "a/1.png", "a/2.png", "a-b/0.png"]);
-        assert_eq!((&*images.labels[5], &*images.labels[9]), ("", "c/d"));
-        for (i, name) in images.names.iter().enumerate() {
+        assert_eq!((images.len(), images.items.skipped.len()), (10, 2));
+        assert_eq!(images.items.names[..4], ["a/0.png", "a/1.png", "a/2.png", "a-b/0.png"]);
+        assert_eq!((&*images.items.labels[5], &*images.items.labels[9]), ("", "c/d"));
+        for (i, name) in images.items.names.iter().enumerate() {
             let image = image::open(folder.path().join(name)).unwrap();
             let image = image.resize_to_fill(4, 4, FilterType::Triangle);
             let expected: Vec<f32> = match channels {
@@ -73,7 +73,7 @@ fn the_memory_budget_decides_nothing_but_time() {
     assert_eq!(all.in_memory(), 10);
     for (memory, kept) in [(0, 0), (3 * 48, 3)] {
         let few = read(folder.path(), &Reading { memory, ..reading(4, 3) }).unwrap();
-        assert_eq!((few.in_memory(), few.skipped.len()), (kept, 1));
+        assert_eq!((few.in_memory(), few.items.skipped.len()), (kept, 1));
         assert_same(&all, &few);
     }
     // What is not in memory cannot outlive its file, and says so.
@@ -125,7 +125,7 @@ fn a_zip_file_is_the_folder_it_holds() {
     for memory in [MEMORY, 0] {
         let zipped = read(&path, &Reading { memory, ..reading(5, 3) }).unwrap();
         assert_same(&unpacked, &zipped);
-        assert!(zipped.skipped.is_empty());
+        assert!(zipped.items.skipped.is_empty());
     }
     std::fs::remove_file(path).unwrap();
 }
@@ -164,8 +164,9 @@ fn entries_that_cannot_be_read_are_skipped_named_and_counted() {
     for bytes in [bytes, liar] {
         std::fs::write(&path, bytes).unwrap();
         let images = read(&path, &reading(4, 1)).unwrap();
-        assert_eq!(images.names, ["x/whole.png"]);
-        let skipped: Vec<_> = images.skipped.iter().map(|s| (s.path.clone(), &*s.reason)).collect();
+        assert_eq!(images.items.names, ["x/whole.png"]);
+        let skipped: Vec<_> =
+            images.items.skipped.iter().map(|s| (s.path.clone(), &*s.reason)).collect();
         let of = |name: &str| {
             let reason = skipped.iter().find(|s| s.0 == path.join(name)).map(|s| s.1);
             reason.unwrap_or_else(|| panic!("{name} is not in {skipped:?}"))
@@ -207,20 +208,20 @@ fn omniglot_is_read_from_its_zip_file() {
         return;
     }
     let images = read(&path, &reading(28, 1)).unwrap();
-    assert_eq!((images.len(), images.classes().0.len()), (2720, 136));
-    assert!(images.skipped.is_empty() && images.in_memory() == 2720);
-    assert_eq!(images.names[0], "images_background_small1/Balinese/character01/0108_01.png");
-    assert_eq!(images.labels[0], "images_background_small1/Balinese/character01");
+    assert_eq!((images.len(), images.items.classes().0.len()), (2720, 136));
+    assert!(images.items.skipped.is_empty() && images.in_memory() == 2720);
+    assert_eq!(images.items.names[0], "images_background_small1/Balinese/character01/0108_01.png");
+    assert_eq!(images.items.labels[0], "images_background_small1/Balinese/character01");
     let original = images.original(2719).unwrap();
     assert_eq!((original.width, original.height), (105, 105));
 
-    let split = Split { train: (0..2720).collect(), test: vec![] };
+    let split = Split { train: (0..2720).collect(), test: vec![], ..Split::default() };
     let settings = PairSettings {
         of: Some(PairSource::Folder),
         expand: Expansion::Rotations,
         ..Default::default()
     };
-    let pairs = Pairs::new(&images, &split, &settings).unwrap();
+    let pairs = Pairs::new(&images.items, &split, &settings).unwrap();
     assert_eq!((pairs.classes(), pairs.len()), (Some(544), 4 * 2720));
     assert_eq!(pairs.batches(256, 0, 0).len(), 42);
 }
@@ -301,6 +302,7 @@ fn links_that_lead_nowhere_or_around_are_skipped() {
     let images = read(folder.path(), &reading(4, 3)).unwrap();
     assert_eq!(images.len(), 10);
     let mut skipped: Vec<String> = images
+        .items
         .skipped
         .iter()
         .map(|file| format!("{}: {}", file.path.file_name().unwrap().display(), file.reason))

@@ -17,11 +17,11 @@ fn a_list_is_read_with_or_without_a_heading_as_csv_or_json() {
     ] {
         let path = write(folder.path(), name, text);
         let images = read(&path, &reading(4, 1)).unwrap();
-        assert_eq!(images.names, ["a/0.png", "c/d/1.png", "a/1.png", "a/2.png", "alone.png"]);
-        assert!(images.labels.iter().all(String::is_empty) && images.is_list());
-        let split = Split::new(&images, 0.2);
+        assert_eq!(images.items.names, ["a/0.png", "c/d/1.png", "a/1.png", "a/2.png", "alone.png"]);
+        assert!(images.items.labels.iter().all(String::is_empty) && images.items.is_list());
+        let split = Split::new(&images.items, 0.2);
         assert_eq!((split.train.len(), split.test.len()), (5, 0));
-        let pairs = Pairs::new(&images, &split, &PairSettings::default()).unwrap();
+        let pairs = Pairs::new(&images.items, &split, &PairSettings::default()).unwrap();
         assert_eq!(pairs.len(), 3);
         let mut batch = pairs.batches(3, 0, 0).remove(0);
         batch.sort_by_key(|pair| (pair.a, pair.b));
@@ -38,12 +38,12 @@ fn pairs_with_an_image_that_cannot_be_read_are_left_out() {
     let text = "a,b\nforeign.png,a/0.png\na/1.png,a/2.png\na/0.png,gone.png\n";
     let path = write(folder.path(), "list.csv", text);
     let images = read(&path, &reading(4, 1)).unwrap();
-    assert_eq!(images.names, ["a/0.png", "a/1.png", "a/2.png"]);
-    let reasons: Vec<&str> = images.skipped.iter().map(|s| &*s.reason).collect();
-    assert_eq!(images.skipped.len(), 4);
+    assert_eq!(images.items.names, ["a/0.png", "a/1.png", "a/2.png"]);
+    let reasons: Vec<&str> = images.items.skipped.iter().map(|s| &*s.reason).collect();
+    assert_eq!(images.items.skipped.len(), 4);
     assert!(reasons[2].contains("line 2") && reasons[3].contains("line 4"), "{reasons:?}");
-    let split = Split::new(&images, 0.2);
-    let pairs = Pairs::new(&images, &split, &PairSettings::default()).unwrap();
+    let split = Split::new(&images.items, 0.2);
+    let pairs = Pairs::new(&images.items, &split, &PairSettings::default()).unwrap();
     let pair = pairs.batches(1, 0, 0).remove(0)[0];
     assert_eq!((pairs.len(), pair.a, pair.b), (1, 1, 2));
 
@@ -84,6 +84,6 @@ fn damaged_lists_are_refused() {
 fn what_is_no_list_has_no_pairs_of_one() {
     let images = labelled(&["a", "a"]);
     let settings = PairSettings { of: Some(PairSource::List), ..Default::default() };
-    let said = Pairs::new(&images, &Split::new(&images, 0.2), &settings).unwrap_err();
+    let said = Pairs::new(&images.items, &Split::new(&images.items, 0.2), &settings).unwrap_err();
     assert!(said.is_usage() && said.to_string().contains(".csv or .jsonl"), "{said}");
 }

@@ -7,6 +7,7 @@ mod encoded;
 mod listed;
 mod pairing;
 mod plain;
+mod texts;
 
 use super::*;
 use image::{DynamicImage, ImageFormat};
@@ -83,7 +84,7 @@ fn labelled(labels: &[&str]) -> Images {
 
 /// Two sets of images are the same to the last bit.
 fn assert_same(a: &Images, b: &Images) {
-    assert_eq!((&a.names, &a.labels), (&b.names, &b.labels));
+    assert_eq!((&a.items.names, &a.items.labels), (&b.items.names, &b.items.labels));
     let rows: Vec<usize> = (0..a.len()).collect();
     assert_eq!(a.pixels(&rows).unwrap(), b.pixels(&rows).unwrap());
     for row in rows {

@@ -5,7 +5,7 @@ use crate::random::{Purpose, Random};
 use std::collections::{HashMap, HashSet};
 
 fn all(images: &Images) -> Split {
-    Split { train: (0..images.len()).collect(), test: vec![] }
+    Split { train: (0..images.len()).collect(), test: vec![], ..Split::default() }
 }
 
 fn by_folder(images: &Images) -> PairSettings {
@@ -23,8 +23,8 @@ fn sized(sizes: &[usize]) -> Images {
 #[test]
 fn by_views_batches_are_what_they_always_were() {
     let images = Images::read("digits", &reading(8, 1)).unwrap();
-    let split = Split::new(&images, 0.2);
-    let pairs = Pairs::new(&images, &split, &PairSettings::default()).unwrap();
+    let split = Split::new(&images.items, 0.2);
+    let pairs = Pairs::new(&images.items, &split, &PairSettings::default()).unwrap();
     assert_eq!((pairs.len(), pairs.largest_batch()), (1437, 1437));
     for (seed, epoch) in [(0, 0), (3, 7)] {
         let order = Random::new(seed, Purpose::Order { epoch }).order(split.train.len());
@@ -49,7 +49,7 @@ fn golden_rows() -> (Vec<usize>, Vec<usize>) {
 fn a_quarter_turn_of_every_image_is_a_pair_of_its_own() {
     let images = labelled(&["", "", ""]);
     let settings = PairSettings { expand: Expansion::Rotations, ..Default::default() };
-    let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &settings).unwrap();
     let batch = pairs.batches(12, 0, 0).remove(0);
     let seen: HashSet<_> = batch.iter().map(|pair| (pair.a, pair.b, pair.pose)).collect();
     assert_eq!((pairs.len(), seen.len()), (12, 12));
@@ -60,7 +60,7 @@ fn a_quarter_turn_of_every_image_is_a_pair_of_its_own() {
 fn by_folder_a_batch_holds_a_class_once() {
     // 20 classes, and batches that are cut across rounds in every way.
     let images = sized(&[5, 4, 3, 4].repeat(5));
-    let pairs = Pairs::new(&images, &all(&images), &by_folder(&images)).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &by_folder(&images)).unwrap();
     assert_eq!((pairs.classes(), pairs.len(), pairs.largest_batch()), (Some(20), 80, 20));
     for batch in 1..=20 {
         let batches = pairs.batches(batch, 1, 2);
@@ -71,7 +71,7 @@ fn by_folder_a_batch_holds_a_class_once() {
             assert_eq!(groups.len(), batch);
             for pair in pairs {
                 assert_ne!(pair.a, pair.b);
-                assert_eq!(images.labels[pair.a], images.labels[pair.b]);
+                assert_eq!(images.items.labels[pair.a], images.items.labels[pair.b]);
             }
         }
         let mut keys: Vec<usize> = batches.concat().iter().map(|pair| pair.key).collect();
@@ -84,7 +84,7 @@ fn by_folder_a_batch_holds_a_class_once() {
 #[test]
 fn each_image_is_an_anchor_about_once_and_none_is_forgotten() {
     let images = sized(&[2, 3, 4, 5, 6]);
-    let pairs = Pairs::new(&images, &all(&images), &by_folder(&images)).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &by_folder(&images)).unwrap();
     assert_eq!(pairs.len(), 20);
     let mut anchors = HashMap::new();
     let mut partners: HashMap<usize, HashSet<usize>> = HashMap::new();
@@ -96,13 +96,14 @@ fn each_image_is_an_anchor_about_once_and_none_is_forgotten() {
     }
     // Four visits an epoch; 240 of each class, divided evenly among its images.
     for row in 0..images.len() {
-        let class = images.labels.iter().filter(|label| **label == images.labels[row]).count();
+        let class =
+            images.items.labels.iter().filter(|label| **label == images.items.labels[row]).count();
         assert_eq!(anchors[&row], 240 / class);
         assert_eq!(partners[&row].len(), class - 1, "every other image is met");
     }
     // With classes of one size, each is an anchor exactly once an epoch.
     let images = sized(&[4; 6]);
-    let pairs = Pairs::new(&images, &all(&images), &by_folder(&images)).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &by_folder(&images)).unwrap();
     let anchors: HashSet<usize> = pairs.batches(6, 0, 3).concat().iter().map(|p| p.a).collect();
     assert_eq!(anchors.len(), 24);
 }
@@ -112,8 +113,8 @@ fn batches_follow_from_seed_and_epoch_alone() {
     let images = sized(&[3; 8]);
     let rotated = PairSettings { expand: Expansion::Rotations, ..by_folder(&images) };
     for settings in [PairSettings::default(), by_folder(&images), rotated] {
-        let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
-        let again = Pairs::new(&images, &all(&images), &settings).unwrap();
+        let pairs = Pairs::new(&images.items, &all(&images), &settings).unwrap();
+        let again = Pairs::new(&images.items, &all(&images), &settings).unwrap();
         // Nothing remembers the epochs before.
         pairs.batches(4, 1, 1);
         assert_eq!(pairs.batches(4, 1, 2), again.batches(4, 1, 2));
@@ -127,13 +128,13 @@ fn rotations_make_four_classes_of_one_and_symmetries_eight() {
     let images = sized(&[3; 5]);
     for (expand, poses) in [(Expansion::Rotations, 4), (Expansion::Symmetries, 8)] {
         let settings = PairSettings { expand, ..by_folder(&images) };
-        let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
+        let pairs = Pairs::new(&images.items, &all(&images), &settings).unwrap();
         let n = 5 * poses;
         assert_eq!((pairs.classes(), pairs.len()), (Some(n), 3 * n));
         let batches = pairs.batches(n, 0, 0);
         for batch in &batches {
             let classes: HashSet<_> =
-                batch.iter().map(|pair| (&images.labels[pair.a], pair.pose)).collect();
+                batch.iter().map(|pair| (&images.items.labels[pair.a], pair.pose)).collect();
             assert_eq!(classes.len(), n);
         }
         let shown: HashSet<_> = batches.concat().iter().map(|pair| (pair.a, pair.pose)).collect();
@@ -145,7 +146,7 @@ fn rotations_make_four_classes_of_one_and_symmetries_eight() {
 fn a_batch_of_more_pairs_than_classes_is_refused_unless_it_may_mix() {
     let images = sized(&[4; 6]);
     let settings = by_folder(&images);
-    let pairs = Pairs::new(&images, &all(&images), &settings).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &settings).unwrap();
     assert!(pairs.check_batch(6).is_ok());
     let said = pairs.check_batch(7).unwrap_err();
     assert!(said.is_usage());
@@ -154,7 +155,7 @@ fn a_batch_of_more_pairs_than_classes_is_refused_unless_it_may_mix() {
         assert!(said.contains(part), "no {part:?} in: {said}");
     }
     let mixed = PairSettings { allow_same_class: true, ..settings };
-    let pairs = Pairs::new(&images, &all(&images), &mixed).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &mixed).unwrap();
     assert_eq!((pairs.largest_batch(), pairs.batches(10, 0, 0).len()), (24, 2));
     let said = pairs.check_batch(25).unwrap_err().to_string();
     assert!(said.contains("only 24") && said.contains("--batch 24"), "{said}");
@@ -163,19 +164,20 @@ fn a_batch_of_more_pairs_than_classes_is_refused_unless_it_may_mix() {
 #[test]
 fn labels_without_a_pair_are_named_and_counted() {
     let images = labelled(&["", "a", "b", "a", "", "c", "a"]);
-    let pairs = Pairs::new(&images, &all(&images), &by_folder(&images)).unwrap();
+    let pairs = Pairs::new(&images.items, &all(&images), &by_folder(&images)).unwrap();
     let left_out: Vec<_> = pairs.left_out.iter().map(|l| (&*l.label, l.images)).collect();
     assert_eq!(left_out, [("", 2), ("b", 1), ("c", 1)]);
     assert_eq!(pairs.classes(), Some(1));
     // Images held out are in no pair.
-    let split = Split { train: vec![0, 1, 2, 3, 4, 5], test: vec![6] };
-    let pairs = Pairs::new(&images, &split, &by_folder(&images)).unwrap();
+    let split = Split { train: vec![0, 1, 2, 3, 4, 5], test: vec![6], ..Split::default() };
+    let pairs = Pairs::new(&images.items, &split, &by_folder(&images)).unwrap();
     let seen: HashSet<_> =
         (0..9).flat_map(|e| pairs.batches(1, 0, e).concat()).map(|p| p.b).collect();
     assert_eq!(seen, HashSet::from([1, 3]));
 
     let images = labelled(&["a", "b", "", ""]);
-    let said = Pairs::new(&images, &all(&images), &by_folder(&images)).unwrap_err().to_string();
+    let said =
+        Pairs::new(&images.items, &all(&images), &by_folder(&images)).unwrap_err().to_string();
     assert!(said.contains("of 3 labels none has"), "{said}");
 }
 

@@ -34,16 +34,16 @@ fn mnist_is_read_packed_or_not_and_holds_out_its_test_images() {
     write(folder.path(), "t10k-images.idx3-ubyte", &test);
     write(folder.path(), "t10k-labels.idx1-ubyte", &test_labels);
     let images = read(folder.path(), &reading(3, 1)).unwrap();
-    assert_eq!((images.len(), images.held_out.clone()), (15, 12..15));
+    assert_eq!((images.len(), images.items.held_out.clone()), (15, 12..15));
     assert_eq!(
-        (&*images.names[0], &*images.names[11], &*images.names[14]),
+        (&*images.items.names[0], &*images.items.names[11], &*images.items.names[14]),
         ("train/00", "train/11", "t10k/2")
     );
-    assert_eq!((&*images.labels[4], &*images.labels[14]), ("1", "2"));
+    assert_eq!((&*images.items.labels[4], &*images.items.labels[14]), ("1", "2"));
     let original = images.original(12).unwrap();
     assert_eq!((original.width, original.height), (3, 4));
     assert_eq!(original.pixels, (100..112).collect::<Vec<u8>>());
-    let split = Split::new(&images, 0.2);
+    let split = Split::new(&images.items, 0.2);
     assert_eq!((split.train.len(), split.test), (12, vec![12, 13, 14]));
 
     // One file alone, not packed, from memory and from disk.
@@ -51,7 +51,7 @@ fn mnist_is_read_packed_or_not_and_holds_out_its_test_images() {
     let alone = read(&path, &reading(3, 1)).unwrap();
     let disk = read(&path, &Reading { memory: 0, ..reading(3, 1) }).unwrap();
     assert_eq!((alone.len(), alone.in_memory(), disk.in_memory()), (12, 12, 0));
-    assert!(Split::new(&alone, 0.2).test.len() == 3);
+    assert!(Split::new(&alone.items, 0.2).test.len() == 3);
     assert_same(&alone, &disk);
     assert_eq!(alone.image(5).unwrap(), images.image(5).unwrap());
     // Packed and not packed is the same file twice.
@@ -64,7 +64,7 @@ fn images_just_as_needed_are_not_kept_twice() {
     let path = write(folder.path(), "images-idx3-ubyte", idx(&[2, 3, 3], 0..18));
     write(folder.path(), "labels-idx1-ubyte", idx(&[2], [7, 9]));
     let images = read(&path, &Reading { memory: 18, ..reading(3, 1) }).unwrap();
-    assert_eq!((images.in_memory(), &*images.names[1]), (2, "images/1"));
+    assert_eq!((images.in_memory(), &*images.items.names[1]), (2, "images/1"));
     assert_eq!(images.scaled(1).unwrap().pixels, (9..18).collect::<Vec<u8>>());
     let colour = read(&path, &reading(3, 3)).unwrap();
     assert_eq!(colour.image(1).unwrap(), images.image(1).unwrap().repeat(3));
@@ -154,10 +154,13 @@ fn cifar_10_and_100_are_read() {
     write(ten, "test_batch.bin", cifar(&[&[1]]));
     let images = read(ten, &reading(32, 3)).unwrap();
     assert_eq!(
-        images.names,
+        images.items.names,
         ["data_batch_1/0", "data_batch_1/1", "data_batch_2/0", "test_batch/0"]
     );
-    assert_eq!((images.labels.join(" "), images.held_out.clone()), ("3 9 0 1".to_owned(), 3..4));
+    assert_eq!(
+        (images.items.labels.join(" "), images.items.held_out.clone()),
+        ("3 9 0 1".to_owned(), 3..4)
+    );
     assert_eq!(images.scaled(1).unwrap().pixels[..6], [11, 21, 31, 11, 21, 31]);
     assert_same(&images, &read(ten, &Reading { memory: 3073, ..reading(32, 3) }).unwrap());
 
@@ -165,21 +168,27 @@ fn cifar_10_and_100_are_read() {
     refused(ten, &["batches.meta.txt", "3 classes", "10"]);
     let names: Vec<String> = (0..10).map(|i| format!("class {i}")).collect();
     write(ten, "batches.meta.txt", names.join("\n") + "\n\n");
-    assert_eq!(read(ten, &reading(32, 3)).unwrap().labels[1], "class 9");
+    assert_eq!(read(ten, &reading(32, 3)).unwrap().items.labels[1], "class 9");
 
     // One of the files alone.
     let alone = read(&ten.join("data_batch_1.bin"), &reading(32, 3)).unwrap();
-    assert_eq!((alone.labels.join(","), alone.held_out.len()), ("class 3,class 9".into(), 0));
+    assert_eq!(
+        (alone.items.labels.join(","), alone.items.held_out.len()),
+        ("class 3,class 9".into(), 0)
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let hundred = folder.path();
     write(hundred, "train.bin", cifar(&[&[19, 99], &[0, 5]]));
     write(hundred, "test.bin", cifar(&[&[1, 2]]));
     let images = read(hundred, &reading(8, 1)).unwrap();
-    assert_eq!((images.labels.join(" "), images.held_out.clone()), ("99 5 2".to_owned(), 2..3));
+    assert_eq!(
+        (images.items.labels.join(" "), images.items.held_out.clone()),
+        ("99 5 2".to_owned(), 2..3)
+    );
     // In a folder of images they are other files.
     write(hundred, "x/image.png", png(&picture(0, 4, 4)));
-    assert_eq!(read(hundred, &reading(8, 1)).unwrap().names, ["x/image.png"]);
+    assert_eq!(read(hundred, &reading(8, 1)).unwrap().items.names, ["x/image.png"]);
 }
 
 #[test]
@@ -224,14 +233,14 @@ fn arrays_of_every_layout_are_the_same_images() {
         .unwrap();
     let images = read(&at("last.npy"), &reading(4, 3)).unwrap();
     assert_eq!(
-        (images.names.join(" "), images.labels.join(",")),
+        (images.items.names.join(" "), images.items.labels.join(",")),
         ("last/0 last/1".into(), ",".into())
     );
     assert_eq!(images.original(1).unwrap().pixels, (60..120).collect::<Vec<u8>>());
     for name in ["first.npy", "numbers.npy", "wide.npy"] {
         for memory in [MEMORY, 0] {
             let mut other = read(&at(name), &Reading { memory, ..reading(4, 3) }).unwrap();
-            other.names = images.names.clone();
+            other.items.names = images.items.names.clone();
             assert_same(&images, &other);
         }
     }
@@ -244,13 +253,13 @@ fn arrays_of_every_layout_are_the_same_images() {
     write_npy(at("flat.npy"), &square.to_shape((2, 25)).unwrap().to_owned()).unwrap();
     let [square, mut flat] =
         ["square.npy", "flat.npy"].map(|name| read(&at(name), &reading(5, 1)).unwrap());
-    flat.names = square.names.clone();
+    flat.items.names = square.items.names.clone();
     assert_same(&square, &flat);
 
     write_npy(at("labels.npy"), &Array1::from(vec![-3i64, 12])).unwrap();
-    assert_eq!(read(&at("last.npy"), &reading(4, 3)).unwrap().labels, ["-3", "12"]);
+    assert_eq!(read(&at("last.npy"), &reading(4, 3)).unwrap().items.labels, ["-3", "12"]);
     write_npy(at("labels.npy"), &Array1::from(vec![3u8, 200])).unwrap();
-    assert_eq!(read(&at("last.npy"), &reading(4, 3)).unwrap().labels, ["3", "200"]);
+    assert_eq!(read(&at("last.npy"), &reading(4, 3)).unwrap().items.labels, ["3", "200"]);
     write_npy(at("labels.npy"), &Array1::from(vec![3u8])).unwrap();
     refused(&at("last.npy"), &["labels.npy", "[1]", "2 images", "[2] is needed"]);
     write_npy(at("labels.npy"), &Array1::from(vec![0.5f32, 1.0])).unwrap();

@@ -1,32 +1,38 @@
 //! What turns a view into an embedding, and the projector that training puts behind it.
 //!
-//! Input: images `[n, channels, size, size]`. Output: embeddings `[n, d]`; the loss sees the
+//! Input: images `[n, channels, size, size]`, or texts as tokens. Output: embeddings `[n, d]`; the loss sees the
 //! projector's output, the user the encoder's. An encoder is a file here; its layers are all in
 //! `layers`, what it is made of in `settings`, how it is written and read in `weights`.
 
 mod convnet;
+mod input;
 mod layers;
 mod mlp;
 mod projector;
 mod resnet;
 mod settings;
 mod size;
+mod static_embedding;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod vit;
 mod weights;
 
+pub use input::{Input, InputShape};
 pub use settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
 pub use size::ModelSize;
+pub use tables::{table_shape, tokenizer_beside};
 pub use weights::WEIGHTS;
 
 use crate::Error;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use convnet::ConvNet;
 use mlp::Mlp;
 use projector::Projector;
 use resnet::ResNet;
+use static_embedding::StaticEmbedding;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use vit::Vit;
@@ -57,55 +63,98 @@ enum Encoder {
     Mlp(Mlp),
     ResNet(ResNet),
     Vit(Vit),
+    Static(StaticEmbedding),
 }
 
 impl Encoder {
-    fn new(settings: &EncoderSettings, shape: ImageShape, device: &Device) -> Self {
+    /// # Errors
+    /// [`Error::Setting`] where the encoder takes things of another kind.
+    fn new(settings: &EncoderSettings, shape: InputShape, device: &Device) -> Result<Self, Error> {
+        let shape = match (settings.name, shape) {
+            (EncoderName::Static, InputShape::Texts { tokens }) => {
+                return Ok(Self::Static(StaticEmbedding::random(settings, tokens, device)));
+            }
+            (EncoderName::Static, _) => return Err(other_kind(settings.name, "texts", "images")),
+            (name, InputShape::Texts { .. }) => return Err(other_kind(name, "images", "texts")),
+            (_, InputShape::Images(shape)) => shape,
+        };
         let channels = shape.channels;
         let stem = settings.stem(shape.size);
-        match settings.name {
-            EncoderName::ConvNet => Self::ConvNet(ConvNet::new(settings, shape, device)),
+        Ok(match settings.name {
             EncoderName::Mlp => Self::Mlp(Mlp::new(settings, shape, device)),
             EncoderName::ResNet18 => Self::ResNet(ResNet::new_18(stem, channels, device)),
             EncoderName::ResNet50 => Self::ResNet(ResNet::new_50(stem, channels, device)),
             EncoderName::Vit => Self::Vit(Vit::new(settings, shape, device)),
-        }
+            EncoderName::ConvNet | EncoderName::Static => {
+                Self::ConvNet(ConvNet::new(settings, shape, device))
+            }
+        })
     }
 
-    /// `[n, channels, size, size]` to `[n, embedding]`.
-    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        match self {
-            Self::ConvNet(encoder) => encoder.forward(x),
-            Self::Mlp(encoder) => encoder.forward(x),
-            Self::ResNet(encoder) => encoder.forward(x),
-            Self::Vit(encoder) => encoder.forward(x),
+    /// `[n, embedding]`.
+    fn forward(&self, input: Input) -> Tensor<2> {
+        match (self, input) {
+            (Self::ConvNet(encoder), Input::Images(x)) => encoder.forward(x),
+            (Self::Mlp(encoder), Input::Images(x)) => encoder.forward(x),
+            (Self::ResNet(encoder), Input::Images(x)) => encoder.forward(x),
+            (Self::Vit(encoder), Input::Images(x)) => encoder.forward(x),
+            (Self::Static(encoder), Input::Texts(texts)) => encoder.forward(&texts),
+            (Self::Static(_), Input::Images(_)) => {
+                panic!("the static embedding takes texts, not images")
+            }
+            (_, Input::Texts(_)) => panic!("an encoder of images takes no texts"),
         }
     }
 }
 
+fn other_kind(name: EncoderName, takes: &str, given: &str) -> Error {
+    Error::Setting(format!("the encoder {name} takes {takes}, but the data is {given}"))
+}
+
 impl Model {
-    /// A model for images of `shape`, with random weights that follow from `seed`.
+    /// A model for things of `shape`, with random weights that follow from `seed`.
     ///
     /// # Errors
-    /// As [`EncoderSettings::check`].
+    /// As [`EncoderSettings::check`], and when the encoder takes things of another kind.
     pub fn random(
         settings: &EncoderSettings,
-        shape: ImageShape,
+        shape: impl Into<InputShape>,
         seed: u64,
         device: &Device,
     ) -> Result<Self, Error> {
-        settings.check(shape.size)?;
+        let shape = shape.into();
+        settings.check(shape.size())?;
         // The generator is one for the whole process: nobody else may draw in between.
         let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
         let model = Self {
-            encoder: Encoder::new(settings, shape, device),
+            encoder: Encoder::new(settings, shape, device)?,
             projector: Projector::new(settings, device),
         };
         // Burn draws weights when they are first used; use them now, while the seed is fresh, and in
         // one order.
         model.visit(&mut Draw);
         Ok(model)
+    }
+
+    /// A model whose weights are all to be replaced. A table of token vectors, which is large, is not drawn.
+    ///
+    /// # Errors
+    /// As [`random`](Self::random).
+    pub fn blank(
+        settings: &EncoderSettings,
+        shape: impl Into<InputShape>,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let shape = shape.into();
+        match (settings.name, shape) {
+            (EncoderName::Static, InputShape::Texts { tokens }) => {
+                settings.check(shape.size())?;
+                let encoder = Encoder::Static(StaticEmbedding::zeros(settings, tokens, device));
+                Ok(Self { encoder, projector: Projector::new(settings, device) })
+            }
+            _ => Self::random(settings, shape, 0, device),
+        }
     }
 
     /// The model that training begins with: a random one, with the weights of
@@ -116,15 +165,26 @@ impl Model {
     /// be read or does not fit.
     pub fn initial(
         settings: &EncoderSettings,
-        shape: ImageShape,
+        shape: impl Into<InputShape>,
         seed: u64,
         device: &Device,
     ) -> Result<Self, Error> {
-        let model = Self::random(settings, shape, seed, device)?;
-        match &settings.init {
-            Some(from) => weights::begin(model, settings.name, from),
-            None => Ok(model),
-        }
+        let shape = shape.into();
+        let Some(from) = &settings.init else {
+            return Self::random(settings, shape, seed, device);
+        };
+        let InputShape::Texts { tokens } = shape else {
+            return weights::begin(
+                Self::random(settings, shape, seed, device)?,
+                settings.name,
+                from,
+            );
+        };
+        // The projector is drawn, and the table not.
+        let one = InputShape::Texts { tokens: 1 };
+        let Self { projector, .. } = Self::random(settings, one, seed, device)?;
+        let encoder = StaticEmbedding::of_file(settings, tokens, from, device)?;
+        Ok(Self { encoder: Encoder::Static(encoder), projector })
     }
 
     /// A copy for use without training, on the plain device. (A clone would go on sharing batch norm's
@@ -133,29 +193,46 @@ impl Model {
         self.valid()
     }
 
+    /// The model whose encoder's table has each row multiplied by one of `factors`, `[tokens]`; the model
+    /// itself where the encoder has no table.
+    pub fn with_scaled_tokens(self, factors: Vec<f32>, device: &Device) -> Self {
+        let Encoder::Static(encoder) = self.encoder else { return self };
+        let factors = TensorData::new(factors.clone(), [factors.len(), 1]);
+        let encoder = Encoder::Static(encoder.scaled(Tensor::from_data(factors, device)));
+        Self { encoder, ..self }
+    }
+
+    /// The vectors of all tokens, `[tokens, embedding]`; none where the encoder has no table of them.
+    pub fn token_table(&self) -> Option<TensorData> {
+        match &self.encoder {
+            Encoder::Static(encoder) => Some(encoder.table().into_data()),
+            _ => None,
+        }
+    }
+
     /// The projector's output, which the loss sees, `[n, projection]`, of images
-    /// `[n, channels, size, size]`.
+    /// `[n, channels, size, size]` or texts.
     ///
     /// # Panics
     /// As [`embed`](Self::embed).
-    pub fn project(&self, images: Tensor<4>) -> Tensor<2> {
-        let embeddings = self.encoder.forward(images);
+    pub fn project(&self, input: impl Into<Input>) -> Tensor<2> {
+        let embeddings = self.encoder.forward(input.into());
         match &self.projector {
             Some(projector) => projector.forward(embeddings),
             None => embeddings,
         }
     }
 
-    /// Embeddings, `[n, embedding]`, of images `[n, channels, size, size]`.
+    /// Embeddings, `[n, embedding]`, of images `[n, channels, size, size]` or texts.
     ///
     /// On an autodiff device batch norm takes the batch's statistics and moves its running ones; on a
     /// plain device it takes the running ones. For embeddings of a model that is trained, take a
     /// [`snapshot`](Self::snapshot).
     ///
     /// # Panics
-    /// As Burn's operations do, when the images are not of the model's shape or not on its device.
-    pub fn embed(&self, images: Tensor<4>) -> Tensor<2> {
-        self.encoder.forward(images)
+    /// As Burn's operations do, when the input is not of the model's kind and shape or not on its device.
+    pub fn embed(&self, input: impl Into<Input>) -> Tensor<2> {
+        self.encoder.forward(input.into())
     }
 
     /// The weights as a safetensors file, in PyTorch's names and layouts.

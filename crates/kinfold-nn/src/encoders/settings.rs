@@ -25,7 +25,8 @@ pub struct EncoderSettings {
     pub kernels: Option<Vec<usize>>,
     /// Of `convnet`, by how much each convolution shrinks the sides (1, then 2).
     pub strides: Option<Vec<usize>>,
-    /// Of `convnet` and `mlp`, the dimension of the embedding (128).
+    /// Of `convnet` and `mlp`, the dimension of the embedding (128); of `static`, too (256, or that of the
+    /// weights to begin with).
     pub embedding: Option<usize>,
     /// Of a ResNet, what stands before its blocks (`small` for images up to 64 pixels).
     pub stem: Option<Stem>,
@@ -42,7 +43,12 @@ pub struct EncoderSettings {
     /// Dimension of the projector's output, which the loss sees (64 behind `linear`, 128 behind
     /// `mlp`).
     pub projection: Option<usize>,
-    /// Weights to begin with: torchvision's (.safetensors, .pth, .pt), or a run or its
+    /// Of `static`, the power of its inverse frequency in the texts that a token's vector is multiplied by
+    /// before training (0.5; 0 leaves it as it is).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idf: Option<f32>,
+    /// Weights to begin with: for `static`, a folder of model2vec or of sentence-transformers' StaticEmbedding,
+    /// a .safetensors file of one table, or a run; for images, torchvision's (.safetensors, .pth, .pt), or a run or its
     /// model.safetensors. By default they are random.
     pub init: Option<PathBuf>,
 }
@@ -62,6 +68,8 @@ pub enum EncoderName {
     ResNet50,
     /// A small vision transformer.
     Vit,
+    /// A vector for each token, and the mean over a text's tokens.
+    Static,
 }
 
 impl EncoderName {
@@ -73,6 +81,7 @@ impl EncoderName {
             Self::ResNet18 => "resnet18",
             Self::ResNet50 => "resnet50",
             Self::Vit => "vit",
+            Self::Static => "static",
         }
     }
 }
@@ -170,19 +179,24 @@ impl EncoderSettings {
                  pixels"
             ));
         }
+        let idf = self.idf();
+        if !(0.0..=2.0).contains(&idf) {
+            return Some(format!("idf is {idf}, but it must be from 0 to 2"));
+        }
         (!width.is_multiple_of(heads)).then(|| {
             format!("width is {width}, but it must be a multiple of the vit's {heads} heads")
         })
     }
 
     /// Each setting that not every encoder has, whether it is given, and whose it is.
-    fn given(&self) -> [(&'static str, bool, &'static [EncoderName]); 9] {
-        use EncoderName::{ConvNet, Mlp, ResNet18, ResNet50, Vit};
+    fn given(&self) -> [(&'static str, bool, &'static [EncoderName]); 10] {
+        use EncoderName::{ConvNet, Mlp, ResNet18, ResNet50, Static, Vit};
         [
             ("widths", self.widths.is_some(), &[ConvNet, Mlp]),
             ("kernels", self.kernels.is_some(), &[ConvNet]),
             ("strides", self.strides.is_some(), &[ConvNet]),
-            ("embedding", self.embedding.is_some(), &[ConvNet, Mlp]),
+            ("embedding", self.embedding.is_some(), &[ConvNet, Mlp, Static]),
+            ("idf", self.idf.is_some(), &[Static]),
             ("stem", self.stem.is_some(), &[ResNet18, ResNet50]),
             ("patch", self.patch.is_some(), &[Vit]),
             ("width", self.width.is_some(), &[Vit]),
@@ -196,13 +210,14 @@ impl EncoderSettings {
         use EncoderName::{ConvNet, Mlp, ResNet18, ResNet50, Vit};
         let (layers, convnet) = (matches!(self.name, ConvNet | Mlp), self.name == ConvNet);
         let (resnet, vit) = (matches!(self.name, ResNet18 | ResNet50), self.name == Vit);
+        let tokens = self.name == EncoderName::Static;
         let projected = self.projector() != ProjectorForm::None;
         Self {
             name: self.name,
             widths: layers.then(|| self.widths()),
             kernels: convnet.then(|| self.kernels()),
             strides: convnet.then(|| self.strides()),
-            embedding: layers.then(|| self.embedding()),
+            embedding: (layers || tokens).then(|| self.embedding()),
             stem: resnet.then(|| self.stem(size)),
             patch: vit.then(|| self.patch(size)),
             width: vit.then(|| self.width()),
@@ -210,6 +225,7 @@ impl EncoderSettings {
             heads: vit.then(|| self.heads()),
             projector: Some(self.projector()),
             projection: projected.then(|| self.projection()),
+            idf: tokens.then(|| self.idf()),
             init: self.init.clone(),
         }
     }
@@ -236,7 +252,13 @@ impl EncoderSettings {
             EncoderName::ResNet18 => 512,
             EncoderName::ResNet50 => 2048,
             EncoderName::Vit => self.width(),
+            EncoderName::Static => self.embedding.unwrap_or(256),
         }
+    }
+
+    /// See [`idf`](field@Self::idf).
+    pub fn idf(&self) -> f32 {
+        self.idf.unwrap_or(0.5)
     }
 
     pub(super) fn stem(&self, size: usize) -> Stem {
@@ -262,6 +284,7 @@ impl EncoderSettings {
     pub(super) fn projector(&self) -> ProjectorForm {
         self.projector.unwrap_or(match self.name {
             EncoderName::ConvNet | EncoderName::Mlp => ProjectorForm::Linear,
+            EncoderName::Static => ProjectorForm::None,
             _ => ProjectorForm::Mlp,
         })
     }

@@ -1,11 +1,11 @@
 //! How much memory a model takes, before it is built.
 //!
-//! Input: settings and the shape of images. Output: numbers of weights, and of activations that one
-//! image leaves for the backward pass. The layers are counted here as the encoders' files build them; a test
+//! Input: settings and the shape of things. Output: numbers of weights, and of activations that one
+//! of them leaves for the backward pass. The layers are counted here as the encoders' files build them; a test
 //! holds the weights against the models.
 
-use super::ImageShape;
 use super::settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+use super::{ImageShape, InputShape};
 
 /// How many numbers a model consists of and works on. Settings may ask for more than any integer holds, so
 /// these are `f64`; below 2⁵³ they are exact.
@@ -89,10 +89,19 @@ impl ModelSize {
 }
 
 impl EncoderSettings {
-    /// How much an encoder and its projector take for images of `shape`, which
+    /// How much an encoder and its projector take for things of `shape`, which
     /// [`check`](Self::check) has found possible.
-    pub fn model_size(&self, shape: ImageShape) -> ModelSize {
+    pub fn model_size(&self, shape: impl Into<InputShape>) -> ModelSize {
         let mut sum = ModelSize::default();
+        let shape = match shape.into() {
+            InputShape::Images(shape) => shape,
+            InputShape::Texts { tokens } => {
+                sum.weights += tokens as f64 * self.embedding() as f64;
+                sum.activations += 2.0 * self.embedding() as f64;
+                self.projector_size(&mut sum);
+                return sum;
+            }
+        };
         let ImageShape { size, channels } = shape;
         sum.activations += (channels * size * size) as f64;
         match self.name {
@@ -121,7 +130,13 @@ impl EncoderSettings {
                 sum.resnet(self.stem(size), channels, size, [3, 4, 6, 3], 4);
             }
             EncoderName::Vit => sum.vit(self, shape),
+            EncoderName::Static => {}
         }
+        self.projector_size(&mut sum);
+        sum
+    }
+
+    fn projector_size(&self, sum: &mut ModelSize) {
         let (embedding, projection) = (self.embedding(), self.projection());
         match self.projector() {
             ProjectorForm::None => {}
@@ -131,6 +146,5 @@ impl EncoderSettings {
                 sum.linear(embedding, projection);
             }
         }
-        sum
     }
 }

@@ -95,7 +95,7 @@ fn encoders_agree_with_pytorch() -> Result<(), Box<dyn std::error::Error>> {
         settings.check(size)?;
         for (device, theirs) in [(Device::flex(), eval), (Device::flex().autodiff(), train)] {
             let model = formula(random(&settings, shape, 0, &device))?;
-            let out = model.encoder.forward(images(shape, 3, &device));
+            let out = model.embed(images(shape, 3, &device));
             assert_eq!(out.dims(), [3, settings.embedding()]);
             let ours: Vec<f32> = numbers(out)
                 .chunks(settings.embedding())
@@ -223,7 +223,7 @@ fn embeddings_have_their_dimension_at_every_size() -> Result<(), Error> {
             settings.patch = settings.patch.map(|_| if size % 2 == 0 { 2 } else { size });
             settings.check(size)?;
             let model = random(&settings, shape(size, 3), 0, &device);
-            let out = model.encoder.forward(images(shape(size, 3), 2, &device));
+            let out = model.embed(images(shape(size, 3), 2, &device));
             assert_eq!(out.dims(), [2, settings.embedding()], "{settings:?} at {size}");
             let projected = model.project(images(shape(size, 3), 2, &device)).dims()[1];
             let decided = settings.decided(size);
@@ -336,12 +336,12 @@ fn a_resnet_begins_with_torchvisions_weights() -> Result<(), Error> {
     let theirs = random(&settings, shape(8, 3), 5, &Device::flex());
     let own = random(&settings, shape(8, 3), 9, &Device::flex());
     let x = || images(shape(8, 3), 2, &Device::flex());
-    assert_eq!(numbers(model.encoder.forward(x())), numbers(theirs.encoder.forward(x())));
+    assert_eq!(numbers(model.embed(x())), numbers(theirs.embed(x())));
     // The projector is what it would have been without.
     let projector = |model: &Model, x: Tensor<2>| {
         numbers(model.projector.as_ref().expect("a projector").forward(x))
     };
-    let embedding = theirs.encoder.forward(x());
+    let embedding = theirs.embed(x());
     assert_eq!(projector(&model, embedding.clone()), projector(&own, embedding));
 
     let said = refused(&settings, shape(8, 1), &path);
@@ -376,7 +376,7 @@ fn a_model_of_kinfolds_is_a_beginning_too() -> Result<(), Error> {
         };
         let model = begun(&other, shape(8, 1), &path)?;
         let x = || images(shape(8, 1), 2, &Device::flex());
-        assert_eq!(numbers(model.encoder.forward(x())), numbers(before.encoder.forward(x())));
+        assert_eq!(numbers(model.embed(x())), numbers(before.embed(x())));
         assert_eq!(model.project(x()).dims(), [2, 11]);
     }
     Ok(())
@@ -391,7 +391,7 @@ fn pytorchs_own_files_are_read() -> Result<(), Error> {
     let case = golden.cases.into_iter().find(mlp).expect("an mlp");
     let shape = shape(case.size, case.channels);
     let model = begun(&case.settings, shape, &path)?;
-    let out = numbers(model.encoder.forward(images(shape, 3, &Device::flex())));
+    let out = numbers(model.embed(images(shape, 3, &Device::flex())));
     assert!(out.iter().zip(&case.eval).all(|(a, b)| (a - b).abs() < 1e-5));
 
     for end in (0..bytes.len()).step_by(97) {

@@ -3,6 +3,7 @@
 //! as in `operations.rs`, whichever thread makes it.
 
 use super::{ADAM, Moment, Rule, ratio};
+use crate::ops::{Buffer, contiguous};
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
@@ -29,7 +30,7 @@ pub(super) fn step(
     let mut kept: Vec<FlexTensor> = kept.into_iter().map(|x| own(primitive(x))).collect();
     // Somebody may hold the weight as it was, for whom it must stay.
     let old = (!is_own(&weight)).then(|| {
-        let new = FlexTensor::zeros(Shape::new([n]), DType::F32);
+        let new = contiguous(Buffer::any(n), [n]);
         std::mem::replace(&mut weight, new)
     });
     let old = old.as_ref().map(numbers);

@@ -9,19 +9,20 @@ use crate::metrics::{Step, steps};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options, Training};
 use kinfold::{Embeddings, Temperature};
-use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
+use kinfold_data::{Data, Pair, Pairs, Split};
 use kinfold_nn::encoders::Model;
-use kinfold_train::run::{CONFIG, SavedModel, Summary};
+use kinfold_train::run::{SavedModel, Summary};
 use kinfold_train::settings::OptimizerSettings;
-use kinfold_train::tensors::{images_tensor, numbers};
+use kinfold_train::tensors::{input, numbers};
 use kinfold_train::{Error, Settings, relative_path};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use table::Table;
 
 /// The temperature where none is given.
 const TEMPERATURE: f64 = 0.1;
 /// The most pairs of a run that are looked at.
-const PAIRS: usize = 10_000;
+const PAIRS: usize = 4096;
 /// Views that are encoded at a time.
 const CHUNK: usize = 256;
 
@@ -40,6 +41,9 @@ pub struct DiagnosisRequest {
     pub labels: Option<PathBuf>,
     /// Pairs to compare with all others; by default 4096.
     pub sample: Option<usize>,
+    /// Embeddings cut to so many first numbers are diagnosed, too; by default those that a run was
+    /// trained for.
+    pub dimensions: Vec<usize>,
 }
 
 /// A diagnosis, and what it is of.
@@ -51,6 +55,8 @@ pub struct DiagnosisReport {
     pub temperature_is: &'static str,
     /// What there is to say.
     pub diagnosis: Diagnosis,
+    /// The same of embeddings cut to their first numbers, a number of them each.
+    pub by_dimension: Vec<Diagnosis>,
 }
 
 /// Pairs of embeddings and what is known of them.
@@ -64,6 +70,8 @@ struct Loaded {
     temperature: Option<f64>,
     /// How the run was trained.
     trained: Option<Trained>,
+    /// The first numbers that it was trained to be good at alone.
+    matryoshka: Vec<usize>,
 }
 
 /// How a run was trained.
@@ -131,12 +139,12 @@ pub fn diagnose(asked: &DiagnosisRequest) -> Result<DiagnosisReport, Error> {
 pub(crate) fn diagnose_model(
     run: &Path,
     settings: &Settings,
-    images: &Images,
+    data: &Data,
     split: &Split,
     model: &Model,
     trained: Option<Trained>,
 ) -> Result<DiagnosisReport, Error> {
-    let loaded = of_model(run, settings, images, split, model)?;
+    let loaded = of_model(run, settings, data, split, model)?;
     told(&DiagnosisRequest::default(), Loaded { trained, ..loaded })
 }
 
@@ -149,7 +157,7 @@ fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Err
     let temperature = Temperature::new(temperature).map_err(|e| Error::Setting(e.to_string()))?;
     let labels = match &asked.labels {
         Some(path) => Some(given_labels(path, loaded.queries.len() / loaded.dim)?),
-        None => loaded.labels,
+        None => loaded.labels.clone(),
     };
     let labels = labels.map(|labels| numbered(&labels));
     let mut options = Options::new(temperature);
@@ -162,10 +170,32 @@ fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Err
     if let Some(sample) = asked.sample {
         options = options.with_sample(sample);
     }
-    let queries = Embeddings::new(&loaded.queries, loaded.dim)?;
-    let keys = Embeddings::new(&loaded.keys, loaded.dim)?;
-    let diagnosis = kinfold::diagnosis::diagnose(queries, keys, &options)?;
-    Ok(DiagnosisReport { of: loaded.of, temperature_is, diagnosis })
+    let Loaded { of, queries, keys, dim, matryoshka, .. } = &loaded;
+    let diagnose = |cut: usize| {
+        let [queries, keys] = [queries, keys].map(|whole| first_numbers(whole, *dim, cut));
+        let (queries, keys) = (Embeddings::new(&queries, cut)?, Embeddings::new(&keys, cut)?);
+        Ok::<_, Error>(kinfold::diagnosis::diagnose(queries, keys, &options)?)
+    };
+    let cuts = if asked.dimensions.is_empty() { matryoshka } else { &asked.dimensions };
+    if let Some(wrong) = cuts.iter().find(|cut| !(1..=*dim).contains(cut)) {
+        return Err(Error::Setting(format!(
+            "dimensions is {wrong}, but embeddings have {dim} to cut"
+        )));
+    }
+    Ok(DiagnosisReport {
+        of: of.clone(),
+        temperature_is,
+        diagnosis: diagnose(*dim)?,
+        by_dimension: cuts.iter().map(|&cut| diagnose(cut)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// The first `cut` numbers of each of some embeddings of `dim`.
+fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Cow<'_, [f32]> {
+    if cut == dim {
+        return embeddings.into();
+    }
+    embeddings.chunks(dim).flat_map(|whole| &whole[..cut]).copied().collect()
 }
 
 fn given_labels(path: &Path, n: usize) -> Result<Vec<String>, Error> {
@@ -218,6 +248,7 @@ fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
         keys: tables.1.numbers,
         temperature: None,
         trained: None,
+        matryoshka: Vec::new(),
     })
 }
 
@@ -225,18 +256,18 @@ fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
 /// seen, as its model projects them: what its loss sees.
 fn of_run(run: &Path, data: Option<&str>) -> Result<Loaded, Error> {
     let model = SavedModel::open(run)?.trained(run, &Device::flex())?;
-    let mut settings = Settings::from_file(&run.join(CONFIG))?;
+    let mut settings = Settings::of_run(run)?;
     if let Some(data) = data {
         data.clone_into(&mut settings.data);
     }
-    let images = settings.images()?;
-    let split = Split::new(&images, settings.hold_out);
+    let data = settings.read()?;
+    let split = data.split(settings.hold_out);
     let ceiling = match Summary::read(run) {
         Some(summary) => summary.loss_ceiling,
         None => settings.loss.loss()?.ceiling(settings.batch.unwrap_or(2)),
     };
     let trained = Trained::new(&steps(run)?, ceiling, &settings);
-    let loaded = of_model(run, &settings, &images, &split, &model)?;
+    let loaded = of_model(run, &settings, &data, &split, &model)?;
     Ok(Loaded { trained, ..loaded })
 }
 
@@ -244,29 +275,29 @@ fn of_run(run: &Path, data: Option<&str>) -> Result<Loaded, Error> {
 fn of_model(
     run: &Path,
     settings: &Settings,
-    images: &Images,
+    data: &Data,
     split: &Split,
     model: &Model,
 ) -> Result<Loaded, Error> {
     let device = Device::flex();
     let model = model.snapshot();
-    let (pairs, held_out) = Pairs::to_look_at(images, split, &settings.pairs, 2)?;
+    let (pairs, held_out) = Pairs::to_look_at(data.items(), split, &settings.pairs, 2)?;
     // An epoch that does not come to pass: its pairs and views are new.
     let epoch = settings.epochs;
     let batches = pairs.batches(PAIRS.min(pairs.largest_batch()), settings.seed, epoch);
     let shown = batches.into_iter().next().unwrap_or_default();
     let mut sides = [Vec::new(), Vec::new()];
     for pairs in shown.chunks(CHUNK) {
-        let views = draw_pairs(images, pairs, &settings.view, settings.seed, epoch)?;
-        let shape = (images.size, images.channels);
-        let projected = numbers(model.project(images_tensor(views, shape, &device)))?;
+        let views = data.draw_pairs(pairs, &settings.view, settings.seed, epoch)?;
+        let projected = numbers(model.project(input(views, &device)))?;
         let (first, second) = projected.split_at(projected.len() / 2);
         sides[0].extend_from_slice(first);
         sides[1].extend_from_slice(second);
     }
+    let items = data.items();
     // The poses of a class are classes.
-    let label = |pair: &Pair| format!("{} {}", images.labels[pair.a], pair.pose);
-    let labelled = images.classes().0.len() > 1;
+    let label = |pair: &Pair| format!("{} {}", items.labels[pair.a], pair.pose);
+    let labelled = items.classes().0.len() > 1;
     let [queries, keys] = sides;
     Ok(Loaded {
         of: format!(
@@ -282,6 +313,7 @@ fn of_model(
         labels: labelled.then(|| shown.iter().map(label).collect()),
         temperature: Some(temperature_of(run, settings)?),
         trained: None,
+        matryoshka: settings.loss.matryoshka.clone(),
     })
 }
 

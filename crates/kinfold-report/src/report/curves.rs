@@ -2,9 +2,11 @@
 //!
 //! Input: what the metrics say. Output: figures.
 
+use super::beside::Beside;
 use super::facts::Facts;
 use crate::metrics::Step;
 use crate::svg::{Plot, label, short, steps, ticks};
+use kinfold_train::ByDimension;
 use maud::{Markup, html};
 
 /// The most points of a curve; where there are more steps, means of steps are drawn.
@@ -94,6 +96,58 @@ pub(super) fn small(facts: &Facts, name: &str, of: fn(&Step) -> Option<f64>) -> 
             (plot.close("small", &says, drawn))
         }
     })
+}
+
+/// A measure against the numbers that embeddings are cut to, on a scale of doublings, with that of another
+/// run in dashes.
+pub(super) fn by_dimension(
+    name: &str,
+    cuts: &[ByDimension],
+    beside: Option<&Beside>,
+    of: fn(&ByDimension) -> f64,
+) -> Markup {
+    let points = |cuts: &[ByDimension]| {
+        let mut points: Vec<_> =
+            cuts.iter().map(|cut| ((cut.dim as f64).log2(), of(cut))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    };
+    let (own, other) =
+        (points(cuts), beside.map(|beside| points(&beside.cuts)).unwrap_or_default());
+    let (Some(first), Some(last)) = (own.first(), own.last()) else { return Markup::default() };
+    let all = own.iter().chain(&other).map(|point| point.1);
+    let low = all.clone().fold(1.0, f64::min);
+    let high = all.fold(0.0, f64::max);
+    let air = (0.08 * (high - low)).max(0.005);
+    let plot = Plot {
+        width: 340.0,
+        height: 210.0,
+        around: [52.0, 14.0, 12.0, 44.0],
+        x: (first.0 - 0.3, last.0 + 0.3),
+        y: (low - air, high + air),
+    };
+    let at: Vec<f64> = own.iter().map(|point| point.0).collect();
+    let span = 100.0 * (plot.y.1 - plot.y.0);
+    let drawn = html! {
+        (plot.across(&ticks(plot.y, 4), &|y| format!("{} %", short(100.0 * y, span))))
+        (plot.below(&at, &|x| format!("{:.0}", x.exp2()), "numbers of an embedding"))
+        (plot.curve("end-line", &other))
+        (plot.curve("loss", &own))
+    };
+    let shares = |points: &[(f64, f64)]| {
+        let each = |(x, y): &(f64, f64)| format!("{:.1} % at {:.0}", 100.0 * y, x.exp2());
+        points.iter().map(each).collect::<Vec<_>>().join(", ")
+    };
+    let mut says = format!("{name} by dimension: {}.", shares(&own));
+    if let Some(beside) = beside {
+        says += &format!(" Of {}: {}.", beside.name, shares(&other));
+    }
+    html! {
+        figure {
+            figcaption class="over" { (name) }
+            (plot.close("small", &says, drawn))
+        }
+    }
 }
 
 /// The steps' numbers, or means of neighbouring ones where there are many.

@@ -35,7 +35,7 @@ impl Facts {
             std::fs::read_to_string(run.join(name)).map_err(|e| not(format!("{name}: {e}")))
         };
         let config = file(CONFIG)?;
-        let settings = Settings::from_file(&run.join(CONFIG))?;
+        let settings = Settings::of_run(run)?;
         let mut steps = steps(run)?;
         let summary = summary.cloned().or_else(|| Summary::read(run));
         let loss = settings.loss.loss()?;

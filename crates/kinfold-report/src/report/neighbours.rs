@@ -1,12 +1,14 @@
 //! What lies near what: the map, and nearest neighbours.
 //!
-//! Input: a sample of images and their embeddings. Output: figures with thumbnails in them.
+//! Input: a sample of things and their embeddings. Output: figures with thumbnails in them, and of texts
+//! tables of texts.
 
 use super::identity::signed;
 use super::map::Map;
-use super::sample::Sample;
+use super::sample::{NEIGHBOURS, Sample};
 use crate::picture::thumbnail;
 use crate::svg::{Px, label as text};
+use kinfold_data::Data;
 use kinfold_train::Error;
 use maud::{Markup, html};
 
@@ -25,8 +27,8 @@ const IN_ROWS: usize = 48;
 
 /// All points of the sample at their places, as pictures framed in their label's colour.
 pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<Markup, Error> {
-    let (labels, classes) = sample.images.classes();
-    let coloured = sample.labelled() && labels.len() <= COLOURS;
+    let (labels, classes) = sample.data.items().classes();
+    let coloured = sample.labelled && labels.len() <= COLOURS;
     let place = |at: [f64; 2]| at.map(|x| PICTURE + x * (SIDE - 2.0 * PICTURE));
     let centre = |class: usize| {
         let all = sample.points.iter().zip(&map.places);
@@ -47,7 +49,8 @@ pub(super) fn map(sample: &Sample<'_>, map: &Map) -> Result<Markup, Error> {
         Some(Name { at, wide: 0.6 * LETTER * name.chars().count() as f64, text: name })
     });
     let names: Vec<Name<'_>> = names.collect();
-    let says = format!("Map of the embeddings of {} images.", sample.points.len());
+    let (n, noun) = (sample.points.len(), sample.data.kind().noun());
+    let says = format!("Map of the embeddings of {n} {noun}.");
     Ok(html! {
         figure {
             svg class="map" viewBox={ "0 0 " (SIDE) " " (SIDE) } role="img" aria-label=(says) {
@@ -99,17 +102,17 @@ fn apart(names: Vec<Name<'_>>) -> Vec<Name<'_>> {
     placed
 }
 
-/// A point of the map: its picture, or a dot where `bytes` of pictures are too many already.
+/// A point of the map: its picture, or a dot where it has none or `bytes` of pictures are too many already.
 fn point(
     sample: &Sample<'_>,
     row: usize,
     [x, y]: [f64; 2],
     bytes: &mut usize,
 ) -> Result<Markup, Error> {
-    if *bytes >= BUDGET {
+    let picture = if *bytes < BUDGET { thumbnail(sample.data, row, ON_MAP)? } else { None };
+    let Some(picture) = picture else {
         return Ok(html! { circle cx=(Px(x)) cy=(Px(y)) r="5" {} });
-    }
-    let picture = thumbnail(sample.images, row, ON_MAP)?;
+    };
     *bytes += picture.len();
     let (left, top) = (Px(x - PICTURE / 2.0), Px(y - PICTURE / 2.0));
     Ok(html! {
@@ -124,12 +127,64 @@ fn middle(places: Vec<[f64; 2]>) -> Option<[f64; 2]> {
     places.iter().min_by(|a, b| far(a).total_cmp(&far(b))).copied()
 }
 
-/// A row for each of some points: the image, and its nearest neighbours.
+/// A row for each of some points: the thing, and its nearest neighbours.
 pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Error> {
+    match sample.data {
+        Data::Images(_) => pictures(sample, points),
+        Data::Texts(_) => Ok(texts(sample, points)),
+    }
+}
+
+/// The neighbours that a row shows: texts take more room than pictures.
+pub(super) fn shown(data: &Data) -> usize {
+    match data {
+        Data::Images(_) => NEIGHBOURS,
+        Data::Texts(_) => 3,
+    }
+}
+
+/// A table of texts, each with some that are nearest to it.
+fn texts(sample: &Sample<'_>, points: &[usize]) -> Markup {
+    let (names, shown) = (&sample.data.items().names, shown(sample.data));
+    html! {
+        div class="scroll" {
+            table class="texts" {
+                thead { tr { th scope="col" { "text" } th scope="col" { "its nearest" } th scope="col" { "cosine" } } }
+                tbody {
+                    @for &point in points {
+                        @let row = sample.points[point];
+                        @for (i, near) in sample.neighbours[point].iter().take(shown).enumerate() {
+                            @let hit = sample.labelled.then(|| sample.label(row) == sample.label(near.row));
+                            tr {
+                                @if i == 0 { th scope="row" rowspan=(shown.min(sample.neighbours[point].len())) { (begin(&names[row])) } }
+                                td class="words" {
+                                    @match hit { Some(true) => "✓ ", Some(false) => "✗ ", None => "" }
+                                    (begin(&names[near.row]))
+                                }
+                                td { (signed(near.cosine)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As much of a text as one reads at a glance.
+fn begin(text: &str) -> String {
+    const LETTERS: usize = 160;
+    if text.chars().count() <= LETTERS {
+        return text.to_owned();
+    }
+    text.chars().take(LETTERS - 1).chain(['…']).collect()
+}
+
+fn pictures(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Error> {
     let same_label = |a: usize, b: usize| sample.label(a) == sample.label(b);
     let picture = |row: usize, says: &str| -> Result<Markup, Error> {
-        let picture = thumbnail(sample.images, row, IN_ROWS)?;
-        Ok(html! { img src=(picture) alt=(says) title=(says); })
+        let picture = thumbnail(sample.data, row, IN_ROWS)?;
+        Ok(html! { @if let Some(picture) = picture { img src=(picture) alt=(says) title=(says); } })
     };
     Ok(html! {
         div class="gallery" {
@@ -145,7 +200,7 @@ pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Erro
                         @for neighbour in &sample.neighbours[point] {
                             @let near = neighbour.row;
                             @let cosine = signed(neighbour.cosine);
-                            @let hit = sample.labelled().then(|| same_label(row, near));
+                            @let hit = sample.labelled.then(|| same_label(row, near));
                             @let (class, mark, word) = match hit {
                                 Some(true) => ("hit", "✓ ", ", a hit"),
                                 Some(false) => ("miss", "✗ ", ", a miss"),
@@ -168,13 +223,13 @@ pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Erro
 
 /// An image's name, and its label where it has one.
 fn named(sample: &Sample<'_>, row: usize) -> String {
-    let (name, label) = (&sample.images.names[row], sample.label(row));
+    let (name, label) = (&sample.data.items().names[row], sample.label(row));
     if label.is_empty() { name.clone() } else { format!("{label} ({name})") }
 }
 
 /// The label, or where there are none the name.
 fn short<'a>(sample: &Sample<'a>, row: usize) -> &'a str {
-    if sample.labelled() { sample.label(row) } else { &sample.images.names[row] }
+    if sample.labelled { sample.label(row) } else { &sample.data.items().names[row] }
 }
 
 /// The last part of a path.

@@ -3,11 +3,12 @@
 //! Input: what a run folder says, and a sample of images. Output: HTML. Templates escape whatever comes
 //! from outside, names of files above all.
 
+use super::beside::Beside;
 use super::facts::Facts;
 use super::identity::Identity;
 use super::map::map;
-use super::sample::{NEIGHBOURS, Sample};
-use super::{curves, neighbours};
+use super::sample::Sample;
+use super::{curves, neighbours, retrieval};
 use crate::diagnose::DiagnosisReport;
 use kinfold::diagnosis::{Finding, Severity};
 use kinfold_train::{ByDimension, Error, Measured, shell_word};
@@ -22,6 +23,7 @@ pub(super) struct Page<'a> {
     /// Why there is no sample.
     pub(super) missing: Option<String>,
     pub(super) diagnosis: Option<DiagnosisReport>,
+    pub(super) beside: Option<Beside>,
 }
 
 impl Page<'_> {
@@ -214,14 +216,15 @@ impl Page<'_> {
 
     fn map(&self) -> Result<Markup, Error> {
         let Some(sample) = self.sample else {
-            let why = self.missing.as_deref().unwrap_or("nothing is known of the images");
+            let why = self.missing.as_deref().unwrap_or("nothing is known of the data");
             let body = html! { p { "There is no map and no neighbours here: " (why) "." } };
             return Ok(section("Map", body, ""));
         };
         let Some(map) = map(&sample.embeddings, sample.dim) else {
             return Ok(Markup::default());
         };
-        let which = if sample.held_out { "held-out images" } else { "images" };
+        let noun = sample.data.kind().noun();
+        let which = if sample.held_out { format!("held-out {noun}") } else { noun.to_owned() };
         let body = html! {
             p {
                 "The embeddings of " (sample.points.len()) " " (which) " on a plane, by t-SNE: what is \
@@ -234,7 +237,7 @@ impl Page<'_> {
         Ok(section(
             "Map",
             body,
-            "images of one kind lie together, with gaps between kinds. One cloud in which everything \
+            "things of one kind lie together, with gaps between kinds. One cloud in which everything \
              is mixed has learned nothing that these labels, or your eyes, would call alike.",
         ))
     }
@@ -245,11 +248,15 @@ impl Page<'_> {
         if even.is_empty() || sample.among < 2 {
             return Ok(Markup::default());
         }
+        let noun = sample.data.kind().noun();
         let (which, among) = match sample.held_out {
-            true => ("held-out images", format!("{} images that were trained on", sample.among)),
-            false => ("images", format!("{} others", sample.among - 1)),
+            true => (
+                format!("held-out {noun}"),
+                format!("{} {noun} that were trained on", sample.among),
+            ),
+            false => (noun.to_owned(), format!("{} others", sample.among - 1)),
         };
-        let marks = match sample.labelled() {
+        let marks = match sample.labelled {
             true => {
                 " A neighbour of the same label is a hit, ✓ with a line below; another is a miss, \
                  ✗ and dashed."
@@ -258,11 +265,11 @@ impl Page<'_> {
         };
         let body = html! {
             p {
-                "Some " (which) ", spread evenly and not chosen, and beside each its " (NEIGHBOURS)
+                "Some " (which) ", spread evenly and not chosen, and beside each its " (neighbours::shown(sample.data))
                 " nearest by cosine among " (among) "." (marks)
             }
             (neighbours::rows(sample, &even)?)
-            @if sample.labelled() {
+            @if sample.labelled {
                 p {
                     "Of all " (sample.points.len()) " on the map, " (percent(sample.hits(), 1))
                     " have a nearest neighbour of their label."
@@ -281,18 +288,27 @@ impl Page<'_> {
     }
 
     fn evaluation(&self) -> Markup {
-        let measured = self.facts.summary.as_ref().map(|summary| summary.evaluation.as_ref());
+        let summary = self.facts.summary.as_ref();
+        let found = summary.and_then(|summary| summary.retrieval.as_ref());
+        let found = found.map(retrieval::table).unwrap_or_default();
+        let measured = summary.map(|summary| summary.evaluation.as_ref());
         let Some(Some(measured)) = measured else {
+            if !found.0.is_empty() {
+                let good = "the last row above the others: above BM25, which knows only words, and above the \
+                            model before training.";
+                return section("What it is worth", found, good);
+            }
             let why = match measured {
                 Some(_) => "No labelled images were held out to measure by.",
                 None => "The run did not come to its evaluation.",
             };
             return section("What it is worth", html! { p { (why) } }, "");
         };
+        let what = if measured.one_shot.raw.is_some() { ", of the pixels themselves" } else { "" };
         let body = html! {
+            (found)
             p {
-                "Each measure on images that were held out, of the pixels themselves, of the encoder \
-                 before training and after it."
+                "Each measure on what was held out" (what) ", of the encoder before training and after it."
             }
             div class="scroll" {
                 table {
@@ -315,7 +331,7 @@ impl Page<'_> {
                     }
                 }
             }
-            @if !measured.by_dimension.is_empty() { (by_dimension(&measured.by_dimension)) }
+            @if !measured.by_dimension.is_empty() { (by_dimension(&measured.by_dimension, self.beside.as_ref())) }
         };
         section(
             "What it is worth",
@@ -327,10 +343,20 @@ impl Page<'_> {
 }
 
 /// The measures of embeddings that are cut.
-fn by_dimension(cuts: &[ByDimension]) -> Markup {
-    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+fn by_dimension(cuts: &[ByDimension], beside: Option<&Beside>) -> Markup {
+    let nearest: fn(&ByDimension) -> f64 = |cut| cut.nearest_neighbour;
+    let weighted: fn(&ByDimension) -> f64 = |cut| cut.weighted_neighbours;
+    let probe: fn(&ByDimension) -> f64 = |cut| cut.linear_probe;
+    let one_shot: fn(&ByDimension) -> f64 = |cut| cut.one_shot;
     html! {
-        p { "The same of the trained encoder's embeddings, cut to their first numbers." }
+        p {
+            "The same of the trained encoder's embeddings, cut to their first numbers."
+            @if let Some(beside) = beside { " In brackets and dashed, those of " (beside.name) "." }
+        }
+        div class="three" {
+            (curves::by_dimension("1-NN", cuts, beside, nearest))
+            (curves::by_dimension("one example of each class", cuts, beside, one_shot))
+        }
         div class="scroll" {
             table {
                 thead {
@@ -341,13 +367,16 @@ fn by_dimension(cuts: &[ByDimension]) -> Markup {
                     }
                 }
                 tbody {
-                    @for cut in cuts {
+                    @for (i, cut) in cuts.iter().enumerate() {
+                        @let other = beside.and_then(|beside| beside.cuts.get(i));
                         tr {
                             th scope="row" { (cut.dim) }
-                            td { (percent(cut.nearest_neighbour)) }
-                            td { (percent(cut.weighted_neighbours)) }
-                            td { (percent(cut.linear_probe)) }
-                            td { (percent(cut.one_shot)) }
+                            @for of in [nearest, weighted, probe, one_shot] {
+                                td {
+                                    (percent(of(cut), 1))
+                                    @if let Some(other) = other { " (" (percent(of(other), 1)) ")" }
+                                }
+                            }
                         }
                     }
                 }
@@ -361,7 +390,7 @@ fn measure(name: &str, Measured { raw, random_encoder, trained }: Measured) -> M
     html! {
         tr {
             th scope="row" { (name) }
-            td { (percent(raw, 1)) }
+            td { (raw.map_or("–".to_owned(), |raw| percent(raw, 1))) }
             td { (percent(random_encoder, 1)) }
             td class="best" { (percent(trained, 1)) }
         }

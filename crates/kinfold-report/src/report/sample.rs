@@ -1,14 +1,14 @@
-//! Some images of a run as its trained encoder sees them.
+//! Some things of a run as its trained encoder sees them.
 //!
-//! Input: a run's model and its images. Output: embeddings of some held-out images (of any, where
-//! none are held out) and each one's nearest neighbours among some that were trained on. Which images
+//! Input: a run's model and its data. Output: embeddings of some held-out things (of any, where
+//! none are held out) and each one's nearest neighbours among some that were trained on. Which ones
 //! these are follows from the data alone: they are spread evenly over it, not chosen.
 
 use crate::snapshots::normalise;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Neighbour, nearest};
-use kinfold_data::{Images, Split};
+use kinfold_data::{Data, Split};
 use kinfold_nn::encoders::Model;
 use kinfold_train::Error;
 use kinfold_train::tensors::embed_rows;
@@ -21,7 +21,7 @@ pub(super) const NEIGHBOURS: usize = 8;
 
 /// Some images and their neighbours.
 pub(super) struct Sample<'a> {
-    pub(super) images: &'a Images,
+    pub(super) data: &'a Data,
     /// Whether the points were held out and their neighbours trained on.
     pub(super) held_out: bool,
     /// Rows of the images that are looked at, by label.
@@ -31,26 +31,29 @@ pub(super) struct Sample<'a> {
     pub(super) dim: usize,
     /// The nearest neighbours of each, the nearest first; their rows are among all images.
     pub(super) neighbours: Vec<Vec<Neighbour>>,
-    /// Images that neighbours were looked for among.
+    /// Whether labels can say what is a hit.
+    pub(super) labelled: bool,
+    /// Things that neighbours were looked for among.
     pub(super) among: usize,
 }
 
 impl<'a> Sample<'a> {
-    pub(super) fn new(images: &'a Images, split: &Split, model: &Model) -> Result<Self, Error> {
+    pub(super) fn new(data: &'a Data, split: &Split, model: &Model) -> Result<Self, Error> {
         let device = Device::flex();
+        let items = data.items();
         let held_out = !split.test.is_empty();
         let by_label = |rows: &[usize]| {
             let mut rows = rows.to_vec();
-            rows.sort_by(|&a, &b| (&images.labels[a], a).cmp(&(&images.labels[b], b)));
+            rows.sort_by(|&a, &b| (&items.labels[a], a).cmp(&(&items.labels[b], b)));
             rows
         };
         let points = spread(&by_label(if held_out { &split.test } else { &split.train }), POINTS);
         let mut shelf = spread(&by_label(&split.train), SHELF);
         // Of neighbours that are equally near, the first of all images comes first.
         shelf.sort_unstable();
-        let mut embeddings = embed_rows(model, images, &points, &device)?;
+        let mut embeddings = embed_rows(model, data, &points, &device)?;
         let dim = embeddings.len() / points.len().max(1);
-        let of_shelf = embed_rows(model, images, &shelf, &device)?;
+        let of_shelf = embed_rows(model, data, &shelf, &device)?;
         // One more, since a point that was trained on may find itself.
         let k = (NEIGHBOURS + 1).min(shelf.len());
         let found = match k {
@@ -64,16 +67,12 @@ impl<'a> Sample<'a> {
         let neighbours = points.iter().zip(found).map(others).collect();
         normalise(&mut embeddings, dim.max(1));
         let among = shelf.len();
-        Ok(Self { images, held_out, points, embeddings, dim, neighbours, among })
+        let labelled = items.classes().0.len() >= 2;
+        Ok(Self { labelled, data, held_out, points, embeddings, dim, neighbours, among })
     }
 
     pub(super) fn label(&self, row: usize) -> &'a str {
-        &self.images.labels[row]
-    }
-
-    /// Whether labels can say what is a hit.
-    pub(super) fn labelled(&self) -> bool {
-        self.images.classes().0.len() >= 2
+        &self.data.items().labels[row]
     }
 
     /// Whether a point's nearest neighbour has its label.
@@ -87,7 +86,7 @@ impl<'a> Sample<'a> {
     pub(super) fn shown(&self, even: usize, missed: usize) -> (Vec<usize>, Vec<usize>) {
         let all: Vec<usize> = (0..self.points.len()).collect();
         let even = spread(&all, even);
-        if !self.labelled() {
+        if !self.labelled {
             return (even, Vec::new());
         }
         let missing: Vec<usize> =

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Recorder;
-use kinfold_train::{Event, Settings, Summary, train};
+use kinfold_train::{Event, Settings, Summary, evaluate, train};
 use std::fs;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
@@ -148,7 +148,7 @@ fn the_page_of_digits_has_every_part() {
     // Made anew it is the same, and changes nothing else.
     let before = files(&run);
     fs::remove_file(run.join(FILE)).expect("removed");
-    assert_eq!(report(&run).expect("made anew"), run.join(FILE));
+    assert_eq!(report(&run, None).expect("made anew"), run.join(FILE));
     assert_eq!(page(&run), html);
     assert_eq!(files(&run), before);
 }
@@ -206,7 +206,7 @@ fn a_run_without_labels_or_evaluation_has_its_page() {
 
     // The data is gone: what there is stays, and the page says what is not.
     drop(data);
-    report(&run).expect("made anew");
+    report(&run, None).expect("made anew");
     let html = page(&run);
     holds(&html);
     assert!(html.contains("There is no map and no neighbours here") && html.contains("<h2>Loss"));
@@ -224,13 +224,13 @@ fn a_run_that_was_ended_by_force_has_its_page() {
     let torn: String =
         metrics.chars().take(metrics.find("\"step\":2").expect("two") + 12).collect();
     fs::write(run.join("metrics.jsonl"), torn).expect("written");
-    report(&run).expect("made anew");
+    report(&run, None).expect("made anew");
     let html = page(&run);
     holds(&html);
     assert!(html.contains("it is still going on, or was ended by force") && html != whole);
     assert!(html.contains("over 1 step,"), "the torn line is no step");
     fs::remove_file(run.join("config.toml")).expect("there");
-    assert!(matches!(report(&run), Err(Error::NotARun { .. })));
+    assert!(matches!(report(&run, None), Err(Error::NotARun { .. })));
 }
 
 #[test]
@@ -246,4 +246,32 @@ fn losses_without_a_floor_and_large_noisy_images_have_their_page() {
     holds(&html);
     assert_eq!(summary.loss_floor, None);
     assert!(html.contains("no floor is known"));
+}
+
+#[test]
+fn measures_by_dimension_are_drawn_with_another_run_beside_them() {
+    let runs = tempfile::tempdir().expect("a folder");
+    let [cut, plain] = ["cut", "plain"].map(|name| runs.path().join(name));
+    let (summary, html) = trained("digits", &cut, |settings| {
+        settings.loss.matryoshka = vec![8, 4, 2];
+    });
+    trained("digits", &plain, |_| {});
+    holds(&html);
+    assert_eq!(html.matches("numbers of an embedding").count(), 2);
+    assert!(!html.contains("In brackets"));
+
+    report(&cut, Some(&plain)).expect("made anew");
+    let html = page(&cut);
+    holds(&html);
+    let own = &summary.evaluation.expect("digits have labels").by_dimension[1];
+    let other = evaluate(&plain, None, &[4], &mut |_| Ok(())).expect("evaluated");
+    let other = other.evaluation.expect("digits have labels");
+    let [own, other] =
+        [own.one_shot, other.by_dimension[0].one_shot].map(|x| format!("{:.1} %", 100.0 * x));
+    assert!(html.contains(&format!("{own} ({other})")), "{own} ({other})");
+    assert!(html.contains(&format!("{other} at 4, ")), "the curve says it, too");
+
+    // The other way round there is nothing to measure at.
+    let said = report(&plain, Some(&cut)).expect_err("no dimensions").to_string();
+    assert!(said.contains("no measures by dimension"), "{said}");
 }

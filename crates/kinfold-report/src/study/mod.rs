@@ -14,7 +14,7 @@ use kinfold::Embeddings;
 use kinfold::measures::effective_rank;
 use kinfold_train::run::{SavedModel, write_whole};
 use kinfold_train::tensors::embed_rows;
-use kinfold_train::{Error, OneShotTask, Settings, one_shot};
+use kinfold_train::{Error, Measured, OneShotTask, Settings, one_shot};
 use kinfold_train::{Event, train};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -187,20 +187,20 @@ impl Study {
         let (loss_name, seed) = (training.loss.name.clone(), training.seed);
         let (mut recorder, mut data) = (Recorder::without_report(), None);
         let summary = train(training, &folder, stop, &mut |event| {
-            if let Event::Started { images, split, .. } = &event {
-                data = Some(((*images).clone(), (*split).clone()));
+            if let Event::Started { data: of_run, split, .. } = &event {
+                data = Some(((*of_run).clone(), (*split).clone()));
             }
             recorder.on_event(&event)
         })?;
         let stopped = summary.interrupted || stop.load(Ordering::Relaxed);
-        let Some((images, split)) = data.filter(|_| !stopped) else {
+        let Some((data, split)) = data.filter(|_| !stopped) else {
             let _ = fs::remove_dir_all(&folder);
             return Ok(None);
         };
         let device = Device::flex();
         let model = SavedModel::open(&folder)?.trained(&folder, &device)?;
         let rows = if split.test.is_empty() { &split.train } else { &split.test };
-        let embeddings = embed_rows(&model, &images, rows, &device)?;
+        let embeddings = embed_rows(&model, &data, rows, &device)?;
         let task = settings.one_shot.as_ref().map(|task| one_shot(&folder, task)).transpose()?;
         let seen = Seen::read(&folder).unwrap_or_default();
         let (n, last) = (seen.pairs.len(), seen.moments.last());
@@ -214,10 +214,11 @@ impl Study {
             self.seen.extend(last.cloned());
         }
         if first_variant && first_seed {
-            self.before =
-                summary.evaluation.as_ref().map(|e| [e.one_shot.raw, e.one_shot.random_encoder]);
-            self.task_before =
-                task.as_ref().map(|task| [task.error.raw, task.error.random_encoder]);
+            let before = |measured: Option<&Measured>| {
+                measured.and_then(|x| Some([x.raw?, x.random_encoder]))
+            };
+            self.before = before(summary.evaluation.as_ref().map(|e| &e.one_shot));
+            self.task_before = before(task.as_ref().map(|task| &task.error));
         }
         fs::remove_dir_all(&folder).map_err(Error::file("delete", &folder))?;
         Ok(Some(StudyRun {

@@ -1,19 +1,20 @@
 //! What an encoder learned: each measure for raw pixels, for the encoder before training and after.
 //!
-//! Input: labelled images, a split, two encoders. Output: accuracies.
+//! Input: labelled things, a split, two encoders. Output: accuracies.
 
 mod one_shot;
+mod retrieval;
 
 pub use one_shot::{OneShot, OneShotTask, one_shot};
 
 use crate::Error;
-use crate::run::{ByDimension, CONFIG, Evaluation, Measured, NEIGHBOURS, SavedModel};
+use crate::run::{ByDimension, Evaluation, Measured, NEIGHBOURS, Retrieval, SavedModel};
 use crate::settings::Settings;
 use crate::tensors::embed_rows;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracies, linear_probe_accuracy, one_shot_accuracy};
-use kinfold_data::{Images, Split};
+use kinfold_data::{Data, Items, Split};
 use kinfold_nn::encoders::Model;
 use std::path::Path;
 
@@ -30,41 +31,41 @@ pub struct EvaluationProgress {
     pub of: &'static str,
     /// What is done with them.
     pub doing: &'static str,
-    /// Images that are done, and all of them.
+    /// Things that are done, and all of them.
     pub done: usize,
     /// See `done`.
-    pub images: usize,
+    pub all: usize,
 }
 
 /// What is called as an evaluation goes on. An error that it returns ends it.
 pub type EvaluationObserver<'o> = dyn FnMut(EvaluationProgress) -> Result<(), Error> + 'o;
 
 impl Evaluation {
-    /// None where the images have fewer than two labels. Of raw pixels and embeddings, one after the other,
-    /// memory holds those of all images, and those of training images twice.
+    /// None where the things have fewer than two labels. Of raw pixels and embeddings, one after the other,
+    /// memory holds those of all, and those of what was trained on twice.
     pub(crate) fn new(
-        images: &Images,
+        data: &Data,
         split: &Split,
-        random: &Model,
+        random: &dyn Fn() -> Result<Model, Error>,
         trained: &Model,
         dims: &[usize],
         device: &Device,
         on_progress: &mut EvaluationObserver<'_>,
     ) -> Result<Option<Self>, Error> {
-        if split.test.is_empty() || images.classes().0.len() < 2 {
+        if split.test.is_empty() || data.items().classes().0.len() < 2 {
             return Ok(None);
         }
+        let items = data.items();
         let (mut measured, mut by_dimension) = (Vec::new(), Vec::new());
+        let random = random()?;
         let of = [
             ("raw pixels", None),
-            ("random encoder", Some(random)),
+            ("random encoder", Some(&random)),
             ("trained encoder", Some(trained)),
         ];
         for (of, model) in of {
-            let mut report = |doing, done| {
-                let images = images.len();
-                on_progress(EvaluationProgress { of, doing, done, images })
-            };
+            let mut report =
+                |doing, done| on_progress(EvaluationProgress { of, doing, done, all: items.len() });
             let mut done = 0;
             let mut side = |rows: &[usize]| {
                 let mut embeddings = Vec::new();
@@ -72,23 +73,28 @@ impl Evaluation {
                 for rows in rows.chunks(CHUNK) {
                     report(doing, done)?;
                     embeddings.extend(match model {
-                        None => images.pixels(rows)?,
-                        Some(model) => embed_rows(model, images, rows, device)?,
+                        None => data.raw(rows)?.unwrap_or_default(),
+                        Some(model) => embed_rows(model, data, rows, device)?,
                     });
                     done += rows.len();
                 }
                 Ok::<_, Error>(embeddings)
             };
             let (train, test) = (side(&split.train)?, side(&split.test)?);
-            let mut report = |doing| report(doing, images.len());
-            measured.push(accuracies(images, split, [&train, &test], &mut report)?);
+            if test.is_empty() {
+                // Texts are no numbers before they are encoded.
+                measured.push(None);
+                continue;
+            }
+            let mut report = |doing| report(doing, items.len());
+            measured.push(Some(accuracies(items, split, [&train, &test], &mut report)?));
             if of == "trained encoder" {
                 let dim = test.len() / split.test.len();
                 for &cut in dims {
                     let sides = [&train, &test].map(|x| first_numbers(x, dim, cut));
                     let sides = sides.each_ref().map(|x| &x[..]);
                     let [one_shot, nearest_neighbour, weighted_neighbours, linear_probe] =
-                        accuracies(images, split, sides, &mut report)?;
+                        accuracies(items, split, sides, &mut report)?;
                     by_dimension.push(ByDimension {
                         dim: cut.min(dim),
                         one_shot,
@@ -99,10 +105,11 @@ impl Evaluation {
                 }
             }
         }
+        let of = |method: usize, measure: usize| Some(measured[method]?[measure]);
         let each = |i: usize| Measured {
-            raw: measured[0][i],
-            random_encoder: measured[1][i],
-            trained: measured[2][i],
+            raw: of(0, i),
+            random_encoder: of(1, i).unwrap_or_default(),
+            trained: of(2, i).unwrap_or_default(),
         };
         Ok(Some(Self {
             one_shot: each(0),
@@ -122,12 +129,12 @@ fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Vec<f32> {
 /// Accuracies of embeddings of training and test images: one-shot, of the nearest neighbour, of many
 /// neighbours, of a linear probe.
 fn accuracies(
-    images: &Images,
+    items: &Items,
     split: &Split,
     [train, test]: [&[f32]; 2],
     report: &mut dyn FnMut(&'static str) -> Result<(), Error>,
 ) -> Result<[f64; 4], Error> {
-    let (_, classes) = images.classes();
+    let (_, classes) = items.classes();
     let labels = |rows: &[usize]| -> Vec<u64> { rows.iter().map(|&i| classes[i] as u64).collect() };
     let (of_train, of_test) = (labels(&split.train), labels(&split.test));
     let dim = test.len() / of_test.len();
@@ -155,43 +162,75 @@ pub fn evaluate(
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let trained = saved.trained(run, &device)?;
-    let settings = saved.settings(data);
-    let images = settings.images()?;
+    let (other, settings) = (data.is_some(), saved.settings(data));
+    let data = settings.read()?;
     // All of other data is new to the model, but some is needed as labelled examples.
-    let share = match data {
-        Some(_) if saved.hold_out == 0.0 => Settings::default().hold_out,
-        _ => saved.hold_out,
+    let share = match saved.hold_out {
+        0.0 if other => Settings::default().hold_out,
+        share => share,
     };
-    let split = Split::new(&images, share);
-    let random = saved.random(&device)?;
-    let own = &Settings::from_file(&run.join(CONFIG))?.loss.matryoshka;
+    let split = data.split(share);
+    let began = Settings::of_run(run)?;
+    let own = &began.loss.matryoshka;
+    let most = saved.encoder.embedding();
+    if let Some(wrong) = dims.iter().find(|dim| !(1..=most).contains(*dim)) {
+        let text = format!("dimensions is {wrong}, but embeddings have {most} to cut");
+        return Err(Error::Setting(text));
+    }
     let dims = if dims.is_empty() { own } else { dims };
-    let evaluation =
-        Evaluation::new(&images, &split, &random, &trained, dims, &device, on_progress)?;
-    let evaluation = evaluation.ok_or_else(|| {
+    let evaluation = Evaluation::new(
+        &data,
+        &split,
+        &|| saved.random(&device),
+        &trained,
+        dims,
+        &device,
+        on_progress,
+    )?;
+    // Of other data every pair is new to the model.
+    let all: Vec<usize> = (0..data.items().pairs()).collect();
+    let asked = if other { &all } else { &split.test_pairs };
+    let untrained = || untrained(&began, &data, &device);
+    let retrieval = Retrieval::new(&data, asked, &untrained, &trained, &device)?;
+    if evaluation.is_none() && retrieval.is_none() {
         if share == 0.0 {
-            return Error::Data(format!(
+            return Err(Error::Data(format!(
                 "all of {} was trained on and nothing held out to judge by: give other --data",
                 settings.data
-            ));
+            )));
         }
-        Error::Data(format!(
-            "{} has {} images but fewer than two labels to judge with: put the images of each \
-             class into a sub-folder of its own",
+        return Err(Error::Data(format!(
+            "{} has {} {} but fewer than two labels to judge with, and no pairs of texts: put the images of \
+             each class into a sub-folder of its own, or give texts a column `label`",
             settings.data,
-            images.len()
-        ))
-    })?;
-    Ok(Evaluated { evaluation, images, split })
+            data.items().len(),
+            data.kind().noun()
+        )));
+    }
+    Ok(Evaluated { evaluation, retrieval, data, split })
+}
+
+/// The model that a run's training begins with; none where what it begins with is not there any more.
+pub(crate) fn untrained(settings: &Settings, data: &Data, device: &Device) -> Option<Model> {
+    let Settings { encoder, seed, .. } = settings;
+    let model = Model::initial(encoder, settings.shape(data), *seed, device).ok()?;
+    Some(weighted(model, settings, data, device))
+}
+
+/// A model before training, its tokens weighted by how rare they are in the data.
+pub(crate) fn weighted(model: Model, settings: &Settings, data: &Data, device: &Device) -> Model {
+    model.with_scaled_tokens(data.token_weights(settings.encoder.idf()), device)
 }
 
 /// A saved model's measures, and what they were measured on.
 #[derive(Debug, Clone)]
 pub struct Evaluated {
-    /// The measures.
-    pub evaluation: Evaluation,
-    /// The images.
-    pub images: Images,
+    /// The measures of labelled things; none where there are no labels.
+    pub evaluation: Option<Evaluation>,
+    /// The measures of pairs of texts; none where there are none.
+    pub retrieval: Option<Retrieval>,
+    /// The things.
+    pub data: Data,
     /// Which of them were held out.
     pub split: Split,
 }

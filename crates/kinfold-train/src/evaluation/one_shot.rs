@@ -17,8 +17,8 @@ use crate::tensors::embed;
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracy};
-use kinfold_data::Images;
 use kinfold_data::random::{Purpose, Random};
+use kinfold_data::{Data, Images};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -87,19 +87,23 @@ pub fn one_shot(run: &Path, task: &OneShotTask) -> Result<OneShot, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let trained = saved.trained(run, &device)?;
-    let images = saved.settings(Some(&task.data)).images()?;
-    let (groups, episodes) = match written(&images, &task.data)? {
-        (_, episodes) if episodes.is_empty() => drawn(&images, task)?,
+    let data = saved.settings(Some(&task.data)).read()?;
+    let Data::Images(images) = &data else {
+        let text = "one-shot classification is of images, but this run is of texts";
+        return Err(Error::Setting(text.to_owned()));
+    };
+    let (groups, episodes) = match written(images, &task.data)? {
+        (_, episodes) if episodes.is_empty() => drawn(images, task)?,
         written => written,
     };
     let rows: Vec<usize> = (0..images.len()).collect();
     let raw = images.pixels(&rows)?;
-    let random = embed(&saved.random(&device)?, &images, &device)?;
-    let trained = embed(&trained, &images, &device)?;
+    let random = embed(&saved.random(&device)?, &data, &device)?;
+    let trained = embed(&trained, &data, &device)?;
     let errors = |embeddings: &[f32]| errors(&episodes, embeddings, images.len());
     let (raw, random, trained) = (errors(&raw)?, errors(&random)?, errors(&trained)?);
     let of = |which: fn(&[f64]) -> f64| Measured {
-        raw: which(&raw),
+        raw: Some(which(&raw)),
         random_encoder: which(&random),
         trained: which(&trained),
     };
@@ -145,7 +149,7 @@ fn errors(episodes: &[Episode], embeddings: &[f32], images: usize) -> Result<Vec
 /// Runs drawn from the groups that the task asks for, and these.
 fn drawn(images: &Images, task: &OneShotTask) -> Result<(Vec<String>, Vec<Episode>), Error> {
     let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<usize>>> = BTreeMap::new();
-    for (row, label) in images.labels.iter().enumerate() {
+    for (row, label) in images.items.labels.iter().enumerate() {
         let group = label.rsplit_once('/').map_or("", |(group, _)| group);
         groups.entry(group).or_default().entry(label).or_default().push(row);
     }
@@ -198,9 +202,9 @@ fn is_named(group: &str, name: &str) -> bool {
 /// The runs that lie in the data as Lake's do, by the names of their folders; none where it has none.
 fn written(images: &Images, data: &str) -> Result<(Vec<String>, Vec<Episode>), Error> {
     let rows: HashMap<&str, usize> =
-        images.names.iter().enumerate().map(|(row, name)| (name.as_str(), row)).collect();
+        images.items.names.iter().enumerate().map(|(row, name)| (name.as_str(), row)).collect();
     let (mut names, mut episodes) = (Vec::new(), Vec::new());
-    for (path, text) in kinfold_data::texts(Path::new(data), LABELS)? {
+    for (path, text) in kinfold_data::files_of_name(Path::new(data), LABELS)? {
         let wrong = |reason: String| Error::data_file(&Path::new(data).join(&path), reason);
         let run = path.rsplit_once('/').map_or("", |(run, _)| run);
         // Paths are relative to the folder of all runs.
@@ -259,8 +263,9 @@ mod tests {
         let (groups, episodes) = drawn(&images, &task).expect("drawn");
         assert_eq!(groups, ["greek", "latin"]);
         assert_eq!(episodes.len(), 200);
-        let first =
-            |row: usize| images.labels.iter().position(|other| *other == images.labels[row]);
+        let first = |row: usize| {
+            images.items.labels.iter().position(|other| *other == images.items.labels[row])
+        };
         let mut places = std::collections::BTreeSet::new();
         for (run, Episode { examples, tests }) in episodes.iter().enumerate() {
             let group = groups[run % 2].as_str();
@@ -268,8 +273,8 @@ mod tests {
             let place = |row: usize| row - first(row).expect("it is there");
             for &(test, which) in tests {
                 let example = examples[which];
-                assert_eq!(images.labels[test], images.labels[example]);
-                assert!(images.labels[test].starts_with(group));
+                assert_eq!(images.items.labels[test], images.items.labels[example]);
+                assert!(images.items.labels[test].starts_with(group));
                 assert_ne!(test, example);
                 assert_eq!(place(test), place(tests[0].0));
                 assert_eq!(place(example), place(examples[0]));
@@ -312,7 +317,7 @@ mod tests {
         let write = |text: &str| std::fs::write(run.join(LABELS), text).expect("written");
         write(&labels.replace("all/", "run01/"));
         let mut images = images(&["", "", "", ""]);
-        images.names = ["test/1.png", "test/2.png", "train/1.png", "train/2.png"]
+        images.items.names = ["test/1.png", "test/2.png", "train/1.png", "train/2.png"]
             .map(|name| format!("all_runs/run01/{name}"))
             .to_vec();
         let data = folder.path().to_str().expect("UTF-8");

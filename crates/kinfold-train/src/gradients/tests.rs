@@ -1,12 +1,12 @@
 use super::*;
 use crate::Settings;
-use crate::tensors::{images_tensor, numbers};
+use crate::tensors::{input, numbers};
 use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, TensorData};
 use kinfold_burn::ContrastiveLoss;
-use kinfold_data::{Images, Pairs, Split, draw_pairs};
+use kinfold_data::{Data, Pairs, Split};
 use kinfold_nn::encoders::ImageShape;
 
 /// An encoder that looks at each row alone.
@@ -96,7 +96,7 @@ fn chunks_add_up_to_the_gradient_of_the_batch() -> Result<(), Error> {
 /// The digits, settings of a loss, and a model with batch norm.
 struct Digits {
     settings: Settings,
-    images: Images,
+    data: Data,
     split: Split,
     pairs: Vec<Pair>,
     model: Model,
@@ -109,18 +109,18 @@ impl Digits {
         let mut settings = Settings::default();
         settings.encoder.widths = Some(vec![8, 16]);
         settings.loss.name = loss.to_owned();
-        let images = settings.images()?;
-        let split = Split::new(&images, 0.2);
-        let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+        let data = settings.read()?;
+        let split = data.split(0.2);
+        let pairs = Pairs::new(data.items(), &split, &settings.pairs)?;
         let pairs = pairs.batches(24, 0, 0)[0].to_vec();
         let shape = ImageShape { size: 8, channels: 1 };
         let model = Model::random(&settings.encoder, shape, 0, &device)?;
-        Ok(Self { settings, images, split, pairs, model, device })
+        Ok(Self { settings, data, split, pairs, model, device })
     }
 
-    fn views(&self, pairs: &[Pair]) -> Result<Tensor<4>, Error> {
-        let pixels = draw_pairs(&self.images, pairs, &self.settings.view, 0, 0)?;
-        Ok(images_tensor(pixels, (8, 1), &self.device))
+    fn views(&self, pairs: &[Pair]) -> Result<Input, Error> {
+        let views = self.data.draw_pairs(pairs, &self.settings.view, 0, 0)?;
+        Ok(input(views, &self.device))
     }
 
     /// The model as it was at first, with running statistics of its own.
@@ -129,8 +129,9 @@ impl Digits {
     }
 
     fn criterion(&self) -> Result<Criterion, Error> {
-        let pairs = Pairs::new(&self.images, &self.split, &self.settings.pairs)?;
-        Criterion::new(&self.settings, &self.images, &pairs, &self.device)
+        let pairs = Pairs::new(self.data.items(), &self.split, &self.settings.pairs)?;
+        let of_data = (self.data.items(), self.settings.shape(&self.data));
+        Criterion::new(&self.settings, of_data, &pairs, &self.device)
     }
 }
 

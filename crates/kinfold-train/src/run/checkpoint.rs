@@ -17,7 +17,7 @@
 use super::State;
 use crate::{Error, Settings, shell_word};
 use burn::tensor::{DType, TensorData};
-use kinfold_data::{Images, Pairs};
+use kinfold_data::{Data, Kind, Pairs};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -64,6 +64,7 @@ pub(crate) struct Header {
 /// What some data is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
+    /// Rows of the data, of whatever kind; the name is as old as the file.
     images: usize,
     pairs: usize,
     /// The checksum of the names and labels in order.
@@ -74,21 +75,23 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
-    pub(crate) fn new(images: &Images, pairs: &Pairs) -> Self {
-        let names = images.names.iter().zip(&images.labels).fold(0, |crc, (name, label)| {
+    pub(crate) fn new(data: &Data, pairs: &Pairs) -> Self {
+        let items = data.items();
+        let names = items.names.iter().zip(&items.labels).fold(0, |crc, (name, label)| {
             let crc = crc32c::crc32c_append(crc, name.as_bytes());
             crc32c::crc32c_append(crc32c::crc32c_append(crc, b"\0"), label.as_bytes())
         });
-        let contents = Some(images.checksum());
-        Self { images: images.len(), pairs: pairs.len(), names, contents }
+        let contents = Some(data.checksum());
+        Self { images: items.len(), pairs: pairs.len(), names, contents }
     }
 
     /// What differs now from what a checkpoint was made with.
-    pub(crate) fn differs(&self, before: &Self) -> Option<String> {
+    pub(crate) fn differs(&self, before: &Self, kind: Kind) -> Option<String> {
+        let noun = kind.noun();
         let Self { images, pairs, names, contents } = before;
         if (self.images, self.pairs) != (*images, *pairs) {
             return Some(format!(
-                "the data has {} images and {} pairs now, but it had {images} and {pairs} when the \
+                "the data has {} {noun} and {} pairs now, but it had {images} and {pairs} when the \
                  checkpoint was written",
                 self.images, self.pairs
             ));
@@ -98,7 +101,7 @@ impl Fingerprint {
             (Some(now), Some(then)) if now != *then => "contents",
             _ => return None,
         };
-        Some(format!("the images have other {other} than when the checkpoint was written"))
+        Some(format!("the {noun} have other {other} than when the checkpoint was written"))
     }
 }
 

@@ -15,7 +15,9 @@ mod tensorboard;
 pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
 pub use model::SavedModel;
 pub(crate) use state::{State, not_finite};
-pub use summary::{ByDimension, Evaluation, Measured, NEIGHBOURS, Summary};
+pub use summary::{
+    ByDimension, Estimate, Evaluation, Measured, NEIGHBOURS, Retrieval, Retrieved, Summary,
+};
 
 use crate::memory::system_bytes;
 use crate::{Error, Settings};

@@ -1,11 +1,11 @@
 //! `model.toml` and `model.safetensors`: together they are the model.
 
 use crate::run::{CONFIG, Checkpoint, RunFolder, checkpoint, not_finite};
-use crate::settings::{EncoderSettings, Settings};
+use crate::settings::{EncoderName, EncoderSettings, Settings, is_default};
 use crate::{Error, memory};
 use burn::tensor::Device;
-use kinfold_data::ImageSettings;
-use kinfold_nn::encoders::{ImageShape, Model, WEIGHTS};
+use kinfold_data::{ImageSettings, TOKENIZER, TextSettings, Tokenizer};
+use kinfold_nn::encoders::{ImageShape, InputShape, Model, WEIGHTS};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -26,11 +26,17 @@ pub struct SavedModel {
     pub seed: u64,
     /// How its images are read.
     pub image: ImageSettings,
+    /// How its texts are read.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub text: TextSettings,
     /// What it is made of.
     pub encoder: EncoderSettings,
     /// Where the weights are while the run has not ended.
     #[serde(skip)]
     checkpoint: Option<(usize, PathBuf)>,
+    /// The run's folder.
+    #[serde(skip)]
+    folder: PathBuf,
 }
 
 fn held_out_by_default() -> f64 {
@@ -39,10 +45,14 @@ fn held_out_by_default() -> f64 {
 
 impl SavedModel {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let Settings { version, data, hold_out, seed, image, mut encoder, .. } = settings.clone();
+        let Settings { version, data, hold_out, seed, image, mut text, mut encoder, .. } =
+            settings.clone();
         // What it began with is in its weights.
         encoder.init = None;
-        Self { version, data, hold_out, seed, image, encoder, checkpoint: None }
+        // The folder holds its tokenizer.
+        text.tokenizer = None;
+        let folder = PathBuf::new();
+        Self { version, data, hold_out, seed, image, text, encoder, checkpoint: None, folder }
     }
 
     /// Writes the model into its run folder, the weights last.
@@ -66,11 +76,13 @@ impl SavedModel {
                     .to_owned())
             })?;
             let settings = Settings::from_file(&run.join(CONFIG))?;
-            return Ok(Self { checkpoint: Some(checkpoint), ..Self::new(&settings) });
+            let (checkpoint, folder) = (Some(checkpoint), run.to_path_buf());
+            return Ok(Self { checkpoint, folder, ..Self::new(&settings) });
         }
         let text = std::fs::read_to_string(run.join(ARCHITECTURE))
             .map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
         let saved: Self = toml::from_str(&text).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
+        let saved = Self { folder: run.to_path_buf(), ..saved };
         let (size, _) = saved.settings(None).image_shape();
         saved.encoder.check(size).map_err(|e| not(format!("{ARCHITECTURE}: {e}")))?;
         Ok(saved)
@@ -78,11 +90,25 @@ impl SavedModel {
 
     /// Settings under which images are read as this model takes them.
     pub fn settings(&self, data: Option<&str>) -> Settings {
-        Settings {
+        let mut settings = Settings {
             data: data.unwrap_or(&self.data).to_owned(),
             image: self.image,
+            text: self.text.clone(),
+            encoder: self.encoder.clone(),
             ..Settings::default()
+        };
+        settings.use_tokenizer_of(&self.folder);
+        settings
+    }
+
+    /// What all things that it takes have in common.
+    fn shape(&self) -> Result<InputShape, Error> {
+        if self.encoder.name == EncoderName::Static {
+            let tokens = Tokenizer::from_file(&self.folder.join(TOKENIZER))?.rows();
+            return Ok(InputShape::Texts { tokens });
         }
+        let (size, channels) = self.settings(None).image_shape();
+        Ok(InputShape::Images(ImageShape { size, channels }))
     }
 
     /// The encoder that it began as.
@@ -90,9 +116,8 @@ impl SavedModel {
     /// # Errors
     /// When there can be no such encoder.
     pub fn random(&self, device: &Device) -> Result<Model, Error> {
-        let (size, channels) = self.settings(None).image_shape();
-        memory::check_model(&self.encoder, (size, channels))?;
-        let shape = ImageShape { size, channels };
+        let shape = self.shape()?;
+        memory::check_model(&self.encoder, shape)?;
         Ok(Model::random(&self.encoder, shape, self.seed, device)?)
     }
 
@@ -106,12 +131,14 @@ impl SavedModel {
     /// # Errors
     /// When the weights cannot be read, are another model's, or are not finite.
     pub fn trained(&self, run: &Path, device: &Device) -> Result<Model, Error> {
-        let random = self.random(device)?;
+        let shape = self.shape()?;
+        memory::check_model(&self.encoder, shape)?;
+        let blank = Model::blank(&self.encoder, shape, device)?;
         let (path, model) = match &self.checkpoint {
-            Some((_, path)) => (path.clone(), of_checkpoint(path, random)?),
+            Some((_, path)) => (path.clone(), of_checkpoint(path, blank)?),
             None => {
                 let path = run.join(WEIGHTS);
-                let model = random.with_weights(&path).map_err(|error| match error {
+                let model = blank.with_weights(&path).map_err(|error| match error {
                     kinfold_nn::Error::Weights { path, reason } => Error::NotARun { path, reason },
                     error => error.into(),
                 })?;

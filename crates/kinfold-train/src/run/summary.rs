@@ -47,12 +47,57 @@ pub const NEIGHBOURS: usize = 200;
 /// One measure, three ways.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Of the pixels themselves.
-    pub raw: f64,
+    /// Of the pixels themselves; none of things that are no numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<f64>,
     /// Of the encoder before training.
     pub random_encoder: f64,
     /// Of the encoder after training.
     pub trained: f64,
+}
+
+/// How well held-out queries find their documents among all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retrieval {
+    /// Queries, the first members of held-out pairs.
+    pub queries: usize,
+    /// Documents, the second members of all pairs.
+    pub documents: usize,
+    /// Of BM25.
+    pub bm25: Retrieved,
+    /// Of the model before training; none where it is not known any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untrained: Option<Retrieved>,
+    /// Of the trained model.
+    pub trained: Retrieved,
+    /// How much more of nDCG@10 the trained model has than before, query by query; none where that is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<Estimate>,
+}
+
+/// The measures of one method, means over queries.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Retrieved {
+    /// The share of relevant documents that come first.
+    pub recall_at_1: Estimate,
+    /// The share of relevant documents among the first ten.
+    pub recall_at_10: Estimate,
+    /// The mean of 1 / place of the first relevant document, 0 beyond the tenth.
+    pub mrr_at_10: Estimate,
+    /// The discounted gain of the first ten over the most that it can be.
+    pub ndcg_at_10: Estimate,
+}
+
+/// A mean and its 95 % interval, by the bootstrap over queries.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
 }
 
 /// What a run reached.
@@ -88,6 +133,9 @@ pub struct Summary {
     /// What the embeddings are worth, each measure for raw pixels, the random encoder and the
     /// trained one; nothing where there are no labels to judge with.
     pub evaluation: Option<Evaluation>,
+    /// How held-out texts find theirs; nothing where the data is no pairs of texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<Retrieval>,
 }
 
 impl Summary {

@@ -3,7 +3,7 @@
 use crate::evaluation::EvaluationProgress;
 use crate::run::Summary;
 use crate::{Error, Settings};
-use kinfold_data::{Images, Pairs, Split};
+use kinfold_data::{Data, Pairs, Split};
 use kinfold_nn::encoders::Model;
 use std::path::Path;
 
@@ -20,8 +20,8 @@ pub enum Event<'a> {
         run: &'a Path,
         /// Every setting, decided.
         settings: &'a Settings,
-        /// The images.
-        images: &'a Images,
+        /// The things that it is trained on and judged by.
+        data: &'a Data,
         /// Which of them are held out.
         split: &'a Split,
         /// What is trained on.
@@ -55,8 +55,8 @@ pub enum Event<'a> {
     Measured {
         /// The run folder.
         run: &'a Path,
-        /// The images.
-        images: &'a Images,
+        /// The things that it is trained on and judged by.
+        data: &'a Data,
         /// Which of them are held out.
         split: &'a Split,
         /// What the run reached.

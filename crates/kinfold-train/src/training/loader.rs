@@ -1,11 +1,11 @@
 //! The batches of a run, drawn one ahead: while the encoder works on a batch, a thread draws the views
 //! of the next.
 //!
-//! Input: images, pairs, and the place in the run to begin at. Output: batches in their order,
+//! Input: data, pairs, and the place in the run to begin at. Output: batches in their order,
 //! the same to the last bit however fast they are drawn.
 
 use crate::{Error, Settings};
-use kinfold_data::{Images, Pair, Pairs, draw_pairs};
+use kinfold_data::{Data, Pair, Pairs, Views};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -19,9 +19,9 @@ pub(super) struct Batch {
     /// Whether it is the last of its epoch.
     pub(super) last: bool,
     pub(super) pairs: Vec<Pair>,
-    /// A view of each member of each pair, as [`draw_pairs`] has them; none where a batch is encoded
+    /// A view of each member of each pair, as [`Data::draw_pairs`] has them; none where a batch is encoded
     /// in chunks, so that it need not fit into memory.
-    pub(super) views: Option<Vec<f32>>,
+    pub(super) views: Option<Views>,
 }
 
 /// Ends when it is dropped, after the batch that is being drawn.
@@ -31,17 +31,17 @@ impl Loader {
     /// The batches after the first `place` of `epoch`.
     pub(super) fn start(
         settings: &Settings,
-        images: &Arc<Images>,
+        data: &Arc<Data>,
         pairs: &Arc<Pairs>,
         (epoch, place): (usize, usize),
     ) -> Self {
         // With no room in the channel, one batch is drawn and waits in the thread.
         let (send, receive) = sync_channel(0);
-        let (settings, images, pairs) = (settings.clone(), images.clone(), pairs.clone());
+        let (settings, data, pairs) = (settings.clone(), data.clone(), pairs.clone());
         thread::spawn(move || {
-            for batch in batches(&settings, &images, &pairs, (epoch, place)) {
+            for batch in batches(&settings, &data, &pairs, (epoch, place)) {
                 let failed = batch.is_err();
-                // Nobody takes them any more, or the images cannot be read.
+                // Nobody takes them any more, or the data cannot be read.
                 if send.send(batch).is_err() || failed {
                     return;
                 }
@@ -61,7 +61,7 @@ impl Iterator for Loader {
 
 fn batches(
     settings: &Settings,
-    images: &Images,
+    data: &Data,
     pairs: &Pairs,
     (first, place): (usize, usize),
 ) -> impl Iterator<Item = Result<Batch, Error>> {
@@ -73,7 +73,7 @@ fn batches(
         let n = batches.len();
         let done = if epoch == first { place } else { 0 };
         batches.into_iter().enumerate().skip(done).map(move |(place, pairs)| {
-            let views = whole.then(|| draw_pairs(images, &pairs, view, *seed, epoch));
+            let views = whole.then(|| data.draw_pairs(&pairs, view, *seed, epoch));
             let views = views.transpose()?;
             Ok(Batch { epoch, place, last: place + 1 == n, pairs, views })
         })

@@ -12,19 +12,20 @@ mod state;
 pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
+use crate::evaluation::{untrained, weighted};
 use crate::gradients::{Found, gradients};
 use crate::memory;
 use crate::optimizer::{Optimizer, learning_rate};
 use crate::run::{
-    Checkpoint, Evaluation, Fingerprint, Header, RunFolder, SavedModel, State, Summary, not_finite,
-    peak_memory_bytes, run_folder,
+    Checkpoint, Evaluation, Fingerprint, Header, Retrieval, RunFolder, SavedModel, State, Summary,
+    not_finite, peak_memory_bytes, run_folder,
 };
 use crate::settings::CheckpointSettings;
-use crate::tensors::images_tensor;
+use crate::tensors::input;
 use crate::{Error, Settings};
 use burn::tensor::Device;
-use kinfold_data::{Images, Pair, Pairs, Split, draw_pairs};
-use kinfold_nn::encoders::{ImageShape, Model};
+use kinfold_data::{Data, Pair, Pairs, Split};
+use kinfold_nn::encoders::{Input, Model};
 use loader::{Batch, Loader};
 use serde::Serialize;
 use state::TrainState;
@@ -71,18 +72,24 @@ pub fn train(
     stop: &AtomicBool,
     on_event: &mut Observer<'_>,
 ) -> Result<Summary, Error> {
+    let mut settings = settings.begun()?;
     settings.check()?;
     if out.exists() {
         return Err(Error::RunExists(out.to_path_buf()));
     }
-    memory::check_model(&settings.encoder, settings.image_shape())?;
-    let images = settings.images()?;
-    let split = Split::new(&images, settings.hold_out);
-    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
-    let settings = settings.decided(&pairs)?;
-    settings.check_memory()?;
+    let data = settings.read()?;
+    let shape = settings.shape(&data);
+    memory::check_model(&settings.encoder, shape)?;
+    let split = data.split(settings.hold_out);
+    settings.pairs.of = settings.pairs_of(&data)?;
+    let pairs = Pairs::new(data.items(), &split, &settings.pairs)?;
+    let settings = settings.decided(shape, &pairs)?;
+    settings.check_memory(shape)?;
     let folder = RunFolder::create(out, &settings)?;
-    let (training, model) = Training::new(settings, images, split, pairs, folder)?;
+    for (name, text) in data.files()? {
+        folder.write(name, text.as_bytes())?;
+    }
+    let (training, model) = Training::new(settings, data, split, pairs, folder)?;
     training.run(model, stop, on_event)
 }
 
@@ -108,22 +115,24 @@ pub fn resume(
     if let Some(data) = data {
         data.clone_into(&mut here.data);
     }
-    let images = here.images()?;
-    let split = Split::new(&images, settings.hold_out);
-    let pairs = Pairs::new(&images, &split, &settings.pairs)?;
+    here.use_tokenizer_of(run);
+    let data = here.read()?;
+    let shape = settings.shape(&data);
+    let split = data.split(settings.hold_out);
+    let pairs = Pairs::new(data.items(), &split, &settings.pairs)?;
     if let Some((_, checkpoint)) = &found {
-        let now = Fingerprint::new(&images, &pairs);
-        if let Some(reason) = now.differs(&checkpoint.header.data) {
+        let now = Fingerprint::new(&data, &pairs);
+        if let Some(reason) = now.differs(&checkpoint.header.data, data.kind()) {
             return Err(Error::CannotResume { run: run.to_path_buf(), reason });
         }
     }
-    let settings = settings.decided(&pairs)?;
+    let settings = settings.decided(shape, &pairs)?;
     let mut begin = settings.clone();
     if found.is_some() {
         // Every weight comes from the checkpoint; what training began with may be gone by now.
         begin.encoder.init = None;
     }
-    let (mut training, model) = Training::new(begin, images, split, pairs, folder)?;
+    let (mut training, model) = Training::new(begin, data, split, pairs, folder)?;
     training.settings = settings;
     let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.header.step);
     let from = found.as_ref().map(|(path, _)| path.clone());
@@ -134,7 +143,7 @@ pub fn resume(
 
 struct Training {
     settings: Settings,
-    images: Arc<Images>,
+    data: Arc<Data>,
     split: Split,
     pairs: Arc<Pairs>,
     folder: RunFolder,
@@ -144,8 +153,6 @@ struct Training {
     device: Device,
     optimizer: Optimizer,
     state: TrainState,
-    /// The model before training.
-    random: Model,
     /// The last weights whose loss was finite.
     good: Option<Model>,
 }
@@ -154,7 +161,7 @@ impl Training {
     /// A run before its first step, and its model.
     fn new(
         settings: Settings,
-        images: Images,
+        data: Data,
         split: Split,
         pairs: Pairs,
         folder: RunFolder,
@@ -162,17 +169,15 @@ impl Training {
         let batch = settings.batch.unwrap_or(pairs.largest_batch());
         let steps = settings.epochs * (pairs.len() / batch);
         let device = Device::flex().autodiff();
-        let criterion = Criterion::new(&settings, &images, &pairs, &device)?;
+        let shape = settings.shape(&data);
+        let criterion = Criterion::new(&settings, (data.items(), shape), &pairs, &device)?;
         let Settings { encoder, seed, .. } = &settings;
-        let (size, channels) = settings.image_shape();
-        let shape = ImageShape { size, channels };
-        let random = Model::random(encoder, shape, *seed, &device)?.snapshot();
         let model = Model::initial(encoder, shape, *seed, &device)?;
+        let model = weighted(model, &settings, &data, &device);
         let optimizer = Optimizer::new(&settings.optimizer, &model);
         let training = Self {
-            random,
             settings,
-            images: Arc::new(images),
+            data: Arc::new(data),
             split,
             pairs: Arc::new(pairs),
             folder,
@@ -214,7 +219,7 @@ impl Training {
 
     /// Writes a checkpoint.
     fn save(&mut self, model: &Model, seconds: f64) -> Result<(), Error> {
-        let data = Fingerprint::new(&self.images, &self.pairs);
+        let data = Fingerprint::new(&self.data, &self.pairs);
         let mut header = Header::new(&self.settings, data)?;
         let mut state = State::default();
         // Unlike the model, a snapshot has batch norm's statistics of the last step, too.
@@ -231,14 +236,14 @@ impl Training {
         stop: &AtomicBool,
         on_event: &mut Observer<'_>,
     ) -> Result<Summary, Error> {
-        let Self { settings, images, split, pairs, .. } = &self;
+        let Self { settings, data, split, pairs, .. } = &self;
         let run = self.folder.path();
-        on_event(Event::Started { run, settings, images, split, pairs, steps: self.steps })?;
+        on_event(Event::Started { run, settings, data, split, pairs, steps: self.steps })?;
         if self.state.step == 0 {
             on_event(Event::Weights { step: 0, model: &model, last: false })?;
         }
         let place = (self.state.epoch, self.state.done);
-        let loader = Loader::start(&self.settings, &self.images, &self.pairs, place);
+        let loader = Loader::start(&self.settings, &self.data, &self.pairs, place);
         let (start, mut saved) = (Instant::now(), Instant::now());
         for batch in loader {
             // At least one step is taken, so that there is something to save.
@@ -287,15 +292,22 @@ impl Training {
         SavedModel::new(&self.settings).save(model, &self.folder)?;
         on_event(Event::Weights { step: self.state.step, model, last: true })?;
         let plain = self.device.clone().inner();
+        let Settings { encoder, seed, .. } = &self.settings;
+        let shape = self.settings.shape(&self.data);
+        let random = || Ok(Model::random(encoder, shape, *seed, &plain)?);
+        let trained = model.snapshot();
         let evaluation = Evaluation::new(
-            &self.images,
+            &self.data,
             &self.split,
-            &self.random,
-            model,
+            &random,
+            &trained,
             &self.settings.loss.matryoshka,
             &plain,
             &mut |progress| on_event(Event::Evaluating(progress)),
         )?;
+        let asked = &self.split.test_pairs;
+        let untrained = || untrained(&self.settings, &self.data, &plain);
+        let retrieval = Retrieval::new(&self.data, asked, &untrained, &trained, &plain)?;
         let TrainState { step, epoch, floor, ceiling, .. } = self.state;
         if let Some(evaluation) = &evaluation {
             self.folder.metric(step, &EvaluationLine { step, evaluation })?;
@@ -315,10 +327,11 @@ impl Training {
             loss_ceiling: ceiling,
             peak_memory_bytes: peak_memory_bytes(),
             evaluation,
+            retrieval,
         };
         // The summary says that a run is finished, so it comes last.
-        let (run, images, split) = (self.folder.path(), &*self.images, &self.split);
-        on_event(Event::Measured { run, images, split, summary: &summary })?;
+        let (run, data, split) = (self.folder.path(), &*self.data, &self.split);
+        on_event(Event::Measured { run, data, split, summary: &summary })?;
         self.folder.write_summary(&summary)?;
         Ok(summary)
     }
@@ -358,14 +371,13 @@ impl Training {
         let (step, epoch) = (self.state.step, batch.epoch);
         let Settings { view, seed, optimizer, chunk, .. } = &self.settings;
         let rate = learning_rate(optimizer, self.batch, step, self.steps);
-        let shape = self.settings.image_shape();
         let ahead = Cell::new(batch.views.take());
         let views = |pairs: &[Pair]| {
             let views = match ahead.take() {
                 Some(views) => views,
-                None => draw_pairs(&self.images, pairs, view, *seed, epoch)?,
+                None => self.data.draw_pairs(pairs, view, *seed, epoch)?,
             };
-            Ok(images_tensor(views, shape, &self.device))
+            Ok::<Input, Error>(input(views, &self.device))
         };
         let before = model.snapshot();
         let learns = self.criterion.learns();

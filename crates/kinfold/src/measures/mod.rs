@@ -10,6 +10,7 @@ mod labelled;
 mod linear_probe;
 mod neighbours;
 mod principal;
+mod ranking;
 mod retrieval;
 mod spectrum;
 
@@ -24,6 +25,7 @@ pub(crate) use neighbours::largest;
 pub use neighbours::{Hubness, Neighbour, hubness, nearest};
 pub(crate) use principal::Centred;
 pub use principal::{PrincipalComponents, principal_components};
+pub use ranking::{Question, Ranking, rankings};
 pub use retrieval::{Rank, Retrieval, retrieval};
 pub(crate) use spectrum::rank_of;
 pub use spectrum::{effective_rank, singular_values};

@@ -1,0 +1,80 @@
+//! What models take: a batch of things of one kind, and what all things of a kind have in common.
+
+use super::ImageShape;
+use crate::ops::Bags;
+use burn::tensor::Tensor;
+
+/// What a model embeds, `n` things of one kind.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// `[n, channels, size, size]`.
+    Images(Tensor<4>),
+    /// The tokens of `n` texts.
+    Texts(Bags),
+}
+
+/// What all things that a model embeds have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputShape {
+    /// Images of one shape.
+    Images(ImageShape),
+    /// Texts.
+    Texts {
+        /// The rows of a table of tokens: one more than the highest token.
+        tokens: usize,
+    },
+}
+
+impl Input {
+    /// How many things there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Images(images) => images.dims()[0],
+            Self::Texts(texts) => texts.len(),
+        }
+    }
+
+    /// No things.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `count` of them from `first` on.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn narrow(&self, first: usize, count: usize) -> Self {
+        match self {
+            Self::Images(images) => Self::Images(images.clone().narrow(0, first, count)),
+            Self::Texts(texts) => Self::Texts(texts.narrow(first, count)),
+        }
+    }
+}
+
+impl From<Tensor<4>> for Input {
+    fn from(images: Tensor<4>) -> Self {
+        Self::Images(images)
+    }
+}
+
+impl From<Bags> for Input {
+    fn from(texts: Bags) -> Self {
+        Self::Texts(texts)
+    }
+}
+
+impl InputShape {
+    /// Width and height of images; 0 of other things.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Images(shape) => shape.size,
+            Self::Texts { .. } => 0,
+        }
+    }
+}
+
+impl From<ImageShape> for InputShape {
+    fn from(shape: ImageShape) -> Self {
+        Self::Images(shape)
+    }
+}
