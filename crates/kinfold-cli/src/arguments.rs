@@ -164,7 +164,7 @@ pub(crate) struct TrainArguments {
     /// about a third more time. Batch norm sees one chunk at a time [default: the whole batch]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
-    /// What turns a view into an embedding [default: convnet]; its settings are in --config's
+    /// What turns a view into an embedding [default: convnet, of texts static]; its settings are in --config's
     /// [encoder]
     #[arg(long, value_enum)]
     encoder: Option<Encoder>,
@@ -185,8 +185,8 @@ pub(crate) struct TrainArguments {
     /// What moves the weights; LARS, as SimCLR's code has it, suits large batches [default: adamw]
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
-    /// The highest learning rate [default: 0.002 for adamw; for a batch of B pairs 0.06 · B / 256 for
-    /// sgd and 0.3 · B / 256 for lars]
+    /// The highest learning rate [default: 0.002 for adamw, of texts 0.1 · √(B / 2048) for a batch of B
+    /// pairs; 0.06 · B / 256 for sgd and 0.3 · B / 256 for lars]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
     /// How strongly weights are pulled to 0 [default: 0.0001]

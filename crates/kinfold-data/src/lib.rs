@@ -47,9 +47,11 @@ pub use images::Images;
 pub use items::{Items, Skipped};
 pub use pairs::{Expansion, LeftOut, Pair, PairSettings, PairSource, Pairs, Split};
 pub use picture::Picture;
-pub use settings::{DIGITS, ImageSettings, MEMORY, Reading, TextReading, TextSettings};
+pub use settings::{
+    DIGITS, ImageSettings, MEMORY, Reading, TextReading, TextSettings, TokenizerSource,
+};
 pub use sources::{npy, texts as files_of_name};
-pub use texts::{Bags, Bm25, Texts, Tokenizer, TokenizerSource};
+pub use texts::{Bags, Bm25, Texts, Tokenizer};
 pub use views::{
     Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views,
     pair_sheet,

@@ -4,7 +4,6 @@
 //! [`TextReading`], with everything decided.
 
 use crate::Error;
-use crate::texts::TokenizerSource;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -121,6 +120,23 @@ impl TextSettings {
         };
         TextReading { columns: self.columns.clone(), tokenizer }
     }
+}
+
+/// Where a tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenizerSource {
+    /// A file, tokenizer.json.
+    File(PathBuf),
+    /// Pieces of words, in lower case and without accents, as BERT has them; trained on the texts.
+    WordPiece {
+        /// The most tokens.
+        vocabulary: usize,
+    },
+    /// Merged bytes, as GPT-2 has them; trained on the texts.
+    Bpe {
+        /// The most tokens.
+        vocabulary: usize,
+    },
 }
 
 /// How texts are read, with every default decided.

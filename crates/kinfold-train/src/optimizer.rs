@@ -66,6 +66,11 @@ impl Optimizer {
         module.map(&mut Move { path: Vec::new(), settings, moment, kept, gradients })
     }
 
+    /// Forgets what it keeps: no step follows.
+    pub(crate) fn release(&mut self) {
+        self.kept.clear();
+    }
+
     /// The norm of all gradients of the last step together, before clipping.
     pub(crate) fn gradient_norm(&self) -> f64 {
         self.gradient_norm

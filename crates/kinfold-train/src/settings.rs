@@ -5,7 +5,6 @@
 
 pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};
 
-use crate::run::CONFIG;
 use crate::{Error, memory};
 use kinfold_data::{
     DIGITS, Data, DataReading, ImageSettings, Kind, PairSettings, PairSource, Pairs, Recipe,
@@ -15,6 +14,9 @@ use kinfold_nn::encoders::{ImageShape, InputShape, table_shape, tokenizer_beside
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
+
+/// The file of a run's folder that holds every effective setting.
+pub const CONFIG: &str = "config.toml";
 
 /// Every setting of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,8 +104,8 @@ pub struct LossSettings {
 pub struct OptimizerSettings {
     /// By default AdamW.
     pub name: OptimizerName,
-    /// The highest learning rate; by default 0.002 for AdamW, and for a batch of B pairs
-    /// 0.06 · B / 256 for SGD and 0.3 · B / 256 for LARS.
+    /// The highest learning rate; by default 0.002 for AdamW (of texts 0.1 · √(B / 2048) for a batch of B
+    /// pairs), 0.06 · B / 256 for SGD and 0.3 · B / 256 for LARS.
     pub learning_rate: Option<f64>,
     /// Weight decay; AdamW's is decoupled. LARS excludes biases and the weights of norms, which are
     /// those of one dimension.
@@ -392,6 +394,16 @@ impl Settings {
         }
     }
 
+    /// The highest learning rate where none is asked for. A row of a table is moved by the few texts that have
+    /// its token, and bears large steps: for AdamW 0.1 at batches of 2048 pairs, and more or less with the
+    /// root of the batch.
+    pub fn usual_rate(&self, batch: usize) -> f64 {
+        match (self.kind(), self.optimizer.name) {
+            (Kind::Texts, OptimizerName::AdamW) => 0.1 * (batch as f64 / 2048.0).sqrt(),
+            _ => OptimizerSettings { learning_rate: None, ..self.optimizer }.highest_rate(batch),
+        }
+    }
+
     /// What the encoder takes.
     pub fn kind(&self) -> Kind {
         match self.encoder.name {
@@ -507,7 +519,7 @@ impl Settings {
         }
         self.encoder = self.cut_by_default().decided(size);
         self.batch = Some(batch);
-        self.optimizer.learning_rate = Some(self.optimizer.highest_rate(batch));
+        self.optimizer.learning_rate.get_or_insert(self.usual_rate(batch));
         let named = self.loss.named()?;
         self.loss.temperature = Some(named.loss.temperature().get());
         self.loss.learned_temperature = Some(named.learned);

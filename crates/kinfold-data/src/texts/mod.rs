@@ -13,7 +13,7 @@ mod groups;
 mod tokenizer;
 
 pub use bm25::Bm25;
-pub use tokenizer::{Bags, Tokenizer, TokenizerSource};
+pub use tokenizer::{Bags, Tokenizer};
 
 use crate::Error;
 use crate::items::{Items, Listed, Skipped};

@@ -4,9 +4,11 @@
 //! text's tokens. Tokens that stand for something unknown are left out: they say nothing of a text.
 
 use crate::Error;
+use crate::settings::TokenizerSource;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
 use tokenizers::normalizers::BertNormalizer;
@@ -19,23 +21,6 @@ use tokenizers::{
 
 /// What a trained tokenizer has in place of what it does not know.
 const UNKNOWN: &str = "[UNK]";
-
-/// Where a tokenizer comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenizerSource {
-    /// A file, tokenizer.json.
-    File(PathBuf),
-    /// Pieces of words, in lower case and without accents, as BERT has them; trained on the texts.
-    WordPiece {
-        /// The most tokens.
-        vocabulary: usize,
-    },
-    /// Merged bytes, as GPT-2 has them; trained on the texts.
-    Bpe {
-        /// The most tokens.
-        vocabulary: usize,
-    },
-}
 
 /// Texts as bags of tokens, one after the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,7 +48,7 @@ impl Bags {
 /// What makes tokens of texts.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     unknown: Option<u32>,
     rows: usize,
 }
@@ -109,7 +94,7 @@ impl Tokenizer {
             }
         };
         let highest = inner.get_vocab(true).into_values().max();
-        Self { inner, unknown, rows: highest.map_or(0, |id| id as usize + 1) }
+        Self { inner: Arc::new(inner), unknown, rows: highest.map_or(0, |id| id as usize + 1) }
     }
 
     /// One more than the highest number of a token: the rows that a table of them has.
@@ -207,7 +192,7 @@ fn word_piece<S: AsRef<str> + Sync>(texts: &[S], vocabulary: usize) -> Result<To
         WordPiece::builder().unk_token(UNKNOWN.to_owned()).build().map_err(untrainable)?;
     trainer.train(&mut model).map_err(untrainable)?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
-    tokenizer.with_normalizer(Some(normalizer));
+    tokenizer.with_normalizer(Some(normalizer)).map_err(untrainable)?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     let unknown = AddedToken::from(UNKNOWN, true);
     tokenizer.add_special_tokens([unknown]).map_err(untrainable)?;

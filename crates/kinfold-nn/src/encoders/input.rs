@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 /// What a model embeds, `n` things of one kind.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it at a time")]
 pub enum Input {
     /// `[n, channels, size, size]`.
     Images(Tensor<4>),

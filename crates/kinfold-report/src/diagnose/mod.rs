@@ -12,7 +12,6 @@ use kinfold::{Embeddings, Temperature};
 use kinfold_data::{Data, Pair, Pairs, Split};
 use kinfold_nn::encoders::Model;
 use kinfold_train::run::{SavedModel, Summary};
-use kinfold_train::settings::OptimizerSettings;
 use kinfold_train::tensors::{input, numbers};
 use kinfold_train::{Error, Settings, relative_path};
 use std::borrow::Cow;
@@ -90,7 +89,6 @@ impl Trained {
         // A queue that fills makes the loss rise, as more candidates do.
         let filling = if loss.name == "moco" { loss.queue / batch } else { 0 };
         let steps = &steps[filling.min(steps.len() / 2)..];
-        let usual = OptimizerSettings { learning_rate: None, ..*optimizer };
         (!steps.is_empty()).then(|| Self {
             losses: steps.iter().map(|step| step.loss).collect(),
             gradient_norms: steps.iter().filter_map(|step| step.gradient_norm).collect(),
@@ -98,7 +96,7 @@ impl Trained {
                 ceiling,
                 batch: Some(batch),
                 learning_rate: Some(optimizer.highest_rate(batch)),
-                usual_learning_rate: Some(usual.highest_rate(batch)),
+                usual_learning_rate: Some(settings.usual_rate(batch)),
                 // As it was written, and not the nearest number in twice the digits.
                 weight_decay: optimizer.weight_decay.to_string().parse().ok(),
                 optimizer: Some(optimizer.name.as_str()),

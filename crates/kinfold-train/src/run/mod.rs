@@ -12,6 +12,7 @@ mod state;
 mod summary;
 mod tensorboard;
 
+pub use crate::settings::CONFIG;
 pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
 pub use model::SavedModel;
 pub(crate) use state::{State, not_finite};
@@ -29,8 +30,6 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Every effective setting of a run.
-pub const CONFIG: &str = "config.toml";
 /// A line for each step, then the evaluation.
 pub const METRICS: &str = "metrics.jsonl";
 /// What a run reached; its last file.

@@ -26,6 +26,7 @@ use crate::{Error, Settings};
 use burn::tensor::Device;
 use kinfold_data::{Data, Pair, Pairs, Split};
 use kinfold_nn::encoders::{Input, Model};
+use kinfold_nn::ops::release_memory;
 use loader::{Batch, Loader};
 use serde::Serialize;
 use state::TrainState;
@@ -287,8 +288,11 @@ impl Training {
         seconds: f64,
         on_event: &mut Observer<'_>,
     ) -> Result<Summary, Error> {
-        // From here on there are weights that took time to make.
+        // From here on there are weights that took time to make, and no step follows.
         self.folder.keep();
+        self.optimizer.release();
+        self.good = None;
+        release_memory();
         SavedModel::new(&self.settings).save(model, &self.folder)?;
         on_event(Event::Weights { step: self.state.step, model, last: true })?;
         let plain = self.device.clone().inner();
