@@ -9,7 +9,7 @@ const LIGHT: [&str; 2] = ["numpy", "pytest"];
 
 /// PyTorch, the libraries whose numbers are ours, and type checkers. The versions are those that presets
 /// were held against.
-const HEAVY: [&str; 10] = [
+const HEAVY: [&str; 11] = [
     "numpy",
     "pytest",
     "torch==2.15.0",
@@ -18,6 +18,7 @@ const HEAVY: [&str; 10] = [
     "pytorch-metric-learning==2.9.0",
     "open-clip-torch==3.3.0",
     "sentence-transformers==6.2.0",
+    "model2vec==0.10.0",
     "mypy>=2",
     "pyright[nodejs]>=1.1.414",
 ];
@@ -42,7 +43,9 @@ pub(crate) fn test_torch(interpreter: Option<&str>) -> ExitCode {
         let Some(interpreter) = interpreter else {
             let python = environment("python-torch", &HEAVY)?;
             installed(&python, &root())?;
-            return tested("Python with PyTorch", Command::new(&python));
+            let mut python = Command::new(&python);
+            python.env("KINFOLD_COMMAND", command()?);
+            return tested("Python with PyTorch", python);
         };
         // Beside what the interpreter has, in a folder that it looks into first.
         let beside = target().join("python-beside");
@@ -85,6 +88,15 @@ fn run(work: impl FnOnce() -> Option<()>) -> ExitCode {
         Some(()) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     }
+}
+
+/// The command, with which models are made that Python's libraries load.
+fn command() -> Option<PathBuf> {
+    done(
+        "command",
+        Command::new("cargo").args(["build", "--release", "--package", "kinfold-cli"]),
+    )?;
+    Some(target().join("release").join(format!("kinfold{}", std::env::consts::EXE_SUFFIX)))
 }
 
 fn tested(name: &str, mut python: Command) -> Option<()> {

@@ -183,6 +183,27 @@ impl Data {
         }
     }
 
+    /// What a step of training sees of some pairs: [`draw_pairs`](Self::draw_pairs), and then the negatives that
+    /// the data lists for each of them.
+    ///
+    /// # Errors
+    /// As [`draw_pairs`](Self::draw_pairs).
+    pub fn draw_batch(
+        &self,
+        pairs: &[Pair],
+        recipe: &Recipe,
+        seed: u64,
+        epoch: usize,
+    ) -> Result<Views, Error> {
+        let mut views = self.draw_pairs(pairs, recipe, seed, epoch)?;
+        if let (Self::Texts(texts), Views::Tokens(bags)) = (self, &mut views) {
+            for &row in pairs.iter().flat_map(|pair| texts.items.negatives(pair.place)) {
+                bags.push(texts.tokens.of(row));
+            }
+        }
+        Ok(views)
+    }
+
     /// View `number` of each of these things, as [`draw_views`](views::draw_views) draws it.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ impl Images {
         };
         let (names, labels) = (keep(names), keep(labels));
         Ok(Self {
-            items: Items { names, labels, skipped, held_out, listed },
+            items: Items { names, labels, skipped, held_out, listed, ..Items::default() },
             channels: reading.channels,
             size: reading.size,
             invert: reading.invert,

@@ -18,6 +18,8 @@ pub struct Items {
     /// The rows that the data itself holds out; empty where it says nothing.
     pub held_out: Range<usize>,
     pub(crate) listed: Vec<Listed>,
+    /// Rows that are no match of a pair's first member, as many for each pair that the data lists.
+    pub(crate) negatives: Vec<usize>,
 }
 
 /// A pair that the data lists.
@@ -71,6 +73,26 @@ impl Items {
     /// How many pairs the data lists.
     pub fn pairs(&self) -> usize {
         self.listed.len()
+    }
+
+    /// How many negatives of its own each pair has that the data lists.
+    pub fn negatives_per_pair(&self) -> usize {
+        self.negatives.len().checked_div(self.listed.len()).unwrap_or(0)
+    }
+
+    /// The rows of a pair's negatives, by its place.
+    pub fn negatives(&self, place: usize) -> &[usize] {
+        let each = self.negatives_per_pair();
+        &self.negatives[place * each..][..each]
+    }
+
+    /// The group of each row as the second member of a pair; none of a row that is none.
+    pub fn groups_of_seconds(&self) -> Vec<Option<usize>> {
+        let mut groups = vec![None; self.len()];
+        for pair in &self.listed {
+            groups[pair.b] = Some(pair.group);
+        }
+        groups
     }
 
     /// Whether the data is a list of pairs.

@@ -30,6 +30,37 @@ pub(crate) struct Criterion {
     /// Whether pairs of one class, or else of one group, are no negatives of each other.
     mask: bool,
     queue: Option<Queue>,
+    negatives: Negatives,
+}
+
+/// Negatives that the data lists.
+struct Negatives {
+    /// So many of each pair.
+    per_pair: usize,
+    /// What each is known by, `[pairs, per_pair]`: the class or group that it is of, and else a number of its
+    /// own, so that it is no negative of what it belongs to.
+    ids: Vec<i64>,
+}
+
+impl Negatives {
+    /// Of a list's pairs; `classes` are each row's.
+    fn new(items: &Items, classes: Option<&[i64]>) -> Self {
+        let groups = items.groups_of_seconds();
+        let id = |&row: &usize| match classes {
+            Some(classes) => classes[row],
+            None => groups[row].unwrap_or(items.pairs() + row) as i64,
+        };
+        let per_pair = items.negatives_per_pair();
+        let pairs = if per_pair == 0 { 0 } else { items.pairs() };
+        Self {
+            per_pair,
+            ids: (0..pairs).flat_map(|place| items.negatives(place)).map(id).collect(),
+        }
+    }
+
+    fn of(&self, pair: &Pair) -> &[i64] {
+        &self.ids[pair.place * self.per_pair..][..self.per_pair]
+    }
 }
 
 /// Earlier keys, and the encoder that makes them: it follows the trained one slowly (MoCo, He et al.
@@ -90,6 +121,15 @@ impl Criterion {
                 new: None,
             })
         };
+        let classes: Option<Vec<i64>> =
+            (named.labels || mask).then(|| classes.iter().map(|&class| class as i64).collect());
+        let negatives = Negatives::new(items, classes.as_deref());
+        if negatives.per_pair > 0 && (named.queue || named.labels) {
+            return Err(Error::Setting(format!(
+                "{} has negatives of its own, but {} takes its negatives from elsewhere",
+                settings.data, settings.loss.name
+            )));
+        }
         let queue = named.queue.then(queue).transpose()?;
         let module = if named.learned { module.learned(device) } else { module };
         // Weight decay would pull the temperature to 1; open_clip decays none of these, either.
@@ -108,16 +148,17 @@ impl Criterion {
                 OptimizerName::AdamW => 1.0,
                 OptimizerName::Sgd | OptimizerName::Lars => OptimizerSettings::ADAMW_RATE / highest,
             },
-            classes: (named.labels || mask).then(|| classes.iter().map(|&c| c as i64).collect()),
+            classes,
             // Without labels, pairs may still be known to show the same thing.
-            mask: mask || (!named.labels && pairs.share_groups()),
+            mask: mask || (!named.labels && (pairs.share_groups() || negatives.per_pair > 0)),
             queue,
+            negatives,
         })
     }
 
-    /// What the model makes of `2n` views, first every first view: `[2n, projection]`, or of the first views alone where keys come from the encoder of a queue.
+    /// What the model makes of `2n` views, first every first view, and what follows: as many rows, or of the first views alone where keys come from the encoder of a queue.
     pub(crate) fn rows(&self, model: &Model, views: Input) -> Tensor<2> {
-        let n = views.len() / 2;
+        let n = views.len() / (2 + self.negatives.per_pair);
         model.project(if self.queue.is_some() { views.narrow(0, n) } else { views })
     }
 
@@ -142,14 +183,19 @@ impl Criterion {
             None if self.mask => Some(pairs.iter().map(|pair| pair.group as i64).collect()),
             None => None,
         };
+        let (per_pair, mut negatives) = (self.negatives.per_pair, Vec::new());
         let (queries, keys) = match keys {
             Some(keys) => (Tensor::cat(rows, 0), keys),
             None => {
-                let halves = rows.into_iter().map(|rows| {
-                    let n = rows.dims()[0] / 2;
-                    (rows.clone().narrow(0, 0, n), rows.narrow(0, n, n))
-                });
-                let (queries, keys) = halves.unzip();
+                let (mut queries, mut keys) = (Vec::new(), Vec::new());
+                for rows in rows {
+                    let n = rows.dims()[0] / (2 + per_pair);
+                    queries.push(rows.clone().narrow(0, 0, n));
+                    keys.push(rows.clone().narrow(0, n, n));
+                    if per_pair > 0 {
+                        negatives.push(rows.narrow(0, 2 * n, per_pair * n));
+                    }
+                }
                 (Tensor::cat(queries, 0), Tensor::cat(keys, 0))
             }
         };
@@ -159,6 +205,10 @@ impl Criterion {
         if let Some(earlier) = earlier.clone() {
             batch = batch.with_negatives(earlier);
             ids.extend(self.queue.iter().flat_map(|queue| &queue.classes));
+        }
+        if !negatives.is_empty() {
+            batch = batch.with_negatives(Tensor::cat(negatives, 0));
+            ids.extend(pairs.iter().flat_map(|pair| self.negatives.of(pair)));
         }
         if classes.is_some() {
             let ids = Tensor::<1, Int>::from_data(ids.as_slice(), &keys.device());
@@ -208,7 +258,7 @@ impl Criterion {
         let ids: Vec<u64> = ids.iter().map(|&id| id as u64).collect();
         let (pairs, earlier) = points.split_at(n);
         let mut batch = Batch::new(Embeddings::new(pairs, 1)?, Embeddings::new(pairs, 1)?);
-        if queue.is_some() {
+        if !earlier.is_empty() {
             batch = batch.with_negatives(Embeddings::new(earlier, 1)?);
         }
         Ok((None, loss.value(batch.with_ids(&ids))?.mean))
@@ -342,6 +392,60 @@ mod tests {
     }
 
     #[test]
+    fn negatives_that_the_data_lists_are_candidates_of_all() -> Result<(), Error> {
+        use kinfold_data::{Kind, PairSettings};
+        let device = Device::flex().autodiff();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pairs.csv");
+        // The last negative is the first pair's own positive, and none of it.
+        let rows = "anchor,positive,negative\nab,cd,ef\ngh,ij,kl\nmn,op,cd\n";
+        std::fs::write(&file, rows).expect("written");
+        let mut settings = Settings::of_kind(Kind::Texts);
+        settings.data = file.display().to_string();
+        settings.text.vocabulary = Some(100);
+        settings.encoder.embedding = Some(5);
+        let data = settings.read()?;
+        let split = data.split(0.0);
+        let pairs = Pairs::new(data.items(), &split, &PairSettings::default())?;
+        let shape = settings.shape(&data);
+        let mut criterion = Criterion::new(&settings, (data.items(), shape), &pairs, &device)?;
+        let model = Model::random(&settings.encoder, shape, 0, &device)?;
+        let batch = pairs.batches(3, 0, 0).remove(0);
+        let parts = |parts: &[&[Pair]]| -> Result<Vec<Tensor<2>>, Error> {
+            let views = |part: &&[Pair]| data.draw_batch(part, &settings.view, 0, 0);
+            let rows = |part| Ok(criterion.rows(&model, input(views(part)?, &device)));
+            parts.iter().map(rows).collect()
+        };
+        let (whole, two) = (parts(&[&batch])?, parts(&[&batch[..1], &batch[1..]])?);
+        let whole = criterion.loss(whole, None, &batch)?;
+        let two = criterion.loss(two, None, &batch)?;
+        assert!((whole.value - two.value).abs() < 1e-6);
+
+        // The same by the library: ids of pairs, then of negatives.
+        let of = |rows: Vec<usize>| numbers(model.embed(input(data.plain(&rows)?, &device)));
+        let queries = of(batch.iter().map(|pair| pair.a).collect())?;
+        let keys = of(batch.iter().map(|pair| pair.b).collect())?;
+        let negatives = batch.iter().map(|pair| data.items().negatives(pair.place)[0]);
+        let negatives: Vec<usize> = negatives.collect();
+        let group = |row: &usize| match &*data.items().names[*row] {
+            "cd" => 0,
+            _ => 100 + *row as u64,
+        };
+        let ids: Vec<u64> = batch.iter().map(|pair| pair.place as u64).collect();
+        let ids: Vec<u64> = ids.into_iter().chain(negatives.iter().map(group)).collect();
+        let negatives = of(negatives)?;
+        let batch = Batch::new(Embeddings::new(&queries, 5)?, Embeddings::new(&keys, 5)?)
+            .with_negatives(Embeddings::new(&negatives, 5)?)
+            .with_ids(&ids);
+        let value = settings.loss.loss()?.value(batch)?.mean;
+        assert!((whole.value - value).abs() < 1e-5, "{} {value}", whole.value);
+        // Five candidates, but for the first pair, whose own positive is left out.
+        let ceiling = (2.0 * 6f64.ln() + 5f64.ln()) / 3.0;
+        assert!((whole.ceiling - ceiling).abs() < 1e-6, "{} {ceiling}", whole.ceiling);
+        Ok(())
+    }
+
+    #[test]
     fn the_encoder_of_a_queue_follows_slowly_and_the_queue_forgets() -> Result<(), Error> {
         let device = Device::flex().autodiff();
         let mut settings = Settings::default();
@@ -364,8 +468,14 @@ mod tests {
         let trained = model(1, &device);
         let begin = of(&queue(&criterion).0)?;
         for (step, rows) in [(1, 4), (2, 7), (3, 7)] {
-            let which =
-                [0, 1, 2, 3].map(|row| Pair { a: row, b: row, pose: 0, group: row, key: row });
+            let which = [0, 1, 2, 3].map(|row| Pair {
+                a: row,
+                b: row,
+                pose: 0,
+                group: row,
+                key: row,
+                place: 0,
+            });
             let views = input(data.plain(&[0, 1, 2, 3, 4, 5, 6, 7])?, &device);
             let keys = criterion.keys(&views);
             let loss = criterion.loss(vec![criterion.rows(&trained, views)], keys, &which)?;

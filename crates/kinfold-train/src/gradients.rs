@@ -28,7 +28,7 @@ pub(crate) struct Found {
 }
 
 /// The gradients of the loss of `pairs`; `views` makes theirs, `2n`, first every first
-/// view. At most `chunk` pairs are encoded at a time, where it is given.
+/// view, and then the negatives of each. At most `chunk` pairs are encoded at a time, where it is given.
 pub(crate) fn gradients(
     model: &Model,
     criterion: &mut Criterion,

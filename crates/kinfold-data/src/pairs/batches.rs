@@ -17,14 +17,15 @@ impl Pairs {
                 let pair = |i: usize| {
                     let (row, pose) = (rows[i % rows.len()], i / rows.len());
                     let key = pose * self.rows + row;
-                    Pair { a: row, b: row, pose, group: key, key }
+                    Pair { a: row, b: row, pose, group: key, key, place: 0 }
                 };
                 order(rows.len()).into_iter().map(pair).collect()
             }
-            Kind::Listed(rows) => {
+            Kind::Listed { pairs: rows, places } => {
                 let pair = |(key, i): (usize, usize)| {
                     let (Listed { a, b, group, .. }, pose) = (rows[i % rows.len()], i / rows.len());
-                    Pair { a, b, pose, group: group * self.poses + pose, key }
+                    let (group, place) = (group * self.poses + pose, places[i % rows.len()]);
+                    Pair { a, b, pose, group, key, place }
                 };
                 order(rows.len()).into_iter().enumerate().map(pair).collect()
             }
@@ -60,7 +61,7 @@ impl Pairs {
                 // Any of the others, equally often.
                 let other = (anchor + 1 + random.below(rows.len() - 1)) % rows.len();
                 let (a, b) = (rows[anchor], rows[other]);
-                pairs.push(Pair { a, b, pose, group: class, key: pairs.len() });
+                pairs.push(Pair { a, b, pose, group: class, key: pairs.len(), place: 0 });
             }
         }
         pairs

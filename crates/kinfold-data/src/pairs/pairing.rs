@@ -70,6 +70,8 @@ pub struct Pair {
     /// What stands for the image in the random numbers of its views: by views the row, else the
     /// pair's number in its epoch, since an image may be seen more than once.
     pub key: usize,
+    /// Of a list, its place there; else 0.
+    pub place: usize,
 }
 
 /// A label with too few images for a pair.
@@ -95,7 +97,7 @@ pub struct Pairs {
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
     Rows(Vec<usize>),
-    Listed(Vec<Listed>),
+    Listed { pairs: Vec<Listed>, places: Vec<usize> },
     Classes { rows: Vec<Vec<usize>>, rounds: usize, mixed: bool },
 }
 
@@ -116,7 +118,8 @@ impl Pairs {
             PairSource::Views => Kind::Rows(split.train.clone()),
             PairSource::List if items.is_list() => {
                 let pair = |&place: &usize| items.listed[place];
-                Kind::Listed(split.train_pairs.iter().map(pair).collect())
+                let pairs = split.train_pairs.iter().map(pair).collect();
+                Kind::Listed { pairs, places: split.train_pairs.clone() }
             }
             PairSource::List => {
                 return Err(Error::Setting(
@@ -166,7 +169,7 @@ impl Pairs {
     pub fn of(&self) -> &'static str {
         match self.kind {
             Kind::Rows(_) => "two views of an image",
-            Kind::Listed(_) => "a row of the list",
+            Kind::Listed { .. } => "a row of the list",
             Kind::Classes { .. } => "two images of a class",
         }
     }
@@ -176,7 +179,7 @@ impl Pairs {
         self.poses
             * match &self.kind {
                 Kind::Rows(rows) => rows.len(),
-                Kind::Listed(rows) => rows.len(),
+                Kind::Listed { pairs, .. } => pairs.len(),
                 Kind::Classes { rows, rounds, .. } => rows.len() * rounds,
             }
     }
@@ -191,8 +194,8 @@ impl Pairs {
         match &self.kind {
             Kind::Rows(_) => false,
             Kind::Classes { mixed, .. } => *mixed,
-            Kind::Listed(rows) => {
-                let mut groups: Vec<usize> = rows.iter().map(|row| row.group).collect();
+            Kind::Listed { pairs, .. } => {
+                let mut groups: Vec<usize> = pairs.iter().map(|row| row.group).collect();
                 groups.sort_unstable();
                 groups.windows(2).any(|pair| pair[0] == pair[1])
             }

@@ -32,7 +32,7 @@ fn by_views_batches_are_what_they_always_were() {
         let batches = pairs.batches(479, seed, epoch);
         assert_eq!(batches.len(), 3);
         for (pair, row) in batches.concat().iter().zip(rows) {
-            assert_eq!(*pair, Pair { a: row, b: row, pose: 0, group: row, key: row });
+            assert_eq!(*pair, Pair { a: row, b: row, pose: 0, group: row, key: row, place: 0 });
         }
     }
     // The embedded digits are always split the same way.

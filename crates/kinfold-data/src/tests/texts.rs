@@ -161,6 +161,38 @@ fn what_is_no_text_is_named_with_its_line() {
 }
 
 #[test]
+fn negatives_come_with_their_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "anchor,positive,negative_1,negative_2,negatives\na,b,c,d,x\n\u{306e},b,d,c,x\ne,f,b,\u{306e},x\n";
+    // A tokenizer that was trained on other texts.
+    let source = TokenizerSource::WordPiece { vocabulary: 100 };
+    let letters = Tokenizer::new(&source, &["a b c d e f"]).unwrap();
+    let letters = write(folder.path(), "tokenizer.json", letters.to_json().unwrap());
+    let reading = TextSettings::default().reading(Some(letters));
+    let texts = Texts::read(&write(folder.path(), "pairs.csv", rows), &reading).unwrap();
+    let items = &texts.items;
+    // The second has no token, and its negatives go with it.
+    assert_eq!((items.pairs(), items.skipped.len(), items.negatives_per_pair()), (2, 1, 2));
+    let named = |place: usize| -> Vec<&str> {
+        items.negatives(place).iter().map(|&row| &*items.names[row]).collect()
+    };
+    assert_eq!((named(0), named(1)), (vec!["c", "d"], vec!["b", "\u{306e}"]));
+    let row = |name: &str| items.names.iter().position(|other| other == name).unwrap();
+    assert_eq!(items.groups_of_seconds()[row("b")], Some(items.listed[0].group));
+    assert_eq!(items.groups_of_seconds()[row("c")], None);
+    let data = Data::Texts(texts.clone());
+    let pairs = Pairs::new(&texts.items, &data.split(0.0), &PairSettings::default()).unwrap();
+    let batch = pairs.batches(2, 0, 0).remove(0);
+    let recipe = Recipe::Affine(ViewSettings::default());
+    let Views::Tokens(bags) = data.draw_batch(&batch, &recipe, 0, 0).unwrap() else {
+        panic!("texts have tokens")
+    };
+    assert_eq!(bags.ends.len(), 2 * (2 + 2));
+    let first = texts.items.negatives(batch[0].place);
+    assert_eq!((bags.of(4), bags.of(5)), (texts.tokens.of(first[0]), texts.tokens.of(first[1])));
+}
+
+#[test]
 fn whole_groups_are_held_out() {
     let folder = tempfile::tempdir().unwrap();
     let rows: String = (0..60)

@@ -1,7 +1,7 @@
 //! Texts, and how they are read.
 //!
 //! Input: a file of rows (.jsonl, .csv, .parquet) whose columns are those of sentence-transformers: pairs,
-//! `anchor` and `positive`; texts, `text`; or scored pairs, `sentence1`, `sentence2` and `score`; and with
+//! `anchor` and `positive`, and `negative` or `negative_1`, `negative_2`, …; texts, `text`; or scored pairs, `sentence1`, `sentence2` and `score`; and with
 //! any of them `label`, with pairs `id`. Output: [`Texts`], tokenized once.
 //!
 //! Of pairs, each distinct text is one row, in the order in which texts are first named. Pairs that share an
@@ -184,7 +184,10 @@ impl Distinct {
 fn pairs(mut table: Table, names: [&str; 2]) -> Result<Items, Error> {
     let [a, b] = [needed(&table, names[0])?, needed(&table, names[1])?];
     let (id, label) = (table.column("id"), table.column("label"));
+    let of_negatives: Vec<usize> =
+        (0..table.columns.len()).filter(|&column| is_negative(&table.columns[column])).collect();
     let mut distinct = Distinct::default();
+    let mut negatives = Vec::new();
     let mut groups = Groups::default();
     let mut listed = Vec::with_capacity(table.rows.len());
     for mut row in std::mem::take(&mut table.rows) {
@@ -192,13 +195,22 @@ fn pairs(mut table: Table, names: [&str; 2]) -> Result<Items, Error> {
         let id = id.and_then(|id| row.take(id)).filter(|id| !id.is_empty());
         let [a, b] = [text(&table, &mut row, a)?, text(&table, &mut row, b)?];
         let [a, b] = [distinct.row(a, label.as_ref()), distinct.row(b, label.as_ref())];
+        for &column in &of_negatives {
+            negatives.push(distinct.row(text(&table, &mut row, column)?, None));
+        }
         groups.pair(a, b, id);
         listed.push(Listed { a, b, group: 0, line: row.number });
     }
     for (pair, group) in listed.iter_mut().zip(groups.of_pairs()) {
         pair.group = group;
     }
-    Ok(Items { listed, ..distinct.items })
+    Ok(Items { listed, negatives, ..distinct.items })
+}
+
+/// Whether a column is `negative`, or `negative_` and a number.
+fn is_negative(column: &str) -> bool {
+    let number = column.strip_prefix("negative").map(|end| end.strip_prefix('_').unwrap_or(end));
+    column == "negative" || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 fn scored(mut table: Table) -> Result<(Items, Vec<f64>), Error> {
@@ -222,15 +234,21 @@ fn scored(mut table: Table) -> Result<(Items, Vec<f64>), Error> {
 /// Leaves out pairs with a text of which the tokenizer knows nothing.
 fn leave_out_empty(items: &mut Items, tokens: &Bags, path: &Path) -> Result<(), Error> {
     let known = |row: usize| !tokens.of(row).is_empty();
-    let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut items.listed)
-        .into_iter()
-        .partition(|pair| known(pair.a) && known(pair.b));
+    let (mut kept, mut dropped, mut negatives) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, pair) in items.listed.iter().enumerate() {
+        if known(pair.a) && known(pair.b) {
+            kept.push(*pair);
+            negatives.extend_from_slice(items.negatives(place));
+        } else {
+            dropped.push(*pair);
+        }
+    }
     if kept.is_empty() {
         let reason =
             "no pair has two texts of which the tokenizer knows a token: it is another language's";
         return Err(Error::data_file(path, reason));
     }
-    items.listed = kept;
+    (items.listed, items.negatives) = (kept, negatives);
     items.skipped.extend(dropped.iter().map(|pair| Skipped {
         path: path.to_path_buf(),
         reason: format!("line {}: the tokenizer knows no token of a text of this pair", pair.line),

@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn two_views(rows: &[usize]) -> Vec<Pair> {
-        let pair = |&row: &usize| Pair { a: row, b: row, pose: 0, group: row, key: row };
+        let pair = |&row: &usize| Pair { a: row, b: row, pose: 0, group: row, key: row, place: 0 };
         rows.iter().map(pair).collect()
     }
 
@@ -251,7 +251,7 @@ mod tests {
     fn each_view_is_of_its_member() {
         let images = images(1);
         let still = ViewSettings { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
-        let pair = Pair { a: 2, b: 0, pose: 1, group: 0, key: 7 };
+        let pair = Pair { a: 2, b: 0, pose: 1, group: 0, key: 7, place: 0 };
         let views = draw_pairs(&images, &[pair], &Recipe::Affine(still), 5, 1).expect("drawn");
         let posed = |row| images.scaled(row).expect("there").posed(1).floats();
         assert_eq!(views, [posed(2), posed(0)].concat());

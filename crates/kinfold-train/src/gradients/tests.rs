@@ -206,7 +206,7 @@ fn running_statistics_move_once_for_each_chunk() -> Result<(), Error> {
 
 #[test]
 fn parts_are_few_and_even() {
-    let pair = Pair { a: 0, b: 0, pose: 0, group: 0, key: 0 };
+    let pair = Pair { a: 0, b: 0, pose: 0, group: 0, key: 0, place: 0 };
     let sizes = |n: usize, chunk| -> Vec<usize> {
         parts(&vec![pair; n], chunk).iter().map(|part| part.len()).collect()
     };

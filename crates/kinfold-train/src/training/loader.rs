@@ -19,7 +19,7 @@ pub(super) struct Batch {
     /// Whether it is the last of its epoch.
     pub(super) last: bool,
     pub(super) pairs: Vec<Pair>,
-    /// A view of each member of each pair, as [`Data::draw_pairs`] has them; none where a batch is encoded
+    /// A view of each member of each pair, and their negatives, as [`Data::draw_batch`] has them; none where a batch is encoded
     /// in chunks, so that it need not fit into memory.
     pub(super) views: Option<Views>,
 }
@@ -73,7 +73,7 @@ fn batches(
         let n = batches.len();
         let done = if epoch == first { place } else { 0 };
         batches.into_iter().enumerate().skip(done).map(move |(place, pairs)| {
-            let views = whole.then(|| data.draw_pairs(&pairs, view, *seed, epoch));
+            let views = whole.then(|| data.draw_batch(&pairs, view, *seed, epoch));
             let views = views.transpose()?;
             Ok(Batch { epoch, place, last: place + 1 == n, pairs, views })
         })

@@ -379,7 +379,7 @@ impl Training {
         let views = |pairs: &[Pair]| {
             let views = match ahead.take() {
                 Some(views) => views,
-                None => self.data.draw_pairs(pairs, view, *seed, epoch)?,
+                None => self.data.draw_batch(pairs, view, *seed, epoch)?,
             };
             Ok::<Input, Error>(input(views, &self.device))
         };
