@@ -320,9 +320,10 @@ pub(crate) fn judged_by(data: &Data, split: &Split) {
 pub(crate) fn retrieval(found: &Retrieval) {
     let Retrieval { queries, documents, bm25, untrained, trained, gain } = found;
     line(&format!("{queries} held-out queries among {documents} documents, 95 % intervals"));
-    let head = ["recall@1", "recall@10", "MRR@10", "nDCG@10"];
-    let [a, b, c, d] = head;
-    line(&format!("{:<17}{a:>10}{b:>11}{c:>9}{d:>9}", ""));
+    line(&format!(
+        "{:<17}{:>10}{:>11}{:>9}{:>9}",
+        "", "recall@1", "recall@10", "MRR@10", "nDCG@10"
+    ));
     let row = |name: &str, of: &Retrieved| {
         let Retrieved { recall_at_1, recall_at_10, mrr_at_10, ndcg_at_10 } = of;
         let Estimate { mean, low, high } = ndcg_at_10;

@@ -135,10 +135,7 @@ impl Embedded {
     /// # Errors
     /// When embeddings have fewer, or `dim` is 0.
     pub fn cut(self, dim: usize) -> Result<Self, Error> {
-        if !(1..=self.dim).contains(&dim) {
-            let text = format!("dimensions is {dim}, but embeddings have {} to cut", self.dim);
-            return Err(Error::Setting(text));
-        }
+        tensors::check_cuts(&[dim], self.dim)?;
         let mut embeddings = Vec::with_capacity(self.data.items().len() * dim);
         for whole in self.embeddings.chunks(self.dim) {
             let first = &whole[..dim];

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kinfold_data::{Bags, Data, Views};
 use kinfold_nn::encoders::{Input, Model};
 use kinfold_nn::ops;
+use std::borrow::Cow;
 
 /// Things that are encoded at a time outside training.
 const CHUNK: usize = 256;
@@ -27,6 +28,26 @@ pub fn input(views: Views, device: &Device) -> Input {
 /// When they are not `f32`.
 pub fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
     x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
+}
+
+/// The first `cut` numbers of each of some embeddings of `dim`, or all where there are no more.
+pub fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Cow<'_, [f32]> {
+    if cut >= dim {
+        return embeddings.into();
+    }
+    embeddings.chunks(dim).flat_map(|whole| &whole[..cut]).copied().collect()
+}
+
+/// # Errors
+/// When embeddings of `dim` numbers cannot be cut to one of these.
+pub fn check_cuts(cuts: &[usize], dim: usize) -> Result<(), Error> {
+    match cuts.iter().find(|cut| !(1..=dim).contains(*cut)) {
+        Some(wrong) => {
+            let text = format!("dimensions is {wrong}, but embeddings have {dim} to cut");
+            Err(Error::Setting(text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Embeddings of all things, `[n, embedding]`.

@@ -35,16 +35,19 @@ impl Row {
     }
 }
 
+/// How a file's name ends, in lower case.
+fn ending(path: &Path) -> Option<String> {
+    path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase)
+}
+
 /// Whether a file of this name is read here.
 pub(crate) fn is_table(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
-    matches!(ending.as_deref(), Some("jsonl" | "csv" | "parquet"))
+    matches!(ending(path).as_deref(), Some("jsonl" | "csv" | "parquet"))
 }
 
 impl Table {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
-        let table = match ending.as_deref() {
+        let table = match ending(path).as_deref() {
             Some("jsonl") => json_lines(path),
             Some("csv") => csv(path),
             _ => parquet(path),
@@ -68,8 +71,7 @@ impl Table {
 
 /// The columns of a file, without its rows.
 pub(crate) fn columns(path: &Path) -> Result<Vec<String>, Error> {
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
-    match ending.as_deref() {
+    match ending(path).as_deref() {
         Some("parquet") => {
             Ok(plain_columns(&open_parquet(path)?).into_iter().map(|x| x.0).collect())
         }

@@ -1,8 +1,8 @@
 //! Texts, and how they are read.
 //!
 //! Input: a file of rows (.jsonl, .csv, .parquet) whose columns are those of sentence-transformers: pairs,
-//! `anchor` and `positive`, and `negative` or `negative_1`, `negative_2`, …; texts, `text`; or scored pairs, `sentence1`, `sentence2` and `score`; and with
-//! any of them `label`, with pairs `id`. Output: [`Texts`], tokenized once.
+//! `anchor` and `positive`, and `negative` or `negative_1`, `negative_2`, …; texts, `text`; or scored pairs,
+//! `sentence1`, `sentence2` and `score`; and with any of them `label`, with pairs `id`. Output: [`Texts`], tokenized once.
 //!
 //! Of pairs, each distinct text is one row, in the order in which texts are first named. Pairs that share an
 //! anchor, a positive or an id belong together, as do those that share one with these: no member of one is a

@@ -74,20 +74,18 @@ impl Encoder {
             (EncoderName::Static, InputShape::Texts { tokens }) => {
                 return Ok(Self::Static(StaticEmbedding::random(settings, tokens, device)));
             }
-            (EncoderName::Static, _) => return Err(other_kind(settings.name, "texts", "images")),
             (name, InputShape::Texts { .. }) => return Err(other_kind(name, "images", "texts")),
             (_, InputShape::Images(shape)) => shape,
         };
         let channels = shape.channels;
         let stem = settings.stem(shape.size);
         Ok(match settings.name {
+            EncoderName::ConvNet => Self::ConvNet(ConvNet::new(settings, shape, device)),
             EncoderName::Mlp => Self::Mlp(Mlp::new(settings, shape, device)),
             EncoderName::ResNet18 => Self::ResNet(ResNet::new_18(stem, channels, device)),
             EncoderName::ResNet50 => Self::ResNet(ResNet::new_50(stem, channels, device)),
             EncoderName::Vit => Self::Vit(Vit::new(settings, shape, device)),
-            EncoderName::ConvNet | EncoderName::Static => {
-                Self::ConvNet(ConvNet::new(settings, shape, device))
-            }
+            name @ EncoderName::Static => return Err(other_kind(name, "texts", "images")),
         })
     }
 
@@ -197,7 +195,8 @@ impl Model {
     /// itself where the encoder has no table.
     pub fn with_scaled_tokens(self, factors: Vec<f32>, device: &Device) -> Self {
         let Encoder::Static(encoder) = self.encoder else { return self };
-        let factors = TensorData::new(factors.clone(), [factors.len(), 1]);
+        let tokens = factors.len();
+        let factors = TensorData::new(factors, [tokens, 1]);
         let encoder = Encoder::Static(encoder.scaled(Tensor::from_data(factors, device)));
         Self { encoder, ..self }
     }

@@ -12,9 +12,8 @@ use kinfold::{Embeddings, Temperature};
 use kinfold_data::{Data, Pair, Pairs, Split};
 use kinfold_nn::encoders::Model;
 use kinfold_train::run::{SavedModel, Summary};
-use kinfold_train::tensors::{input, numbers};
+use kinfold_train::tensors::{check_cuts, first_numbers, input, numbers};
 use kinfold_train::{Error, Settings, relative_path};
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use table::Table;
 
@@ -175,25 +174,13 @@ fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Err
         Ok::<_, Error>(kinfold::diagnosis::diagnose(queries, keys, &options)?)
     };
     let cuts = if asked.dimensions.is_empty() { matryoshka } else { &asked.dimensions };
-    if let Some(wrong) = cuts.iter().find(|cut| !(1..=*dim).contains(cut)) {
-        return Err(Error::Setting(format!(
-            "dimensions is {wrong}, but embeddings have {dim} to cut"
-        )));
-    }
+    check_cuts(cuts, *dim)?;
     Ok(DiagnosisReport {
         of: of.clone(),
         temperature_is,
         diagnosis: diagnose(*dim)?,
         by_dimension: cuts.iter().map(|&cut| diagnose(cut)).collect::<Result<_, _>>()?,
     })
-}
-
-/// The first `cut` numbers of each of some embeddings of `dim`.
-fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Cow<'_, [f32]> {
-    if cut == dim {
-        return embeddings.into();
-    }
-    embeddings.chunks(dim).flat_map(|whole| &whole[..cut]).copied().collect()
 }
 
 fn given_labels(path: &Path, n: usize) -> Result<Vec<String>, Error> {

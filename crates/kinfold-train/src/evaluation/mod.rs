@@ -10,7 +10,7 @@ pub use one_shot::{OneShot, OneShotTask, one_shot};
 use crate::Error;
 use crate::run::{ByDimension, Evaluation, Measured, NEIGHBOURS, Retrieval, SavedModel};
 use crate::settings::Settings;
-use crate::tensors::embed_rows;
+use crate::tensors::{check_cuts, embed_rows, first_numbers};
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, knn_accuracies, linear_probe_accuracy, one_shot_accuracy};
@@ -121,11 +121,6 @@ impl Evaluation {
     }
 }
 
-/// The first `cut` numbers of each of some embeddings of `dim`.
-fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Vec<f32> {
-    embeddings.chunks(dim).flat_map(|x| &x[..cut.min(dim)]).copied().collect()
-}
-
 /// Accuracies of embeddings of training and test images: one-shot, of the nearest neighbour, of many
 /// neighbours, of a linear probe.
 fn accuracies(
@@ -172,11 +167,7 @@ pub fn evaluate(
     let split = data.split(share);
     let began = Settings::of_run(run)?;
     let own = &began.loss.matryoshka;
-    let most = saved.encoder.embedding();
-    if let Some(wrong) = dims.iter().find(|dim| !(1..=most).contains(*dim)) {
-        let text = format!("dimensions is {wrong}, but embeddings have {most} to cut");
-        return Err(Error::Setting(text));
-    }
+    check_cuts(dims, saved.encoder.embedding())?;
     let dims = if dims.is_empty() { own } else { dims };
     let evaluation = Evaluation::new(
         &data,
