@@ -3,11 +3,12 @@
 use crate::bench::Case;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kinfold::Form;
-use kinfold_data::{Expansion, Kind, PairSource, Recipe};
-use kinfold_report::{DiagnosisRequest, StudySettings};
+use kinfold_data::{Expansion, Kind, PairSource, Recipe, VectorSettings};
+use kinfold_report::{DiagnosisRequest, MineSettings, StudySettings};
 use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
 use kinfold_train::{
-    Compression, Error, ExportFormat, Format, OneShotTask, Settings, loss_names, relative_path,
+    Compression, DataSource, Error, ExportFormat, Format, OneShotTask, Settings, loss_names,
+    relative_path,
 };
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     Report(ReportArguments),
     /// Find the images or texts that are nearest to others
     Search(SearchArguments),
+    /// Add hard negatives to pairs: what looks like a query's match to a model, and is none
+    Mine(MineArguments),
     /// Answer a question by experiment
     #[command(subcommand)]
     Study(StudyCommand),
@@ -74,10 +77,15 @@ struct SeenArguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// `digits` (embedded), or a folder or .zip of images, MNIST's or CIFAR's files, a .npy array, or
-    /// a list of pairs of images as .csv or .jsonl; or texts as .jsonl, .csv or .parquet: columns
-    /// anchor and positive, or text and label [default: digits]
-    #[arg(long)]
-    data: Option<String>,
+    /// a list of pairs of images as .csv or .jsonl; texts as .jsonl, .csv or .parquet: columns
+    /// anchor and positive, or text and label; or vectors as .npy, .parquet or .csv: queries and documents,
+    /// two files whose rows belong together, or one with labels [default: digits]
+    #[arg(long, num_args = 1..=2, value_names = ["DATA", "DOCUMENTS"])]
+    data: Vec<String>,
+    /// The vectors (.npy, .parquet or .csv) of what --data, pairs of names, mentions: their column `name`, or
+    /// the number of their row
+    #[arg(long, value_name = "FILE")]
+    vectors: Option<PathBuf>,
     /// What makes tokens of texts: a tokenizer.json, or wordpiece or bpe for one that is trained on them
     /// [default: that of --init, else wordpiece]
     #[arg(long, value_name = "FILE")]
@@ -102,16 +110,28 @@ struct SeenArguments {
 
 impl SeenArguments {
     /// The settings of the file or the defaults, and over them what the flags say.
-    /// `columns` are those of pairs of texts, where they are named.
-    fn settings(&self, columns: Option<[String; 2]>) -> Result<Settings, Error> {
-        let kind =
-            || self.data.as_ref().map_or(Kind::Images, |data| Kind::of(data, columns.as_ref()));
-        let mut settings = match &self.config {
-            Some(file) => Settings::from_file(file)?,
-            None => Settings::of_kind(kind()),
+    /// `columns` are those of pairs, where they are named, and `takes` is what the encoder takes that is asked
+    /// for.
+    fn settings(
+        &self,
+        columns: Option<[String; 2]>,
+        takes: Option<Kind>,
+    ) -> Result<Settings, Error> {
+        let vector = vectors(&self.data, self.vectors.as_deref());
+        let found = match self.data.first() {
+            _ if vector.are_given() => Some(Kind::Vectors),
+            data => data.map(|data| Kind::of(data, columns.as_ref())),
         };
-        if let Some(data) = &self.data {
+        let kind = takes.or(found);
+        let mut settings = match &self.config {
+            Some(file) => Settings::from_file_for(file, kind)?,
+            None => Settings::of_kind(kind.unwrap_or(Kind::Images)),
+        };
+        if let Some(data) = self.data.first() {
             settings.data = relative_path(Path::new(data)).to_string_lossy().into_owned();
+        }
+        if vector.are_given() {
+            settings.vector = vector;
         }
         settings.text.columns = columns.or(settings.text.columns);
         if let Some(tokenizer) = &self.tokenizer {
@@ -126,6 +146,12 @@ impl SeenArguments {
         settings.seed = self.seed.unwrap_or(settings.seed);
         Ok(settings)
     }
+}
+
+/// What goes with data that is vectors: a second file of them, or the table of those that it names.
+fn vectors(data: &[String], table: Option<&Path>) -> VectorSettings {
+    let documents = data.get(1).map(|file| relative_path(Path::new(file)));
+    VectorSettings { documents, table: table.map(relative_path) }
 }
 
 #[derive(Debug, Args)]
@@ -151,7 +177,7 @@ pub(crate) struct TrainArguments {
     /// The two columns of pairs of texts [default: anchor,positive]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     columns: Vec<String>,
-    /// The share of the data to hold out and judge by [default: 0.2, of pairs of texts 0.05]
+    /// The share of the data to hold out and judge by [default: 0.2, of texts 0.05, of vectors 0.1]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     hold_out: Option<f64>,
     /// Passes over the data
@@ -164,7 +190,7 @@ pub(crate) struct TrainArguments {
     /// about a third more time. Batch norm sees one chunk at a time [default: the whole batch]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
-    /// What turns a view into an embedding [default: convnet, of texts static]; its settings are in --config's
+    /// What turns a view into an embedding [default: convnet, of texts static, of vectors adapter]; its settings are in --config's
     /// [encoder]
     #[arg(long, value_enum)]
     encoder: Option<Encoder>,
@@ -186,7 +212,7 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
     /// The highest learning rate [default: 0.002 for adamw, of texts 0.1 · √(B / 2048) for a batch of B
-    /// pairs; 0.06 · B / 256 for sgd and 0.3 · B / 256 for lars]
+    /// pairs, of vectors 0.0035; 0.06 · B / 256 for sgd and 0.3 · B / 256 for lars]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
     /// How strongly weights are pulled to 0 [default: 0.0001]
@@ -211,7 +237,7 @@ fn loss_help() -> String {
 impl TrainArguments {
     /// Where the data of a run to resume has moved.
     pub(crate) fn moved(&self) -> Option<&str> {
-        self.seen.data.as_deref()
+        self.seen.data.first().map(String::as_str)
     }
 
     /// Whether the folder for the run was named.
@@ -229,7 +255,8 @@ impl TrainArguments {
                 return Err(Error::Setting(text));
             }
         };
-        let mut settings = self.seen.settings(columns)?;
+        let takes = self.encoder.and_then(Encoder::takes);
+        let mut settings = self.seen.settings(columns, takes)?;
         if let Some(of) = self.pairs {
             settings.pairs.of = Some(of.of());
         }
@@ -364,9 +391,21 @@ enum Encoder {
     Vit,
     /// A vector for each token and the mean of a text's: the encoder of texts
     Static,
+    /// A matrix, or a small network, over vectors that another model has made: its own [encoder] settings are
+    /// `form` (linear, residual or mlp), `hidden` and `towers` (queries or each)
+    Adapter,
 }
 
 impl Encoder {
+    /// What it takes, where that is one kind of data and no other's encoder does.
+    fn takes(self) -> Option<Kind> {
+        match self {
+            Self::Static => Some(Kind::Texts),
+            Self::Adapter => Some(Kind::Vectors),
+            _ => None,
+        }
+    }
+
     /// This encoder, with what the settings already say of it.
     fn choose(self, settings: &mut EncoderSettings) {
         let name = match self {
@@ -376,6 +415,7 @@ impl Encoder {
             Self::Resnet50 => EncoderName::ResNet50,
             Self::Vit => EncoderName::Vit,
             Self::Static => EncoderName::Static,
+            Self::Adapter => EncoderName::Adapter,
         };
         if name != settings.name {
             *settings = EncoderSettings::named(name);
@@ -412,7 +452,7 @@ pub(crate) enum ShownPairs {
 
 impl ViewsArguments {
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
-        let mut settings = self.seen.settings(None)?;
+        let mut settings = self.seen.settings(None, None)?;
         let of = match self.pairs {
             Some(ShownPairs::Views) => Some(PairSource::Views),
             Some(ShownPairs::Folder) => Some(PairSource::Folder),
@@ -444,6 +484,9 @@ pub(crate) struct EmbedArguments {
     /// Cut embeddings to their first N numbers, at unit length: for runs of `train --matryoshka`
     #[arg(long, value_name = "N")]
     pub(crate) dimensions: Option<usize>,
+    /// Embed vectors as documents: an adapter has another tower for them, or leaves them as they are
+    #[arg(long, conflicts_with = "views")]
+    pub(crate) documents: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -482,10 +525,13 @@ impl EmbedArguments {
 pub(crate) struct EvaluateArguments {
     /// The run folder
     pub(crate) run: PathBuf,
-    /// `digits` (embedded) or a folder with a sub-folder of images per class [default: what the run
-    /// was trained on]
-    #[arg(long)]
-    pub(crate) data: Option<String>,
+    /// `digits` (embedded), a folder with a sub-folder of images per class, or any other data that train
+    /// takes [default: what the run was trained on]
+    #[arg(long, num_args = 1..=2, value_names = ["DATA", "DOCUMENTS"])]
+    data: Vec<String>,
+    /// The vectors of what --data, pairs of names, mentions
+    #[arg(long, value_name = "FILE", requires = "data")]
+    vectors: Option<PathBuf>,
     /// Measure embeddings cut to their first numbers, too [default: to those of `train --matryoshka`]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub(crate) dimensions: Vec<usize>,
@@ -511,9 +557,15 @@ pub(crate) struct EvaluateArguments {
 }
 
 impl EvaluateArguments {
+    /// The data to measure on; none for what the run was trained on.
+    pub(crate) fn source(&self) -> Option<DataSource> {
+        let data = self.data.first()?.clone();
+        Some(DataSource { data, vector: vectors(&self.data, self.vectors.as_deref()) })
+    }
+
     /// The one-shot task, where one is asked for.
     pub(crate) fn one_shot(&self) -> Option<OneShotTask> {
-        let data = match (self.one_shot.as_deref()?, &self.data) {
+        let data = match (self.one_shot.as_deref()?, self.data.first()) {
             ("folder", Some(data)) => data,
             (data, _) => data,
         };
@@ -574,9 +626,9 @@ impl DiagnoseArguments {
 pub(crate) struct ExportArguments {
     /// The run folder
     pub(crate) run: PathBuf,
-    /// Whose folder to write
-    #[arg(long, value_enum, default_value_t = Exported::SentenceTransformers)]
-    to: Exported,
+    /// Whose folder to write [default: sentence-transformers, of an adapter numpy]
+    #[arg(long, value_enum)]
+    to: Option<Exported>,
     /// The folder to write; it must not exist
     pub(crate) out: PathBuf,
 }
@@ -588,14 +640,19 @@ enum Exported {
     /// For model2vec's StaticModel.from_pretrained(DIR), and model2vec-rs
     #[value(name = "model2vec")]
     Model2Vec,
+    /// An adapter of vectors as arrays, and the lines of NumPy that use them
+    #[value(name = "numpy")]
+    NumPy,
 }
 
 impl ExportArguments {
-    pub(crate) fn format(&self) -> ExportFormat {
-        match self.to {
+    /// None for what suits the run.
+    pub(crate) fn format(&self) -> Option<ExportFormat> {
+        self.to.map(|to| match to {
             Exported::SentenceTransformers => ExportFormat::SentenceTransformers,
             Exported::Model2Vec => ExportFormat::Model2Vec,
-        }
+            Exported::NumPy => ExportFormat::NumPy,
+        })
     }
 }
 
@@ -620,6 +677,9 @@ pub(crate) struct SearchArguments {
     /// [default: what the run was trained on]
     #[arg(long)]
     pub(crate) data: Option<String>,
+    /// Rank texts by their words, too: the sum of both scores, each by how far it stands out among all
+    #[arg(long)]
+    pub(crate) with_bm25: bool,
     /// Neighbours of each
     #[arg(short = 'k', long, value_name = "K", default_value_t = 10)]
     pub(crate) neighbours: usize,
@@ -629,6 +689,49 @@ pub(crate) struct SearchArguments {
     /// Print what was found as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MineArguments {
+    /// The run folder, whose model says what is similar; none where --vectors says it
+    #[arg(required_unless_present = "vectors")]
+    pub(crate) run: Option<PathBuf>,
+    /// The pairs, as .jsonl, .csv or .parquet: texts, or the names of vectors
+    #[arg(long)]
+    data: String,
+    /// The vectors of what --data mentions: their column `name`, or the number of their row
+    #[arg(long, value_name = "FILE")]
+    vectors: Option<PathBuf>,
+    /// The file to write, .jsonl or .csv: the pairs, with columns negative_1, negative_2, …
+    #[arg(long, value_name = "FILE", default_value = "mined.jsonl")]
+    pub(crate) out: PathBuf,
+    /// Negatives of each pair, the most similar first
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    negatives: usize,
+    /// The ranks that they are taken from, among documents that are not known to belong to the query
+    #[arg(long, value_name = "A-B", default_value = "1-100", value_parser = ranks)]
+    ranks: [usize; 2],
+    /// Leave out what is nearer to a query than this part of its own document's cosine: it may be a match
+    /// that nobody wrote down
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    margin: f64,
+}
+
+fn ranks(text: &str) -> Result<[usize; 2], String> {
+    let ends = text.split_once('-').and_then(|(a, b)| Some([a.parse().ok()?, b.parse().ok()?]));
+    ends.ok_or_else(|| "two ranks are needed, as 1-100".to_owned())
+}
+
+impl MineArguments {
+    pub(crate) fn source(&self) -> DataSource {
+        let vector = vectors(&[], self.vectors.as_deref());
+        DataSource { data: self.data.clone(), vector }
+    }
+
+    pub(crate) fn settings(&self) -> MineSettings {
+        let Self { negatives, ranks: [first_rank, last_rank], margin, .. } = *self;
+        MineSettings { negatives, first_rank, last_rank, margin }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -665,7 +768,7 @@ pub(crate) struct StudyArguments {
 
 impl StudyArguments {
     pub(crate) fn settings(&self) -> Result<StudySettings, Error> {
-        let mut training = self.seen.settings(None)?;
+        let mut training = self.seen.settings(None, None)?;
         training.pairs.of = self.pairs.map(PairsOf::of).or(training.pairs.of);
         training.epochs = self.epochs;
         training.batch = self.batch.or(training.batch);

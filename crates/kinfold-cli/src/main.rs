@@ -11,7 +11,7 @@ mod show_diagnosis;
 
 use arguments::{
     Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
-    ExportArguments, ReportArguments, SearchArguments, StudyArguments, StudyCommand,
+    ExportArguments, MineArguments, ReportArguments, SearchArguments, StudyArguments, StudyCommand,
     TrainArguments, ViewsArguments,
 };
 use kinfold_data::Kind;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Diagnose(arguments) => diagnose(&arguments),
         Command::Report(arguments) => report(&arguments),
         Command::Search(arguments) => search(&arguments),
+        Command::Mine(arguments) => mine(&arguments),
         Command::Study(StudyCommand::Temperature(arguments)) => study_temperature(&arguments),
         Command::Bench(arguments) => bench(&arguments),
     };
@@ -115,8 +116,12 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     if let Some(views) = arguments.views {
         return embed_views(arguments, views, format);
     }
-    let embedded =
-        cut(kinfold_train::embed(&arguments.run, arguments.data.as_deref())?, arguments)?;
+    let (run, data) = (&arguments.run, arguments.data.as_deref());
+    let embedded = match arguments.documents {
+        true => kinfold_train::embed_documents(run, data)?,
+        false => kinfold_train::embed(run, data)?,
+    };
+    let embedded = cut(embedded, arguments)?;
     show::skipped(embedded.data.items());
     write(&embedded, &arguments.out, format)?;
     Ok(ExitCode::SUCCESS)
@@ -206,14 +211,16 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
         measuring.show(&progress);
         Ok(())
     };
-    let EvaluateArguments { run, data, dimensions, .. } = arguments;
-    let evaluated = kinfold_train::evaluate(run, data.as_deref(), dimensions, &mut show);
+    let EvaluateArguments { run, dimensions, .. } = arguments;
+    let source = arguments.source();
+    let evaluated = kinfold_train::evaluate(run, source.as_ref(), dimensions, &mut show);
     measuring.end();
     let evaluated = evaluated?;
     show::skipped(evaluated.data.items());
     match (&evaluated.evaluation, &evaluated.retrieval) {
         (Some(evaluation), None) if arguments.json => show::json(evaluation),
         (_, Some(retrieval)) if arguments.json => show::json(retrieval),
+        (None, None) if arguments.json => show::json(&evaluated.scored),
         (evaluation, retrieval) => {
             if let Some(evaluation) = evaluation {
                 show::judged_by(&evaluated.data, &evaluated.split);
@@ -221,6 +228,9 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
             }
             if let Some(retrieval) = retrieval {
                 show::retrieval(retrieval);
+            }
+            if let Some(scored) = &evaluated.scored {
+                show::scored(scored);
             }
         }
     }
@@ -248,12 +258,12 @@ fn report(arguments: &ReportArguments) -> Result<ExitCode, Error> {
 }
 
 fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
-    let SearchArguments { run, queries, data, neighbours, out, json } = arguments;
+    let SearchArguments { run, queries, data, neighbours, with_bm25, out, json } = arguments;
     if let Some(out) = out {
         Found::check_name(out)?;
     }
     note_unfinished(run)?;
-    let found = kinfold_report::search(run, queries, data.as_deref(), *neighbours)?;
+    let found = kinfold_report::search(run, queries, data.as_deref(), *neighbours, *with_bm25)?;
     show::skipped(found.data.items());
     if *json {
         show::json(&found.matches);
@@ -264,6 +274,20 @@ fn search(arguments: &SearchArguments) -> Result<ExitCode, Error> {
         found.draw(out)?;
         show::note(&format!("the picture is {}", out.display()));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mine(arguments: &MineArguments) -> Result<ExitCode, Error> {
+    let MineArguments { run, out, .. } = arguments;
+    if let Some(run) = run {
+        note_unfinished(run)?;
+    }
+    let measuring = show::Measuring::new();
+    let (source, settings) = (arguments.source(), arguments.settings());
+    let mut progress = |done, all| measuring.show_queries(done, all);
+    let mined = kinfold_report::mine(run.as_deref(), &source, &settings, out, &mut progress);
+    measuring.end();
+    show::mined(&mined?, out);
     Ok(ExitCode::SUCCESS)
 }
 

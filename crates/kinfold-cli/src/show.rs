@@ -3,10 +3,10 @@
 use crate::bench::{Record, Seconds};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_data::{Data, Images, Items, Pairs, Recipe, Split};
-use kinfold_report::{Found, StudyEvent, StudyRun, TokenizedText};
+use kinfold_report::{Found, Mined, StudyEvent, StudyRun, TokenizedText};
 use kinfold_train::{
     Embedded, Error, Estimate, Evaluation, EvaluationProgress, Event, Format, Measured, OneShot,
-    Progress, Retrieval, Retrieved, Settings, Summary, memory, shell_word,
+    Progress, Retrieval, Retrieved, ScoredPairs, Settings, Summary, memory, shell_word,
 };
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -166,6 +166,13 @@ impl Measuring {
         bar.set_message(format!("{of}: {doing}"));
     }
 
+    pub(crate) fn show_queries(&self, done: usize, all: usize) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        bar.set_message("queries");
+    }
+
     pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -263,10 +270,13 @@ impl Training {
 }
 
 fn status(progress: &Progress) -> String {
-    let Progress { loss, floor, ceiling, pairs_per_second, seconds_left, .. } = progress;
+    let Progress { loss, floor, ceiling, pairs_per_second, seconds_left, validation, .. } =
+        progress;
+    let judged =
+        validation.map_or(String::new(), |x| format!("nDCG@10 {x:.3} of what is set aside, "));
     let floor = floor.map_or(String::new(), |floor| format!("floor {floor:.3}, "));
     format!(
-        "loss {loss:.3} ({floor}ceiling {ceiling:.3}) {pairs_per_second:.0} pairs/s, \
+        "loss {loss:.3} ({floor}ceiling {ceiling:.3}) {judged}{pairs_per_second:.0} pairs/s, \
          {seconds_left:.0} s left"
     )
 }
@@ -285,6 +295,13 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
         None => format!("its ceiling is {loss_ceiling:.3} (nothing learned)"),
     };
     line(&format!("{stopped} {steps} steps in {seconds:.0} s; loss {loss:.3}, {stands}"));
+    match summary.best_epoch {
+        Some(0) => line("no epoch was better than what was there before, which is kept"),
+        Some(epoch) => {
+            line(&format!("the weights after epoch {epoch} were the best, and are kept"))
+        }
+        None => {}
+    }
     line("");
     if let Some(retrieval) = &summary.retrieval {
         self::retrieval(retrieval);
@@ -318,7 +335,7 @@ pub(crate) fn judged_by(data: &Data, split: &Split) {
 
 /// How texts find theirs, a method a line.
 pub(crate) fn retrieval(found: &Retrieval) {
-    let Retrieval { queries, documents, bm25, untrained, trained, gain } = found;
+    let Retrieval { queries, documents, bm25, with_bm25, untrained, trained, .. } = found;
     line(&format!("{queries} held-out queries among {documents} documents, 95 % intervals"));
     line(&format!(
         "{:<17}{:>10}{:>11}{:>9}{:>9}",
@@ -332,15 +349,29 @@ pub(crate) fn retrieval(found: &Retrieval) {
             recall_at_1.mean, recall_at_10.mean, mrr_at_10.mean
         ));
     };
-    row("BM25 (words)", bm25);
+    if let Some(bm25) = bm25 {
+        row("BM25 (words)", bm25);
+    }
     if let Some(untrained) = untrained {
         row("before training", untrained);
     }
     row("trained", trained);
-    if let Some(Estimate { mean, low, high }) = gain {
-        line(&format!(
-            "trained over before training: {mean:+.3} of nDCG@10 [{low:+.3}, {high:+.3}]"
-        ));
+    if let Some(both) = with_bm25 {
+        row("trained + BM25", both);
+    }
+    if let Some(verdict) = found.verdict() {
+        line(&verdict);
+    }
+}
+
+/// Whether pairs are as similar as their scores say.
+pub(crate) fn scored(found: &ScoredPairs) {
+    let ScoredPairs { pairs, untrained, trained } = found;
+    line(&format!("{pairs} scored pairs, Spearman's ρ of cosines and scores, 95 % intervals"));
+    for (name, of) in [("before training", untrained.as_ref()), ("trained", Some(trained))] {
+        if let Some(Estimate { mean, low, high }) = of {
+            line(&format!("{name:<17}{mean:>9.3}  [{low:.3}, {high:.3}]"));
+        }
     }
 }
 
@@ -354,6 +385,9 @@ pub(crate) fn tokens(text: &TokenizedText) {
 pub(crate) fn table(evaluation: &Evaluation) {
     columns("share of held-out images recognised");
     row("one labelled example per class", &evaluation.one_shot);
+    if let Some(measured) = &evaluation.five_shot {
+        row("five labelled examples per class", measured);
+    }
     row("all examples labelled (1-NN)", &evaluation.nearest_neighbour);
     if let Some(measured) = &evaluation.weighted_neighbours {
         row("  200 nearest vote (weighted kNN)", measured);
@@ -421,11 +455,37 @@ pub(crate) fn matches(found: &Found) {
         ));
         let wide = matches.neighbours.iter().map(|near| near.label.chars().count()).max();
         let wide = wide.unwrap_or(0).max("label".len());
-        line(&format!("{:>5}  cosine  {:<wide$}  name", "rank", "label"));
+        let fused = matches.neighbours.iter().any(|near| near.score.is_some());
+        let heading = if fused { " score" } else { "" };
+        line(&format!("{:>5}  cosine {heading} {:<wide$}  name", "rank", "label"));
         for (rank, near) in matches.neighbours.iter().enumerate() {
             let (rank, cosine, label) = (rank + 1, near.cosine, &near.label);
-            line(&format!("{rank:>5}  {cosine:>6.3}  {label:<wide$}  {}", near.name));
+            let score = near.score.map_or(String::new(), |score| format!("{score:>6.2}"));
+            let name = shortened(&near.name);
+            line(&format!("{rank:>5}  {cosine:>6.3} {score} {label:<wide$}  {name}"));
         }
+    }
+}
+
+/// As much of a text as fits on a line or two.
+fn shortened(text: &str) -> String {
+    const LETTERS: usize = 160;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LETTERS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+pub(crate) fn mined(mined: &Mined, out: &Path) {
+    let Mined { pairs, left_out, of_pairs, of_negatives } = mined;
+    line(&format!(
+        "{pairs} pairs with their negatives in {}; mean cosine {of_pairs:.3} of pairs, {of_negatives:.3} of \
+         negatives",
+        out.display()
+    ));
+    if *left_out > 0 {
+        note(&format!("left out {left_out} pairs for which there were too few"));
     }
 }
 

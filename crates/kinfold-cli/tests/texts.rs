@@ -89,6 +89,14 @@ fn pairs_of_texts_become_a_model_that_can_be_asked() {
     let found: Value = serde_json::from_str(&found).unwrap();
     let first = found[0]["neighbours"][0]["name"].as_str().unwrap();
     assert!(first.contains("cat") || first.contains("feline"), "{found}");
+    // By words and meaning together.
+    let both = ["search", run, "a cat near the ship", "-k", "3", "--with-bm25"];
+    let told = succeeds(&[&both[..], &["--json"]].concat());
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let scores: Vec<f64> =
+        (0..3).map(|i| told[0]["neighbours"][i]["score"].as_f64().unwrap()).collect();
+    assert!(scores[0] >= scores[1] && scores[1] >= scores[2] && scores[2] > 0.0, "{told}");
+    assert!(succeeds(&both).contains("score"));
     let said = fails(2, &["search", run, "a cat", "--out", "found.png"]);
     assert!(said.contains("a picture is of images"), "{said}");
 
@@ -110,6 +118,31 @@ fn pairs_of_texts_become_a_model_that_can_be_asked() {
     let embedded = fs::read_to_string(file).unwrap();
     let rows: Vec<&str> = embedded.lines().collect();
     assert_eq!((rows.len(), rows[1] == rows[3], rows[2].ends_with(",0,0")), (4, true, true));
+
+    // Pairs that somebody has scored.
+    let scored = folder.path().join("scored.jsonl");
+    let pair = |a: &str, b: &str, score: f64| {
+        format!("{{\"sentence1\": \"{a}\", \"sentence2\": \"{b}\", \"score\": {score}}}\n")
+    };
+    let all = [
+        ("a cat", "some feline", 5.0),
+        ("a ship", "one vessel", 4.0),
+        ("a cat", "one street", 0.5),
+    ];
+    fs::write(&scored, all.map(|(a, b, score)| pair(a, b, score)).concat()).unwrap();
+    let told = succeeds(&["evaluate", run, "--data", scored.to_str().unwrap()]);
+    assert!(told.contains("3 scored pairs, Spearman's ρ"), "{told}");
+
+    // Negatives that the model finds, which training takes as they are.
+    let mined = folder.path().join("mined.jsonl");
+    let mined = mined.to_str().unwrap();
+    succeeds(&["mine", run, "--data", data, "--negatives", "2", "--out", mined]);
+    let row: Value =
+        serde_json::from_str(fs::read_to_string(mined).unwrap().lines().next().unwrap()).unwrap();
+    assert!(row["negative_2"].is_string() && row["negative_2"] != row["positive"], "{row}");
+    let again = folder.path().join("again");
+    let again = again.to_str().unwrap();
+    succeeds(&["train", "--data", mined, "--batch", "32", "--epochs", "1", "--out", again]);
 
     let tokens = succeeds(&["views", "--data", data, "--images", "2"]);
     assert!(tokens.contains("a cat near the cat and cat\n    a · cat · near"), "{tokens}");

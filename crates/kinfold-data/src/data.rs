@@ -7,9 +7,11 @@ use crate::Error;
 use crate::images::Images;
 use crate::items::Items;
 use crate::pairs::{Pair, Split};
-use crate::settings::{DIGITS, Reading, TextReading};
-use crate::sources::table;
-use crate::texts::{self, Bags, Texts};
+use crate::rows;
+use crate::settings::{DIGITS, Reading, TextReading, VectorReading};
+use crate::sources::{matrix, table};
+use crate::texts::{Bags, Texts};
+use crate::vectors::Vectors;
 use crate::views::{self, Recipe};
 use std::path::Path;
 
@@ -23,6 +25,8 @@ pub enum Kind {
     Images,
     /// Sentences, queries, documents.
     Texts,
+    /// What some model has made of things of any kind.
+    Vectors,
 }
 
 impl Kind {
@@ -31,6 +35,7 @@ impl Kind {
         match self {
             Self::Images => "images",
             Self::Texts => "texts",
+            Self::Vectors => "vectors",
         }
     }
 
@@ -42,7 +47,10 @@ impl Kind {
             return Self::Images;
         }
         let parquet = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
-        let texts = || table::columns(path).is_ok_and(|columns| texts::are_columns(&columns));
+        if parquet && columns.is_none() && matrix::has_embeddings(path) {
+            return Self::Vectors;
+        }
+        let texts = || table::columns(path).is_ok_and(|columns| rows::are_columns(&columns));
         if parquet || columns.is_some() || texts() { Self::Texts } else { Self::Images }
     }
 }
@@ -54,6 +62,8 @@ pub enum Data {
     Images(Images),
     /// Sentences, queries, documents.
     Texts(Texts),
+    /// What some model has made of things of any kind.
+    Vectors(Vectors),
 }
 
 /// How data is read, whatever it is.
@@ -63,6 +73,8 @@ pub struct DataReading {
     pub image: Reading,
     /// How texts are read.
     pub text: TextReading,
+    /// How vectors are read.
+    pub vector: VectorReading,
 }
 
 /// What an encoder sees of some things, `n` of them.
@@ -79,6 +91,15 @@ pub enum Views {
     },
     /// Tokens of texts.
     Tokens(Bags),
+    /// Vectors, `[n, dim]`.
+    Vectors {
+        /// The numbers.
+        values: Vec<f32>,
+        /// Numbers of one.
+        dim: usize,
+        /// So many of the first are queries, and the others documents.
+        queries: usize,
+    },
 }
 
 impl Data {
@@ -90,6 +111,7 @@ impl Data {
         match kind {
             Kind::Images => Images::read(data, &reading.image).map(Self::Images),
             Kind::Texts => Texts::read(Path::new(data), &reading.text).map(Self::Texts),
+            Kind::Vectors => Vectors::read(Path::new(data), &reading.vector).map(Self::Vectors),
         }
     }
 
@@ -98,6 +120,7 @@ impl Data {
         match self {
             Self::Images(images) => &images.items,
             Self::Texts(texts) => &texts.items,
+            Self::Vectors(vectors) => &vectors.items,
         }
     }
 
@@ -106,6 +129,7 @@ impl Data {
         match self {
             Self::Images(_) => Kind::Images,
             Self::Texts(_) => Kind::Texts,
+            Self::Vectors(_) => Kind::Vectors,
         }
     }
 
@@ -116,7 +140,7 @@ impl Data {
     /// When it cannot be written.
     pub fn files(&self) -> Result<Vec<(&'static str, String)>, Error> {
         match self {
-            Self::Images(_) => Ok(Vec::new()),
+            Self::Images(_) | Self::Vectors(_) => Ok(Vec::new()),
             Self::Texts(texts) => Ok(vec![(TOKENIZER, texts.tokenizer.to_json()?)]),
         }
     }
@@ -125,20 +149,24 @@ impl Data {
     /// of such texts, 1 in the mean over tokens that occur; nothing where things have no tokens.
     pub fn token_weights(&self, power: f32) -> Vec<f32> {
         match self {
-            Self::Images(_) => Vec::new(),
+            Self::Images(_) | Self::Vectors(_) => Vec::new(),
             Self::Texts(texts) => texts.token_weights(power),
         }
     }
 
-    /// What is trained on and what is held out. Of pairs of images that a list names, nothing is.
+    /// What is trained on and what is held out: of pairs of texts whole groups, of pairs of vectors queries,
+    /// of pairs of images that a list names nothing.
     pub fn split(&self, share: f64) -> Split {
         match self {
+            Self::Vectors(vectors) if vectors.items.is_list() => {
+                Split::of_queries(&vectors.items, share)
+            }
             Self::Texts(texts) if texts.items.is_list() => Split::of_pairs(&texts.items, share),
             _ => Split::new(self.items(), share),
         }
     }
 
-    /// The things themselves, without any chance.
+    /// The things themselves, without any chance; vectors as queries.
     ///
     /// # Errors
     /// When one cannot be read any more.
@@ -146,6 +174,18 @@ impl Data {
         match self {
             Self::Images(images) => Ok(pixels(images, images.pixels(rows)?)),
             Self::Texts(texts) => Ok(Views::Tokens(texts.bags(rows.iter().copied()))),
+            Self::Vectors(vectors) => Ok(seen(vectors, rows.iter().copied(), rows.len())),
+        }
+    }
+
+    /// The things as what is looked for: as [`plain`](Self::plain) has them, but vectors as documents.
+    ///
+    /// # Errors
+    /// When one cannot be read any more.
+    pub fn documents(&self, rows: &[usize]) -> Result<Views, Error> {
+        match self {
+            Self::Vectors(vectors) => Ok(seen(vectors, rows.iter().copied(), 0)),
+            _ => self.plain(rows),
         }
     }
 
@@ -157,11 +197,12 @@ impl Data {
         match self {
             Self::Images(images) => images.pixels(rows).map(Some),
             Self::Texts(_) => Ok(None),
+            Self::Vectors(vectors) => Ok(Some(vectors.values(rows.iter().copied()))),
         }
     }
 
-    /// A view of each member of each pair, first of every first member and then of every second. Texts are
-    /// seen as they are.
+    /// A view of each member of each pair, first of every first member and then of every second. Texts and
+    /// vectors are seen as they are.
     ///
     /// # Errors
     /// When a member cannot be read any more.
@@ -176,10 +217,8 @@ impl Data {
             Self::Images(images) => {
                 Ok(pixels(images, views::draw_pairs(images, pairs, recipe, seed, epoch)?))
             }
-            Self::Texts(texts) => {
-                let firsts = pairs.iter().map(|pair| pair.a);
-                Ok(Views::Tokens(texts.bags(firsts.chain(pairs.iter().map(|pair| pair.b)))))
-            }
+            Self::Texts(texts) => Ok(Views::Tokens(texts.bags(members(pairs)))),
+            Self::Vectors(vectors) => Ok(seen(vectors, members(pairs), pairs.len())),
         }
     }
 
@@ -196,10 +235,18 @@ impl Data {
         epoch: usize,
     ) -> Result<Views, Error> {
         let mut views = self.draw_pairs(pairs, recipe, seed, epoch)?;
-        if let (Self::Texts(texts), Views::Tokens(bags)) = (self, &mut views) {
-            for &row in pairs.iter().flat_map(|pair| texts.items.negatives(pair.place)) {
-                bags.push(texts.tokens.of(row));
+        if self.items().negatives_per_pair() == 0 {
+            return Ok(views);
+        }
+        let negatives = pairs.iter().flat_map(|pair| self.items().negatives(pair.place)).copied();
+        match (self, &mut views) {
+            (Self::Texts(texts), Views::Tokens(bags)) => {
+                negatives.for_each(|row| bags.push(texts.tokens.of(row)));
             }
+            (Self::Vectors(vectors), Views::Vectors { values, .. }) => {
+                values.extend(vectors.values(negatives));
+            }
+            _ => {}
         }
         Ok(views)
     }
@@ -220,7 +267,7 @@ impl Data {
                 let values = views::draw_views(images, rows, recipe, (seed, epoch), number)?;
                 Ok(pixels(images, values))
             }
-            Self::Texts(_) => self.plain(rows),
+            Self::Texts(_) | Self::Vectors(_) => self.plain(rows),
         }
     }
 
@@ -229,10 +276,20 @@ impl Data {
         match self {
             Self::Images(images) => images.checksum(),
             Self::Texts(texts) => texts.checksum(),
+            Self::Vectors(vectors) => vectors.checksum(),
         }
     }
 }
 
 fn pixels(images: &Images, values: Vec<f32>) -> Views {
     Views::Pixels { values, channels: images.channels, size: images.size }
+}
+
+/// The rows of every first member, and then of every second.
+fn members(pairs: &[Pair]) -> impl Iterator<Item = usize> {
+    pairs.iter().map(|pair| pair.a).chain(pairs.iter().map(|pair| pair.b))
+}
+
+fn seen(vectors: &Vectors, rows: impl Iterator<Item = usize>, queries: usize) -> Views {
+    Views::Vectors { values: vectors.values(rows), dim: vectors.dim, queries }
 }

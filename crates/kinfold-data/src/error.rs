@@ -24,10 +24,10 @@ pub enum Error {
         reason: String,
     },
 
-    /// A file could not be read.
+    /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// `read`.
+        /// `read` or `write`.
         action: &'static str,
         /// The file.
         path: PathBuf,

@@ -70,6 +70,16 @@ impl Items {
         (self.listed[place].a, self.listed[place].b)
     }
 
+    /// The number of a pair's group, by its place: that of all pairs that belong together.
+    pub fn group(&self, place: usize) -> usize {
+        self.listed[place].group
+    }
+
+    /// Where a pair stands in its file, counted from 1, by its place.
+    pub fn line(&self, place: usize) -> u64 {
+        self.listed[place].line
+    }
+
     /// How many pairs the data lists.
     pub fn pairs(&self) -> usize {
         self.listed.len()
@@ -93,6 +103,14 @@ impl Items {
             groups[pair.b] = Some(pair.group);
         }
         groups
+    }
+
+    /// Where in its file the first pair stands that names a row.
+    pub(crate) fn line_of(&self, row: usize) -> Option<u64> {
+        let names = |(place, pair): &(usize, &Listed)| {
+            pair.a == row || pair.b == row || self.negatives(*place).contains(&row)
+        };
+        self.listed.iter().enumerate().find(names).map(|(_, pair)| pair.line)
     }
 
     /// Whether the data is a list of pairs.

@@ -21,7 +21,7 @@
 //! # Ok::<(), kinfold_data::Error>(())
 //! ```
 //!
-//! Modules point one way: items → sources → cache → images, texts → pairs → views → data.
+//! Modules point one way: items → sources → rows → cache → images, texts, vectors → pairs → views → data.
 
 #![warn(clippy::unwrap_used)]
 
@@ -29,16 +29,19 @@ mod budget;
 mod cache;
 mod data;
 mod error;
+mod groups;
 mod images;
 mod items;
 mod pairs;
 mod picture;
 pub mod random;
+mod rows;
 mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod vectors;
 mod views;
 
 pub use data::{Data, DataReading, Kind, TOKENIZER, Views};
@@ -49,9 +52,13 @@ pub use pairs::{Expansion, LeftOut, Pair, PairSettings, PairSource, Pairs, Split
 pub use picture::Picture;
 pub use settings::{
     DIGITS, ImageSettings, MEMORY, Reading, TextReading, TextSettings, TokenizerSource,
+    VectorReading, VectorSettings,
 };
+pub use sources::matrix::{Matrix, labels as labels_of_file};
+pub use sources::table::write_negatives;
 pub use sources::{npy, texts as files_of_name};
 pub use texts::{Bags, Bm25, Texts, Tokenizer};
+pub use vectors::Vectors;
 pub use views::{
     Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views,
     pair_sheet,

@@ -11,6 +11,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub enum Purpose {
     /// Which images are held out.
     Split,
+    /// Which of what is trained on is set aside to judge by meanwhile.
+    Validation,
     /// The order of the images in an epoch.
     Order {
         /// Counted from 0.
@@ -63,6 +65,7 @@ impl Random {
             Purpose::Anchors { class, cycle } => [6, class as u64, cycle as u64],
             Purpose::OneShot { run } => [7, run as u64, 0],
             Purpose::Bootstrap { resample } => [8, resample as u64, 0],
+            Purpose::Validation => [9, 0, 0],
         };
         let mut key = [0; 32];
         for (bytes, word) in key.chunks_mut(8).zip([seed, words[0], words[1], words[2]]) {

@@ -1,7 +1,7 @@
-//! How images and texts are read, as a user sets it and as it is done.
+//! How images, texts and vectors are read, as a user sets it and as it is done.
 //!
-//! Input: settings with defaults left open, and which data they are for. Output: a [`Reading`] or a
-//! [`TextReading`], with everything decided.
+//! Input: settings with defaults left open, and which data they are for. Output: a [`Reading`], a
+//! [`TextReading`] or a [`VectorReading`], with everything decided.
 
 use crate::Error;
 use serde::{Deserialize, Serialize};
@@ -146,4 +146,52 @@ pub struct TextReading {
     pub columns: Option<[String; 2]>,
     /// What makes tokens of them.
     pub tokenizer: TokenizerSource,
+}
+
+/// How vectors are read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VectorSettings {
+    /// The vectors of documents: row i belongs to row i of the data, which are those of queries.
+    pub documents: Option<PathBuf>,
+    /// The vectors of the names that the data, pairs of names, mentions.
+    pub table: Option<PathBuf>,
+}
+
+impl VectorSettings {
+    /// # Errors
+    /// [`Error::Setting`] where both are given.
+    pub fn check(&self) -> Result<(), Error> {
+        match (&self.documents, &self.table) {
+            (Some(documents), Some(table)) => Err(Error::Setting(format!(
+                "{} and {} are given: pairs are two files of vectors, row by row, or a file of names and \
+                 one of vectors",
+                documents.display(),
+                table.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether they say that the data is vectors.
+    pub fn are_given(&self) -> bool {
+        self.documents.is_some() || self.table.is_some()
+    }
+
+    /// How to read vectors; `columns` are those of pairs of names.
+    pub fn reading(&self, columns: Option<&[String; 2]>) -> VectorReading {
+        let Self { documents, table } = self.clone();
+        VectorReading { documents, table, columns: columns.cloned() }
+    }
+}
+
+/// How vectors are read, with every default decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VectorReading {
+    /// See [`VectorSettings::documents`].
+    pub documents: Option<PathBuf>,
+    /// See [`VectorSettings::table`].
+    pub table: Option<PathBuf>,
+    /// The two columns of pairs of names; none for `anchor` and `positive`.
+    pub columns: Option<[String; 2]>,
 }

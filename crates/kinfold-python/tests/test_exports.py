@@ -1,7 +1,8 @@
-"""A model of texts that the command exports gives the same vectors in the libraries that load it."""
+"""A model that the command exports gives the same vectors in the libraries that load it."""
 
 import json
 import os
+import runpy
 import subprocess
 
 import numpy as np
@@ -49,3 +50,22 @@ def test_model2vec(run, tmp_path):
     kinfold("export", out, tmp_path / "model", "--to", "model2vec")
     model = library.StaticModel.from_pretrained(str(tmp_path / "model"))
     np.testing.assert_allclose(model.encode(TEXTS), own, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["linear", "residual", "mlp"])
+def test_adapter_in_numpy(form, tmp_path):
+    random = np.random.default_rng(0)
+    queries = random.standard_normal((300, 12)).astype("float32")
+    np.save(tmp_path / "queries.npy", queries)
+    np.save(tmp_path / "documents.npy", np.roll(queries, 1, axis=1))
+    (tmp_path / "form.toml").write_text(f'[encoder]\nname = "adapter"\nform = "{form}"\ntowers = "each"\n')
+    data = ("--data", tmp_path / "queries.npy", tmp_path / "documents.npy")
+    kinfold("train", *data, "--config", tmp_path / "form.toml", "--batch", 64, "--out", tmp_path / "run")
+    kinfold("export", tmp_path / "run", tmp_path / "adapter")
+    exported = runpy.run_path(str(tmp_path / "adapter" / "adapter.py"))
+    for side, flags in (("queries", ()), ("documents", ("--documents",))):
+        out = tmp_path / f"{side}-adapted.npy"
+        kinfold("embed", tmp_path / "run", "--data", tmp_path / "queries.npy", "--out", out, *flags)
+        own = np.load(out)
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        np.testing.assert_allclose(exported[side](queries), own, atol=1e-6)

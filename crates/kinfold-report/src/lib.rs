@@ -19,6 +19,7 @@
 
 mod diagnose;
 mod metrics;
+mod mine;
 mod picture;
 mod preview;
 mod recorder;
@@ -29,6 +30,7 @@ mod study;
 mod svg;
 
 pub use diagnose::{DiagnosisReport, DiagnosisRequest, diagnose};
+pub use mine::{MineSettings, Mined, mine};
 pub use preview::{Preview, TokenizedText, preview, preview_pairs, preview_texts};
 pub use recorder::Recorder;
 pub use report::report;

@@ -12,8 +12,8 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::text::Text;
 use image::ExtendedColorType;
 use kinfold::Embeddings;
-use kinfold::measures::{Neighbour, nearest};
-use kinfold_data::{Data, Images, Texts};
+use kinfold::measures::{Neighbour, each_row, fused, nearest};
+use kinfold_data::{Bm25, Data, Images, Texts};
 use kinfold_train::Error;
 use kinfold_train::run::{SavedModel, write_whole};
 use kinfold_train::tensors::embed;
@@ -46,6 +46,10 @@ pub struct Matches {
 pub struct Match {
     /// The cosine of its embedding and the query's.
     pub cosine: f32,
+    /// What it is ranked by, where that is not the cosine: the sum of the cosine and BM25's score, each in
+    /// standard deviations over all that was searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
     /// Its label; empty where there is none.
     pub label: String,
     /// Its name.
@@ -55,7 +59,8 @@ pub struct Match {
 }
 
 /// Looks for the `k` things of `data` (by default what the run was trained on) that are nearest to
-/// each of `queries`, which are files of images, or texts where `run` is of texts, by its encoder.
+/// each of `queries`, which are files of images, or texts where `run` is of texts, by its encoder; of texts
+/// `with_bm25` by their words, too.
 ///
 /// # Errors
 /// When the run or the data cannot be read, a query is no image that can be read, or `k` is 0 or more
@@ -65,6 +70,7 @@ pub fn search(
     queries: &[String],
     data: Option<&str>,
     k: usize,
+    with_bm25: bool,
 ) -> Result<Found, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
@@ -80,6 +86,11 @@ pub fn search(
         Data::Texts(texts) => {
             Data::Texts(Texts::of_strings(queries.to_vec(), texts.tokenizer.clone())?)
         }
+        Data::Vectors(_) => {
+            let text = "a query is an image or a text, but this run is of vectors: kinfold embed makes \
+                        files of them for what searches your index";
+            return Err(Error::Setting(text.to_owned()));
+        }
     };
     let n = data.items().len();
     if k == 0 || k > n {
@@ -90,10 +101,26 @@ pub fn search(
     }
     let (keys, asked) = (embed(&model, &data, &device)?, embed(&model, &queries, &device)?);
     let dim = keys.len() / n;
-    let found = nearest(Embeddings::new(&asked, dim)?, Embeddings::new(&keys, dim)?, k)?;
+    let (asked, keys) = (Embeddings::new(&asked, dim)?, Embeddings::new(&keys, dim)?);
+    let found = match (with_bm25, &data) {
+        (false, _) => nearest(asked, keys, k)?
+            .into_iter()
+            .map(|near| near.into_iter().map(|near| (near, None)).collect())
+            .collect(),
+        (true, Data::Texts(texts)) => {
+            let bm25 = Bm25::new(&texts.items.names);
+            let names = &queries.items().names;
+            each_row(asked, keys, |i, cosines| best(cosines, &bm25.scores(&names[i]), k))?
+        }
+        (true, _) => {
+            let noun = data.kind().noun();
+            return Err(Error::Setting(format!("BM25 ranks texts, but this run is of {noun}")));
+        }
+    };
     let items = data.items();
-    let matched = |Neighbour { row, cosine }| Match {
+    let matched = |(Neighbour { row, cosine }, score)| Match {
         cosine: cosine as f32,
+        score,
         label: items.labels[row].clone(),
         name: items.names[row].clone(),
         row,
@@ -104,6 +131,18 @@ pub fn search(
     });
     let matches = matches.collect();
     Ok(Found { data, matches, queries })
+}
+
+/// The `k` best of a query by the sum of its cosines and scores, each in standard deviations from the mean.
+fn best(cosines: &[f32], scores: &[f32], k: usize) -> Vec<(Neighbour, Option<f32>)> {
+    let sum = fused(cosines, scores);
+    let mut rows: Vec<usize> = (0..sum.len()).collect();
+    let order = |a: &usize, b: &usize| sum[*b].total_cmp(&sum[*a]).then(a.cmp(b));
+    rows.select_nth_unstable_by(k - 1, order);
+    rows.truncate(k);
+    rows.sort_unstable_by(order);
+    let matched = |row| (Neighbour { row, cosine: f64::from(cosines[row]) }, Some(sum[row]));
+    rows.into_iter().map(matched).collect()
 }
 
 /// The side of an image in the picture, the space about it, and the height of a line of text, in
@@ -130,7 +169,7 @@ impl Found {
     pub fn draw(&self, out: &Path) -> Result<(), Error> {
         check_png(out)?;
         let (Data::Images(queries), Data::Images(images)) = (&self.queries, &self.data) else {
-            let text = "a picture is of images, but this run is of texts";
+            let text = "a picture is of images, but this run is of other things";
             return Err(Error::Setting(text.to_owned()));
         };
         let columns = 1 + self.matches.iter().map(|m| m.neighbours.len()).max().unwrap_or(0);

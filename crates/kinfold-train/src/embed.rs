@@ -1,4 +1,4 @@
-//! The embeddings of images, or of views of them, or of texts, as a file for other programs.
+//! The embeddings of images, or of views of them, of texts or of vectors, as a file for other programs.
 //!
 //! Input: a run and data. Output: `.npy` (the vectors `[n, d]` alone), `.csv`
 //! (`name`, `label`, one column a dimension) or `.parquet` (`name`, `label`, `embedding`), by the
@@ -7,7 +7,7 @@
 use crate::run::{CONFIG, SavedModel, write_whole};
 use crate::{Error, Settings, tensors};
 use burn::tensor::Device;
-use kinfold_data::Data;
+use kinfold_data::{Data, Views};
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -93,16 +93,33 @@ impl Format {
     }
 }
 
-/// The embeddings of `data` (by default what it was trained on) by the model of a run.
+/// The embeddings of `data` (by default what it was trained on) by the model of a run; of vectors, as queries.
 ///
 /// # Errors
 /// When the run or the data cannot be read.
 pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
+    embed_as(run, data, |data, rows| Ok(data.plain(rows)?))
+}
+
+/// The same as what is looked for: an adapter of vectors may have another tower for documents, or none.
+///
+/// # Errors
+/// As [`embed`].
+pub fn embed_documents(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
+    embed_as(run, data, |data, rows| Ok(data.documents(rows)?))
+}
+
+fn embed_as(
+    run: &Path,
+    data: Option<&str>,
+    views: impl Fn(&Data, &[usize]) -> Result<Views, Error>,
+) -> Result<Embedded, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let model = saved.trained(run, &device)?;
     let data = saved.settings(data).read()?;
-    let embeddings = tensors::embed(&model, &data, &device)?;
+    let rows: Vec<usize> = (0..data.items().len()).collect();
+    let embeddings = tensors::embed_views(&model, &rows, &device, |rows| views(&data, rows))?;
     let dim = embeddings.len() / data.items().len();
     Ok(Embedded { data, embeddings, dim })
 }

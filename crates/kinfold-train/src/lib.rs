@@ -38,16 +38,18 @@ pub mod settings;
 pub mod tensors;
 mod training;
 
-pub use embed::{Compression, Embedded, Format, embed, embed_views};
+pub use embed::{Compression, Embedded, Format, embed, embed_documents, embed_views};
 pub use error::Error;
 pub use evaluation::{
-    Evaluated, EvaluationObserver, EvaluationProgress, OneShot, OneShotTask, evaluate, one_shot,
+    DataSource, Evaluated, EvaluationObserver, EvaluationProgress, OneShot, OneShotTask, evaluate,
+    one_shot,
 };
 pub use export::{ExportFormat, export};
 pub use loss::loss_names;
 pub use paths::{relative_path, shell_word};
 pub use run::{
-    ByDimension, Estimate, Evaluation, Measured, Retrieval, Retrieved, Summary, run_folder,
+    ByDimension, Estimate, Evaluation, Measured, Retrieval, Retrieved, ScoredPairs, Summary,
+    run_folder,
 };
 pub use settings::Settings;
 pub use training::{Event, Observer, Progress, resume, train};

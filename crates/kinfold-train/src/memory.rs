@@ -51,6 +51,7 @@ pub(crate) fn check_model(encoder: &EncoderSettings, shape: InputShape) -> Resul
             format!("images of {size}×{size} in {channels} channels")
         }
         InputShape::Texts { tokens } => format!("texts of {tokens} tokens"),
+        InputShape::Vectors { dim } => format!("vectors of {dim} numbers"),
     };
     let what = format!("the {} for {things}", encoder.name);
     check(&what, needed as u64, "smaller widths are settings of [encoder]")

@@ -3,12 +3,14 @@
 //! Input: a file, and what the command line says. Output: settings that can be used, or an
 //! error that names the one that cannot. Whatever is not given has the default written here.
 
-pub use kinfold_nn::encoders::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+pub use kinfold_nn::encoders::{
+    AdapterForm, EncoderName, EncoderSettings, ProjectorForm, Stem, Towers,
+};
 
 use crate::{Error, memory};
 use kinfold_data::{
     DIGITS, Data, DataReading, ImageSettings, Kind, PairSettings, PairSource, Pairs, Recipe,
-    TOKENIZER, TextSettings, ViewSettings,
+    TOKENIZER, TextSettings, VectorSettings, ViewSettings,
 };
 use kinfold_nn::encoders::{ImageShape, InputShape, table_shape, tokenizer_beside};
 use serde::{Deserialize, Serialize};
@@ -25,8 +27,8 @@ pub struct Settings {
     /// The version of kinfold that wrote this.
     pub version: String,
     /// `digits` for the embedded ones, or where the data is: a folder or a .zip of images, MNIST's or
-    /// CIFAR's files, a .npy array, or a list of pairs of images (.csv, .jsonl); or texts (.jsonl, .csv,
-    /// .parquet).
+    /// CIFAR's files, a .npy array, or a list of pairs of images (.csv, .jsonl); texts (.jsonl, .csv,
+    /// .parquet); or vectors (.npy, .parquet, .csv), or pairs of their names.
     pub data: String,
     /// The share of the data that is held out to judge by, from 0 to below 1, but for a list of pairs of
     /// images; where the data itself holds some out, it is those.
@@ -50,6 +52,9 @@ pub struct Settings {
     /// How texts are read.
     #[serde(skip_serializing_if = "is_default")]
     pub text: TextSettings,
+    /// How vectors are read.
+    #[serde(skip_serializing_if = "is_default")]
+    pub vector: VectorSettings,
     /// How a view is made of an image; without a `recipe` it is the affine one.
     #[serde(deserialize_with = "recipe")]
     pub view: Recipe,
@@ -59,6 +64,9 @@ pub struct Settings {
     pub loss: LossSettings,
     /// How weights are moved.
     pub optimizer: OptimizerSettings,
+    /// When a run is ended before its last epoch, and which epoch's weights are kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub early_stopping: EarlyStoppingSettings,
     /// When a run is saved, to be resumed.
     pub checkpoint: CheckpointSettings,
 }
@@ -157,6 +165,25 @@ impl OptimizerSettings {
     }
 }
 
+/// After each epoch a part of what is trained on, which is set aside for that, is judged by nDCG@10: the weights
+/// of the best epoch are kept, or what was there before training where no epoch is better.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EarlyStoppingSettings {
+    /// The share of what is trained on that is set aside, at most 300 queries; 0 for none, and the
+    /// last epoch's weights. By
+    /// default 0.05 of vectors, which alone are judged so.
+    pub share: f64,
+    /// After so many epochs without a better one training ends.
+    pub patience: usize,
+}
+
+impl Default for EarlyStoppingSettings {
+    fn default() -> Self {
+        Self { share: 0.0, patience: 3 }
+    }
+}
+
 /// When a checkpoint is written; one is written whenever a run is stopped by Ctrl-C, too. Nothing that
 /// a run learns depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -181,10 +208,12 @@ impl Default for Settings {
             pairs: PairSettings::default(),
             image: ImageSettings::default(),
             text: TextSettings::default(),
+            vector: VectorSettings::default(),
             view: Recipe::Affine(ViewSettings::default()),
             encoder: EncoderSettings::default(),
             loss: LossSettings::default(),
             optimizer: OptimizerSettings::default(),
+            early_stopping: EarlyStoppingSettings::default(),
             checkpoint: CheckpointSettings::default(),
         }
     }
@@ -226,17 +255,48 @@ impl Default for CheckpointSettings {
 }
 
 impl Settings {
-    /// Settings from a TOML file; what it does not mention has its default.
+    /// Settings from a TOML file; what it does not mention has the default of its data's kind.
     ///
     /// # Errors
     /// When the file cannot be read, is no TOML, or has a key that does not exist.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
+        Self::from_file_for(path, None)
+    }
+
+    /// The same for data of a kind that is known otherwise.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn from_file_for(path: &Path, kind: Option<Kind>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
         let wrong = |e: toml::de::Error| Error::SettingsFile {
             path: path.to_path_buf(),
             reason: e.to_string().trim_end().to_owned(),
         };
-        toml::from_str(&text).map_err(wrong)
+        let settings: Self = toml::from_str(&text).map_err(wrong)?;
+        let given: toml::Table = toml::from_str(&text).map_err(wrong)?;
+        let names_encoder =
+            given.get("encoder").is_some_and(|encoder| encoder.get("name").is_some());
+        let kind = match kind {
+            _ if names_encoder => settings.kind(),
+            Some(kind) => kind,
+            None => settings.found_kind(),
+        };
+        if kind == Kind::Images {
+            return Ok(settings);
+        }
+        let unwritten = |e: toml::ser::Error| Error::Setting(e.to_string());
+        let mut all = toml::Table::try_from(Self::of_kind(kind)).map_err(unwritten)?;
+        overlay(&mut all, given);
+        all.try_into().map_err(wrong)
+    }
+
+    /// What the data is, by its name and what goes with it.
+    fn found_kind(&self) -> Kind {
+        match self.vector.are_given() {
+            true => Kind::Vectors,
+            false => Kind::of(&self.data, self.text.columns.as_ref()),
+        }
     }
 
     /// What can be said of settings before the data is seen.
@@ -287,6 +347,18 @@ impl Settings {
         )?;
         self.image.check()?;
         self.text.check()?;
+        self.vector.check()?;
+        let EarlyStoppingSettings { share, patience } = self.early_stopping;
+        needs(
+            (0.0..1.0).contains(&share),
+            format!("the share of early_stopping is {share}, but it must be from 0 to below 1"),
+        )?;
+        needs(patience > 0, "patience is 0 epochs, but at least 1 is needed".into())?;
+        needs(
+            share == 0.0 || self.kind() == Kind::Vectors,
+            "early_stopping sets a share aside, but only adapters of vectors are stopped early"
+                .into(),
+        )?;
         self.encoder.check(self.image_shape().0)?;
         if let Some(&longest) = self.loss.matryoshka.iter().max() {
             let dim = self.cut_by_default().seen_by_loss();
@@ -342,6 +414,20 @@ impl Settings {
                 optimizer: OptimizerSettings { weight_decay: 0.0, ..settings.optimizer },
                 ..settings
             },
+            Kind::Vectors => Self {
+                hold_out: 0.1,
+                epochs: 5,
+                encoder: EncoderSettings::named(EncoderName::Adapter),
+                pairs: PairSettings { allow_same_class: true, ..settings.pairs },
+                loss: LossSettings {
+                    name: "one-way".to_owned(),
+                    temperature: Some(0.05),
+                    ..settings.loss
+                },
+                optimizer: OptimizerSettings { weight_decay: 0.0, ..settings.optimizer },
+                early_stopping: EarlyStoppingSettings { share: 0.1, ..settings.early_stopping },
+                ..settings
+            },
         }
     }
 
@@ -382,14 +468,27 @@ impl Settings {
     /// has no views.
     ///
     /// # Errors
-    /// When pairs of texts are to be views.
+    /// When pairs of texts or vectors are to be views, or nothing says which vectors belong together.
     pub(crate) fn pairs_of(&self, data: &Data) -> Result<Option<PairSource>, Error> {
         match (data, self.pairs.of) {
             (Data::Texts(texts), None) if !texts.items.is_list() => Ok(Some(PairSource::Folder)),
-            (Data::Texts(_), Some(PairSource::Views)) => Err(Error::Setting(
-                "a text has no views: a pair of texts is a row of a list, or two of one label"
-                    .into(),
-            )),
+            (Data::Texts(_) | Data::Vectors(_), Some(PairSource::Views)) => {
+                Err(Error::Setting(format!(
+                    "{} have no views: a pair is a row of a list, or two of one label",
+                    data.kind().noun()
+                )))
+            }
+            (Data::Vectors(vectors), of) if !vectors.items.is_list() => {
+                if vectors.items.classes().0.len() < 2 {
+                    return Err(Error::Setting(format!(
+                        "nothing says which vectors of {} belong together: give a second file, whose row i \
+                         belongs to row i; or pairs of names, and the vectors as --vectors; or labels, a \
+                         column `label` or labels.npy beside it",
+                        self.data
+                    )));
+                }
+                Ok(of.or(Some(PairSource::Folder)))
+            }
             (_, of) => Ok(of),
         }
     }
@@ -400,6 +499,7 @@ impl Settings {
     pub fn usual_rate(&self, batch: usize) -> f64 {
         match (self.kind(), self.optimizer.name) {
             (Kind::Texts, OptimizerName::AdamW) => 0.1 * (batch as f64 / 2048.0).sqrt(),
+            (Kind::Vectors, OptimizerName::AdamW) => 0.0035,
             _ => OptimizerSettings { learning_rate: None, ..self.optimizer }.highest_rate(batch),
         }
     }
@@ -408,6 +508,7 @@ impl Settings {
     pub fn kind(&self) -> Kind {
         match self.encoder.name {
             EncoderName::Static => Kind::Texts,
+            EncoderName::Adapter => Kind::Vectors,
             _ => Kind::Images,
         }
     }
@@ -428,9 +529,10 @@ impl Settings {
     /// When the data cannot be read, is not what its name says, is nothing that the encoder takes, or holds
     /// nothing that can be read.
     pub fn read(&self) -> Result<Data, Error> {
-        let (takes, found) = (self.kind(), Kind::of(&self.data, self.text.columns.as_ref()));
-        let may_be_texts = Path::new(&self.data).is_file() && takes == Kind::Texts;
-        if takes != found && !may_be_texts {
+        let (takes, found) = (self.kind(), self.found_kind());
+        // What is wrong with a file, its reader says better.
+        let may_be = takes != Kind::Images && !Path::new(&self.data).is_dir();
+        if takes != found && !may_be {
             return Err(Error::Setting(format!(
                 "the encoder {} takes {}, but {} holds {}",
                 self.encoder.name,
@@ -443,6 +545,7 @@ impl Settings {
         let reading = DataReading {
             image: self.image.reading(&self.data, self.view.wants_originals()),
             text: self.text.reading(beside.and_then(tokenizer_beside)),
+            vector: self.vector.reading(self.text.columns.as_ref()),
         };
         Ok(Data::read(&self.data, takes, &reading)?)
     }
@@ -454,6 +557,7 @@ impl Settings {
                 InputShape::Images(ImageShape { size: images.size, channels: images.channels })
             }
             Data::Texts(texts) => InputShape::Texts { tokens: texts.tokenizer.rows() },
+            Data::Vectors(vectors) => InputShape::Vectors { dim: vectors.dim },
         }
     }
 
@@ -477,14 +581,18 @@ impl Settings {
         memory::check(&what, self.memory_bytes(shape), help)
     }
 
-    /// Equal batches of at most 512 pairs (of texts 2048), or half of it and so on, where the memory that is free has no room for
+    /// Equal batches of at most 512 pairs (of texts 2048, of vectors 1024), or half of it and so on, where the memory that is free has no room for
     /// these twice.
     fn default_batch(&self, shape: InputShape, pairs: &Pairs) -> usize {
         let free = memory::available_bytes().unwrap_or(u64::MAX) / 2;
         let n = pairs.len();
         let of = |most: usize| (n / n.div_ceil(most).max(1)).min(pairs.largest_batch());
         let fits = |batch: &usize| self.memory_bytes_of(shape, *batch) <= free;
-        let most = if self.kind() == Kind::Texts { 2048 } else { 512 };
+        let most = match self.kind() {
+            Kind::Images => 512,
+            Kind::Texts => 2048,
+            Kind::Vectors => 1024,
+        };
         let halves = std::iter::successors(Some(most), |most| Some(most / 2));
         halves.take_while(|&most| most >= 32).map(of).find(fits).unwrap_or(of(16))
     }
@@ -517,6 +625,9 @@ impl Settings {
             size = shape.size;
             (self.image.size, self.image.channels) = (Some(size), Some(shape.channels));
         }
+        if let InputShape::Vectors { dim } = shape {
+            self.encoder.embedding = Some(dim);
+        }
         self.encoder = self.cut_by_default().decided(size);
         self.batch = Some(batch);
         self.optimizer.learning_rate.get_or_insert(self.usual_rate(batch));
@@ -531,6 +642,20 @@ impl Settings {
 /// Whether a part of settings is as it is by default, and need not be written.
 pub(crate) fn is_default<S: Default + PartialEq>(settings: &S) -> bool {
     *settings == S::default()
+}
+
+/// Puts settings over others. A recipe of views is one setting: another's parts are not its own.
+fn overlay(under: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) if key != "view" => {
+                overlay(under, over);
+            }
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
 }
 
 /// Where two values, either of which may be missing, have other leaves.

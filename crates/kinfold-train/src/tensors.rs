@@ -19,6 +19,11 @@ pub fn input(views: Views, device: &Device) -> Input {
             Input::Images(Tensor::from_data(TensorData::new(values, shape), device))
         }
         Views::Tokens(Bags { ids, ends }) => Input::Texts(ops::Bags::new(ids, ends)),
+        Views::Vectors { values, dim, queries } => {
+            let shape = [values.len() / dim, dim];
+            let values = Tensor::from_data(TensorData::new(values, shape), device);
+            Input::Vectors { values, queries }
+        }
     }
 }
 
@@ -59,7 +64,7 @@ pub fn embed(model: &Model, data: &Data, device: &Device) -> Result<Vec<f32>, Er
     embed_rows(model, data, &rows, device)
 }
 
-/// Embeddings of some things, `[rows, embedding]`.
+/// Embeddings of some things, `[rows, embedding]`; of vectors, as queries.
 ///
 /// # Errors
 /// When one cannot be read.
@@ -70,6 +75,19 @@ pub fn embed_rows(
     device: &Device,
 ) -> Result<Vec<f32>, Error> {
     embed_views(model, rows, device, |rows| Ok(data.plain(rows)?))
+}
+
+/// Embeddings of some things as what is looked for, `[rows, embedding]`.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn embed_documents(
+    model: &Model,
+    data: &Data,
+    rows: &[usize],
+    device: &Device,
+) -> Result<Vec<f32>, Error> {
+    embed_views(model, rows, device, |rows| Ok(data.documents(rows)?))
 }
 
 /// Embeddings of what `views` makes of some things, a chunk of them at a time, `[rows, embedding]`.

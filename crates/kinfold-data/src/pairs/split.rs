@@ -4,7 +4,7 @@
 
 use crate::items::Items;
 use crate::random::{Purpose, Random};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is trained on and what is held out to judge by.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +45,7 @@ impl Split {
             groups.entry(pair.group).or_default().push(place);
         }
         let groups: Vec<Vec<usize>> = groups.into_values().collect();
-        let (most, mut split) = (held_out(items.listed.len(), share), Self::default());
+        let most = held_out(items.listed.len(), share);
         let mut test = vec![false; items.listed.len()];
         let (mut held, mut left) = (0, groups.len());
         for group in Random::new(0, Purpose::Split).order(groups.len()) {
@@ -55,19 +55,69 @@ impl Split {
                 group.iter().for_each(|&pair| test[pair] = true);
             }
         }
-        let (mut of_train, mut of_test) = (vec![false; items.len()], vec![false; items.len()]);
-        for (place, pair) in items.listed.iter().enumerate() {
-            let (places, rows) = match test[place] {
-                true => (&mut split.test_pairs, &mut of_test),
-                false => (&mut split.train_pairs, &mut of_train),
-            };
-            places.push(place);
-            (rows[pair.a], rows[pair.b]) = (true, true);
-        }
-        let rows = |of: Vec<bool>| (0..of.len()).filter(|&row| of[row]).collect();
-        (split.train, split.test) = (rows(of_train), rows(of_test));
-        split
+        let (test, train) = (0..items.listed.len()).partition(|&place| test[place]);
+        Self::of_places(items, train, test)
     }
+
+    /// All pairs of this share of a list's first members, its queries, by a shuffle that is always the same;
+    /// at least one query is trained on. What a query belongs to may be trained on with others, but a pair
+    /// whose second member is a query held out is in neither part.
+    pub fn of_queries(items: &Items, share: f64) -> Self {
+        let all: Vec<usize> = (0..items.listed.len()).collect();
+        let queries = queries_of(items, &all);
+        let out = drawn(items, &queries, held_out(queries.len(), share), Purpose::Split);
+        let (test, rest): (Vec<usize>, Vec<usize>) =
+            all.into_iter().partition(|&place| out[items.listed[place].a]);
+        let train = rest.into_iter().filter(|&place| !out[items.listed[place].b]).collect();
+        Self::of_places(items, train, test)
+    }
+
+    fn of_places(items: &Items, train_pairs: Vec<usize>, test_pairs: Vec<usize>) -> Self {
+        let rows = |places: &[usize]| {
+            let mut named = vec![false; items.len()];
+            for &place in places {
+                let pair = items.listed[place];
+                (named[pair.a], named[pair.b]) = (true, true);
+            }
+            (0..named.len()).filter(|&row| named[row]).collect()
+        };
+        Self { train: rows(&train_pairs), test: rows(&test_pairs), train_pairs, test_pairs }
+    }
+
+    /// What is trained on, cut in two: what still is, and a share, at most so many, to judge by meanwhile, as its
+    /// test part. Of a list it is queries with all their pairs, else rows.
+    pub fn with_validation(&self, items: &Items, share: f64, most: usize) -> Self {
+        if items.is_list() {
+            let queries = queries_of(items, &self.train_pairs);
+            let count = held_out(queries.len(), share).min(most);
+            let out = drawn(items, &queries, count, Purpose::Validation);
+            let (test, train) =
+                self.train_pairs.iter().partition(|&&place| out[items.listed[place].a]);
+            return Self::of_places(items, train, test);
+        }
+        let n = self.train.len();
+        let order = Random::new(0, Purpose::Validation).order(n);
+        let count = held_out(n, share).min(most).min(n.saturating_sub(1));
+        let (test, train) = order.split_at(count);
+        let rows = |places: &[usize]| places.iter().map(|&place| self.train[place]).collect();
+        Self { train: rows(train), test: rows(test), ..Self::default() }
+    }
+}
+
+/// The first members of some pairs, each once.
+fn queries_of(items: &Items, places: &[usize]) -> Vec<usize> {
+    let queries: BTreeSet<usize> = places.iter().map(|&place| items.listed[place].a).collect();
+    queries.into_iter().collect()
+}
+
+/// For each row whether it is among so many queries that are drawn, of which one is left.
+fn drawn(items: &Items, queries: &[usize], count: usize, purpose: Purpose) -> Vec<bool> {
+    let mut out = vec![false; items.len()];
+    let count = count.min(queries.len().saturating_sub(1));
+    for place in Random::new(0, purpose).order(queries.len()).into_iter().take(count) {
+        out[queries[place]] = true;
+    }
+    out
 }
 
 /// So many of `n`. A share such as 0.2 is no exact number; a product a little above a whole one is that one.

@@ -13,6 +13,7 @@ mod digits;
 mod folder;
 mod idx;
 mod list;
+pub(crate) mod matrix;
 pub mod npy;
 mod raw;
 mod source;

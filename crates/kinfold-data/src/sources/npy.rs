@@ -121,20 +121,27 @@ fn check_range(path: &Path, raw: &Raw, n: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// A label an image; empty ones where there is no file of them.
-fn labels(path: &Path, images: &Path, n: usize) -> Result<Vec<String>, Error> {
-    if !path.is_file() || path == images {
+/// A label for each row of an array; empty ones where there is no file of them.
+fn labels(path: &Path, array: &Path, n: usize) -> Result<Vec<String>, Error> {
+    if !path.is_file() || path == array {
         return Ok(vec![String::new(); n]);
     }
     let shape = header(path)?.shape;
     if shape != [n] {
         let reason = format!(
-            "its shape is {shape:?}, but {} has {n} images: [{n}] is needed",
-            images.display()
+            "its shape is {shape:?}, but {} has {n} rows: [{n}] is needed",
+            array.display()
         );
         return Err(Error::data_file(path, reason));
     }
     integers(path)
+}
+
+/// A label for each row of an array, out of `labels.npy` beside it where there is one.
+pub(crate) fn labels_beside(array: &Path, rows: usize) -> Result<Option<Vec<String>>, Error> {
+    let path = array.with_file_name("labels.npy");
+    let there = path.is_file() && path != array;
+    there.then(|| labels(&path, array, rows)).transpose()
 }
 
 /// A list of whole numbers, as text.

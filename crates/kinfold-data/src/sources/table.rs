@@ -1,6 +1,7 @@
 //! Rows of named columns, as .jsonl, .csv or .parquet.
 //!
-//! Input: the file. Output: its columns and rows, each cell as text and each row with its place in the file.
+//! Input: the file. Output: its columns and rows, each cell as text and each row with its place in the file; and
+//! such a file with further columns.
 //! A cell that is missing, or null, is none; numbers are as the file writes them.
 
 use crate::Error;
@@ -9,6 +10,7 @@ use parquet::record::Field;
 use parquet::schema::types::Type;
 use serde_json::Value;
 use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +35,62 @@ impl Row {
     pub(crate) fn take(&mut self, column: usize) -> Option<String> {
         self.cells.get_mut(column).and_then(Option::take)
     }
+}
+
+/// The rows of a file of pairs with their negatives in columns of their own, as .jsonl where the name `out`
+/// ends so, and else as .csv.
+/// Negatives that the file has are left out, as are rows for whose number `negatives` has none.
+///
+/// # Errors
+/// When the file cannot be read, or `file` cannot be written.
+pub fn write_negatives<'t>(
+    data: &Path,
+    negatives: &dyn Fn(u64) -> Option<Vec<&'t str>>,
+    each: usize,
+    out: &Path,
+    file: &mut File,
+) -> Result<(), Error> {
+    let mut table = Table::read(data)?;
+    let kept: Vec<usize> =
+        (0..table.columns.len()).filter(|&at| !is_negative(&table.columns[at])).collect();
+    let mut names: Vec<String> = kept.iter().map(|&at| table.columns[at].clone()).collect();
+    names.extend((1..=each).map(|number| format!("negative_{number}")));
+    let rows = std::mem::take(&mut table.rows).into_iter().filter_map(|mut row| {
+        let negatives = negatives(row.number)?.into_iter().map(|text| Some(text.to_owned()));
+        let cells = kept.iter().map(|&at| row.take(at));
+        Some(cells.chain(negatives).collect::<Vec<Option<String>>>())
+    });
+    let unwritten =
+        |e: std::io::Error| Error::File { action: "write", path: out.to_path_buf(), source: e };
+    match ending(out).as_deref() {
+        Some("jsonl") => {
+            let mut file = BufWriter::new(file);
+            for row in rows {
+                let cells = names.iter().zip(row).filter_map(|(name, cell)| {
+                    Some(format!("{}: {}", Value::from(name.as_str()), Value::from(cell?)))
+                });
+                let cells = cells.collect::<Vec<String>>().join(", ");
+                writeln!(file, "{{{cells}}}").map_err(unwritten)?;
+            }
+            file.flush().map_err(unwritten)
+        }
+        _ => {
+            let mut file = csv::Writer::from_writer(BufWriter::new(file));
+            let wrong = |e: csv::Error| unwritten(std::io::Error::other(e));
+            file.write_record(&names).map_err(wrong)?;
+            for row in rows {
+                file.write_record(row.iter().map(|cell| cell.as_deref().unwrap_or_default()))
+                    .map_err(wrong)?;
+            }
+            file.flush().map_err(unwritten)
+        }
+    }
+}
+
+/// Whether a column is `negative`, or `negative_` and a number.
+pub(crate) fn is_negative(column: &str) -> bool {
+    let number = column.strip_prefix("negative").map(|end| end.strip_prefix('_').unwrap_or(end));
+    column == "negative" || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// How a file's name ends, in lower case.

@@ -8,6 +8,7 @@ mod listed;
 mod pairing;
 mod plain;
 mod texts;
+mod vectors;
 
 use super::*;
 use image::{DynamicImage, ImageFormat};

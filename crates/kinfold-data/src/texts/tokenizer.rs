@@ -3,10 +3,11 @@
 //! Input: a tokenizer.json of Hugging Face's kind, or texts to make one of. Output: the numbers of each
 //! text's tokens. Tokens that stand for something unknown are left out: they say nothing of a text.
 
+use super::words::Words;
 use crate::Error;
 use crate::settings::TokenizerSource;
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -51,7 +52,12 @@ pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     unknown: Option<u32>,
     rows: usize,
+    /// How a text falls into words that can be tokenized alone; none where they cannot.
+    words: Option<Words>,
 }
+
+/// The tokens of words that have been met.
+type Known = HashMap<String, Box<[u32]>>;
 
 impl Tokenizer {
     /// The tokenizer of a source; `texts` are what one is trained on.
@@ -94,7 +100,9 @@ impl Tokenizer {
             }
         };
         let highest = inner.get_vocab(true).into_values().max();
-        Self { inner: Arc::new(inner), unknown, rows: highest.map_or(0, |id| id as usize + 1) }
+        let words = Words::of(&inner);
+        let rows = highest.map_or(0, |id| id as usize + 1);
+        Self { inner: Arc::new(inner), unknown, rows, words }
     }
 
     /// One more than the highest number of a token: the rows that a table of them has.
@@ -122,13 +130,16 @@ impl Tokenizer {
     /// When the tokenizer fails at one.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Bags, Error> {
         let encode = |texts: &[S]| -> Result<Bags, Error> {
-            let mut bags = Bags::default();
+            let (mut bags, mut known) = (Bags::default(), Known::new());
             for text in texts {
-                bags.push(&self.ids(text.as_ref())?);
+                self.append(text.as_ref(), &mut bags.ids, &mut known)?;
+                bags.ends.push(bags.ids.len());
             }
             Ok(bags)
         };
-        let parts: Vec<Bags> = texts.par_chunks(256).map(encode).collect::<Result<_, _>>()?;
+        // Few parts, as each has to learn the frequent words anew.
+        let part = texts.len().div_ceil(4 * rayon::current_num_threads()).max(256);
+        let parts: Vec<Bags> = texts.par_chunks(part).map(encode).collect::<Result<_, _>>()?;
         let mut all = Bags::default();
         all.ids.reserve_exact(parts.iter().map(|part| part.ids.len()).sum());
         for Bags { ids, ends } in parts {
@@ -139,10 +150,35 @@ impl Tokenizer {
         Ok(all)
     }
 
+    /// Adds a text's tokens to `ids`, word by word where that is the same.
+    fn append(&self, text: &str, ids: &mut Vec<u32>, known: &mut Known) -> Result<(), Error> {
+        let Some(words) = self.words.as_ref().filter(|words| words.can_take(text)) else {
+            ids.extend(self.ids(text)?);
+            return Ok(());
+        };
+        words.each(text, |word| {
+            if let Some(found) = known.get(word) {
+                ids.extend_from_slice(found);
+                return Ok(());
+            }
+            let found = match words.tokens(&self.inner, word) {
+                Some(found) => self.known_ids(found.map_err(|e| failed(text, &*e))?.into_iter()),
+                None => self.ids(word)?,
+            };
+            ids.extend_from_slice(&found);
+            known.insert(word.to_owned(), found.into());
+            Ok(())
+        })
+    }
+
     fn ids(&self, text: &str) -> Result<Vec<u32>, Error> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| failed(text, &*e))?;
-        let ids = encoding.get_ids().iter().copied();
-        Ok(ids.filter(|id| Some(*id) != self.unknown).collect())
+        Ok(self.known_ids(encoding.get_ids().iter().copied()))
+    }
+
+    /// Without what stands for something unknown.
+    fn known_ids(&self, ids: impl Iterator<Item = u32>) -> Vec<u32> {
+        ids.filter(|id| Some(*id) != self.unknown).collect()
     }
 
     /// The tokens of a text, as they are written in the vocabulary.
@@ -225,4 +261,63 @@ fn reopened(json: String) -> Result<Tokenizer, Error> {
 
 fn untrainable(error: tokenizers::Error) -> Error {
     Error::Data(format!("no tokenizer can be made of these texts: {error}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Random};
+
+    /// Texts of what tokenizers treat in ways of their own.
+    fn odd_texts() -> Vec<String> {
+        const PARTS: [&str; 24] = [
+            "ab", "abc", "ba", "A", "é", "e\u{301}", " ", "  ", "\t", "\n", "\u{85}", "\u{a0}",
+            "\u{200b}", "\u{0}", "中文", "の", "🙂", ",", "'s", "<s>", "[UNK]", "▁", "\u{b}",
+            "\u{3000}",
+        ];
+        let text = |number: usize| {
+            let mut random = Random::new(1, Purpose::Bootstrap { resample: number });
+            (0..random.below(9)).map(|_| PARTS[random.below(PARTS.len())]).collect()
+        };
+        (0..3000).map(text).collect()
+    }
+
+    fn same_as_whole(tokenizer: &Tokenizer) {
+        assert!(tokenizer.words.is_some());
+        let texts = odd_texts();
+        let bags = tokenizer.encode(&texts).unwrap();
+        for (row, text) in texts.iter().enumerate() {
+            assert_eq!(bags.of(row), tokenizer.ids(text).unwrap(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn words_have_the_tokens_that_they_have_within_a_text() {
+        same_as_whole(&word_piece(&odd_texts(), 300).unwrap());
+        let sentence_piece = |pieces: &[&str], merges: &[[&str; 2]]| {
+            let letters = ["<unk>", "<s>", "▁", "a", "b", "c", "A", "é", "'", "s", ","];
+            let vocabulary: serde_json::Map<String, serde_json::Value> =
+                letters.iter().chain(pieces).zip(0..).map(|(&x, i)| (x.into(), i.into())).collect();
+            let special = |id: u32, content: &str| {
+                serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": true})
+            };
+            let json = serde_json::json!({
+                "added_tokens": [special(0, "<unk>"), special(1, "<s>")],
+                "normalizer": {"type": "Sequence", "normalizers": [
+                    {"type": "Prepend", "prepend": "▁"},
+                    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+                "pre_tokenizer": null,
+                "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "vocab": vocabulary,
+                    "merges": merges},
+            });
+            reopened(json.to_string()).unwrap()
+        };
+        let merges = [["▁", "a"], ["▁", "▁"], ["a", "b"], ["▁▁", "a"], ["▁a", "b"], ["b", "a"]];
+        same_as_whole(&sentence_piece(&["▁a", "▁▁", "ab", "▁▁a", "▁ab", "ba"], &merges));
+        // Where a token holds the end of one word and the beginning of the next, words depend on each other.
+        let across = sentence_piece(&["▁a", "b▁"], &[["▁", "a"], ["b", "▁"]]);
+        assert!(across.words.is_none());
+    }
 }

@@ -12,6 +12,13 @@ pub enum Input {
     Images(Tensor<4>),
     /// The tokens of `n` texts.
     Texts(Bags),
+    /// Vectors, `[n, dim]`.
+    Vectors {
+        /// Their numbers.
+        values: Tensor<2>,
+        /// So many of the first are queries, and the others documents.
+        queries: usize,
+    },
 }
 
 /// What all things that a model embeds have in common.
@@ -24,6 +31,11 @@ pub enum InputShape {
         /// The rows of a table of tokens: one more than the highest token.
         tokens: usize,
     },
+    /// Vectors.
+    Vectors {
+        /// Numbers of one.
+        dim: usize,
+    },
 }
 
 impl Input {
@@ -32,6 +44,7 @@ impl Input {
         match self {
             Self::Images(images) => images.dims()[0],
             Self::Texts(texts) => texts.len(),
+            Self::Vectors { values, .. } => values.dims()[0],
         }
     }
 
@@ -48,6 +61,10 @@ impl Input {
         match self {
             Self::Images(images) => Self::Images(images.clone().narrow(0, first, count)),
             Self::Texts(texts) => Self::Texts(texts.narrow(first, count)),
+            Self::Vectors { values, queries } => Self::Vectors {
+                values: values.clone().narrow(0, first, count),
+                queries: queries.saturating_sub(first).min(count),
+            },
         }
     }
 }
@@ -69,7 +86,16 @@ impl InputShape {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Images(shape) => shape.size,
-            Self::Texts { .. } => 0,
+            Self::Texts { .. } | Self::Vectors { .. } => 0,
+        }
+    }
+
+    /// What they are called.
+    pub(super) fn noun(&self) -> &'static str {
+        match self {
+            Self::Images(_) => "images",
+            Self::Texts { .. } => "texts",
+            Self::Vectors { .. } => "vectors",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What turns a view into an embedding, and the projector that training puts behind it.
 //!
-//! Input: images `[n, channels, size, size]`, or texts as tokens. Output: embeddings `[n, d]`; the loss sees the
+//! Input: images `[n, channels, size, size]`, texts as tokens, or vectors. Output: embeddings `[n, d]`; the loss sees the
 //! projector's output, the user the encoder's. An encoder is a file here; its layers are all in
 //! `layers`, what it is made of in `settings`, how it is written and read in `weights`.
 
+mod adapter;
 mod convnet;
 mod input;
 mod layers;
@@ -20,12 +21,13 @@ mod vit;
 mod weights;
 
 pub use input::{Input, InputShape};
-pub use settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+pub use settings::{AdapterForm, EncoderName, EncoderSettings, ProjectorForm, Stem, Towers};
 pub use size::ModelSize;
 pub use tables::{table_shape, tokenizer_beside};
 pub use weights::WEIGHTS;
 
 use crate::Error;
+use adapter::Adapter;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use convnet::ConvNet;
@@ -64,6 +66,7 @@ enum Encoder {
     ResNet(ResNet),
     Vit(Vit),
     Static(StaticEmbedding),
+    Adapter(Adapter),
 }
 
 impl Encoder {
@@ -74,8 +77,15 @@ impl Encoder {
             (EncoderName::Static, InputShape::Texts { tokens }) => {
                 return Ok(Self::Static(StaticEmbedding::random(settings, tokens, device)));
             }
-            (name, InputShape::Texts { .. }) => return Err(other_kind(name, "images", "texts")),
+            (EncoderName::Adapter, InputShape::Vectors { dim }) => {
+                let settings = EncoderSettings { embedding: Some(dim), ..settings.clone() };
+                return Ok(Self::Adapter(Adapter::new(&settings, device)));
+            }
+            (name @ (EncoderName::Static | EncoderName::Adapter), other) => {
+                return Err(other_kind(name, other));
+            }
             (_, InputShape::Images(shape)) => shape,
+            (name, other) => return Err(other_kind(name, other)),
         };
         let channels = shape.channels;
         let stem = settings.stem(shape.size);
@@ -85,7 +95,9 @@ impl Encoder {
             EncoderName::ResNet18 => Self::ResNet(ResNet::new_18(stem, channels, device)),
             EncoderName::ResNet50 => Self::ResNet(ResNet::new_50(stem, channels, device)),
             EncoderName::Vit => Self::Vit(Vit::new(settings, shape, device)),
-            name @ EncoderName::Static => return Err(other_kind(name, "texts", "images")),
+            name @ (EncoderName::Static | EncoderName::Adapter) => {
+                return Err(other_kind(name, InputShape::Images(shape)));
+            }
         })
     }
 
@@ -97,15 +109,16 @@ impl Encoder {
             (Self::ResNet(encoder), Input::Images(x)) => encoder.forward(x),
             (Self::Vit(encoder), Input::Images(x)) => encoder.forward(x),
             (Self::Static(encoder), Input::Texts(texts)) => encoder.forward(&texts),
-            (Self::Static(_), Input::Images(_)) => {
-                panic!("the static embedding takes texts, not images")
+            (Self::Adapter(encoder), Input::Vectors { values, queries }) => {
+                encoder.forward(values, queries)
             }
-            (_, Input::Texts(_)) => panic!("an encoder of images takes no texts"),
+            _ => panic!("the encoder takes things of another kind"),
         }
     }
 }
 
-fn other_kind(name: EncoderName, takes: &str, given: &str) -> Error {
+fn other_kind(name: EncoderName, given: InputShape) -> Error {
+    let (takes, given) = (name.takes(), given.noun());
     Error::Setting(format!("the encoder {name} takes {takes}, but the data is {given}"))
 }
 
@@ -209,8 +222,18 @@ impl Model {
         }
     }
 
+    /// What an adapter is made of, by name: of a linear one `queries_matrix`, and else `queries_hidden_weight`
+    /// and `_bias`, `queries_output_weight` and `_bias`, in PyTorch's layouts; of documents the same, where they
+    /// have their own. None of other encoders.
+    pub fn adapter_arrays(&self) -> Vec<(String, TensorData)> {
+        match &self.encoder {
+            Encoder::Adapter(encoder) => encoder.arrays(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The projector's output, which the loss sees, `[n, projection]`, of images
-    /// `[n, channels, size, size]` or texts.
+    /// `[n, channels, size, size]`, texts or vectors.
     ///
     /// # Panics
     /// As [`embed`](Self::embed).

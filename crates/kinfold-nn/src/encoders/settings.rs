@@ -26,7 +26,7 @@ pub struct EncoderSettings {
     /// Of `convnet`, by how much each convolution shrinks the sides (1, then 2).
     pub strides: Option<Vec<usize>>,
     /// Of `convnet` and `mlp`, the dimension of the embedding (128); of `static`, too (256, or that of the
-    /// weights to begin with).
+    /// weights to begin with); of `adapter`, that of the vectors, which it keeps.
     pub embedding: Option<usize>,
     /// Of a ResNet, what stands before its blocks (`small` for images up to 64 pixels).
     pub stem: Option<Stem>,
@@ -47,6 +47,15 @@ pub struct EncoderSettings {
     /// before training (0.5; 0 leaves it as it is).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idf: Option<f32>,
+    /// Of `adapter`, what it is made of (`linear`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<AdapterForm>,
+    /// Of an `adapter` that is not linear, the width of its hidden layer (that of the vectors).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// Of `adapter`, what goes through it (`queries`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub towers: Option<Towers>,
     /// Weights to begin with: for `static`, a folder of model2vec or of sentence-transformers' StaticEmbedding,
     /// a .safetensors file of one table, or a run; for images, torchvision's (.safetensors, .pth, .pt), or a run or its
     /// model.safetensors. By default they are random.
@@ -70,6 +79,8 @@ pub enum EncoderName {
     Vit,
     /// A vector for each token, and the mean over a text's tokens.
     Static,
+    /// A small network over vectors that another model has made.
+    Adapter,
 }
 
 impl EncoderName {
@@ -82,6 +93,16 @@ impl EncoderName {
             Self::ResNet50 => "resnet50",
             Self::Vit => "vit",
             Self::Static => "static",
+            Self::Adapter => "adapter",
+        }
+    }
+
+    /// What it embeds, as one calls it.
+    pub(super) fn takes(self) -> &'static str {
+        match self {
+            Self::Static => "texts",
+            Self::Adapter => "vectors",
+            _ => "images",
         }
     }
 }
@@ -100,6 +121,28 @@ pub enum Stem {
     Small,
     /// A 7×7 convolution at stride 2 and a max-pool at stride 2, as for ImageNet's.
     ImageNet,
+}
+
+/// What an adapter is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterForm {
+    /// A matrix, at first the identity.
+    Linear,
+    /// What the vectors are, and a hidden layer's output added to it, at first nothing.
+    Residual,
+    /// A hidden layer, which knows nothing of the vectors at first.
+    Mlp,
+}
+
+/// What goes through an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Towers {
+    /// Queries alone: documents, and an index of them, stay as they are.
+    Queries,
+    /// Queries and documents, each through their own.
+    Each,
 }
 
 /// What training puts behind the encoder.
@@ -167,6 +210,7 @@ impl EncoderSettings {
             ("width", self.width()),
             ("depth", self.depth()),
             ("heads", self.heads()),
+            ("hidden", self.hidden()),
             ("projection", self.projection()),
         ];
         if let Some((setting, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -179,6 +223,14 @@ impl EncoderSettings {
                  pixels"
             ));
         }
+        if name == EncoderName::Adapter && self.init.is_some() {
+            return Some(
+                "init is given, but an adapter begins with the vectors as they are".into(),
+            );
+        }
+        if self.hidden.is_some() && self.form() == AdapterForm::Linear {
+            return Some("hidden is given, but a linear adapter has no hidden layer".into());
+        }
         let idf = self.idf();
         if !(0.0..=2.0).contains(&idf) {
             return Some(format!("idf is {idf}, but it must be from 0 to 2"));
@@ -189,13 +241,16 @@ impl EncoderSettings {
     }
 
     /// Each setting that not every encoder has, whether it is given, and whose it is.
-    fn given(&self) -> [(&'static str, bool, &'static [EncoderName]); 10] {
-        use EncoderName::{ConvNet, Mlp, ResNet18, ResNet50, Static, Vit};
+    fn given(&self) -> [(&'static str, bool, &'static [EncoderName]); 13] {
+        use EncoderName::{Adapter, ConvNet, Mlp, ResNet18, ResNet50, Static, Vit};
         [
             ("widths", self.widths.is_some(), &[ConvNet, Mlp]),
             ("kernels", self.kernels.is_some(), &[ConvNet]),
             ("strides", self.strides.is_some(), &[ConvNet]),
-            ("embedding", self.embedding.is_some(), &[ConvNet, Mlp, Static]),
+            ("embedding", self.embedding.is_some(), &[ConvNet, Mlp, Static, Adapter]),
+            ("form", self.form.is_some(), &[Adapter]),
+            ("hidden", self.hidden.is_some(), &[Adapter]),
+            ("towers", self.towers.is_some(), &[Adapter]),
             ("idf", self.idf.is_some(), &[Static]),
             ("stem", self.stem.is_some(), &[ResNet18, ResNet50]),
             ("patch", self.patch.is_some(), &[Vit]),
@@ -211,13 +266,14 @@ impl EncoderSettings {
         let (layers, convnet) = (matches!(self.name, ConvNet | Mlp), self.name == ConvNet);
         let (resnet, vit) = (matches!(self.name, ResNet18 | ResNet50), self.name == Vit);
         let tokens = self.name == EncoderName::Static;
+        let adapter = self.name == EncoderName::Adapter;
         let projected = self.projector() != ProjectorForm::None;
         Self {
             name: self.name,
             widths: layers.then(|| self.widths()),
             kernels: convnet.then(|| self.kernels()),
             strides: convnet.then(|| self.strides()),
-            embedding: (layers || tokens).then(|| self.embedding()),
+            embedding: (layers || tokens || adapter).then(|| self.embedding()),
             stem: resnet.then(|| self.stem(size)),
             patch: vit.then(|| self.patch(size)),
             width: vit.then(|| self.width()),
@@ -226,6 +282,9 @@ impl EncoderSettings {
             projector: Some(self.projector()),
             projection: projected.then(|| self.projection()),
             idf: tokens.then(|| self.idf()),
+            form: adapter.then(|| self.form()),
+            hidden: (adapter && self.form() != AdapterForm::Linear).then(|| self.hidden()),
+            towers: adapter.then(|| self.towers()),
             init: self.init.clone(),
         }
     }
@@ -252,13 +311,27 @@ impl EncoderSettings {
             EncoderName::ResNet18 => 512,
             EncoderName::ResNet50 => 2048,
             EncoderName::Vit => self.width(),
-            EncoderName::Static => self.embedding.unwrap_or(256),
+            EncoderName::Static | EncoderName::Adapter => self.embedding.unwrap_or(256),
         }
     }
 
     /// See [`idf`](field@Self::idf).
     pub fn idf(&self) -> f32 {
         self.idf.unwrap_or(0.5)
+    }
+
+    /// See [`form`](field@Self::form).
+    pub fn form(&self) -> AdapterForm {
+        self.form.unwrap_or(AdapterForm::Linear)
+    }
+
+    pub(super) fn hidden(&self) -> usize {
+        self.hidden.unwrap_or(self.embedding())
+    }
+
+    /// See [`towers`](field@Self::towers).
+    pub fn towers(&self) -> Towers {
+        self.towers.unwrap_or(Towers::Queries)
     }
 
     pub(super) fn stem(&self, size: usize) -> Stem {
@@ -284,7 +357,7 @@ impl EncoderSettings {
     pub(super) fn projector(&self) -> ProjectorForm {
         self.projector.unwrap_or(match self.name {
             EncoderName::ConvNet | EncoderName::Mlp => ProjectorForm::Linear,
-            EncoderName::Static => ProjectorForm::None,
+            EncoderName::Static | EncoderName::Adapter => ProjectorForm::None,
             _ => ProjectorForm::Mlp,
         })
     }

@@ -4,7 +4,7 @@
 //! of them leaves for the backward pass. The layers are counted here as the encoders' files build them; a test
 //! holds the weights against the models.
 
-use super::settings::{EncoderName, EncoderSettings, ProjectorForm, Stem};
+use super::settings::{AdapterForm, EncoderName, EncoderSettings, ProjectorForm, Stem, Towers};
 use super::{ImageShape, InputShape};
 
 /// How many numbers a model consists of and works on. Settings may ask for more than any integer holds, so
@@ -101,6 +101,11 @@ impl EncoderSettings {
                 self.projector_size(&mut sum);
                 return sum;
             }
+            InputShape::Vectors { dim } => {
+                self.adapter_size(dim, &mut sum);
+                self.projector_size(&mut sum);
+                return sum;
+            }
         };
         let ImageShape { size, channels } = shape;
         sum.activations += (channels * size * size) as f64;
@@ -130,10 +135,23 @@ impl EncoderSettings {
                 sum.resnet(self.stem(size), channels, size, [3, 4, 6, 3], 4);
             }
             EncoderName::Vit => sum.vit(self, shape),
-            EncoderName::Static => {}
+            EncoderName::Static | EncoderName::Adapter => {}
         }
         self.projector_size(&mut sum);
         sum
+    }
+
+    fn adapter_size(&self, dim: usize, sum: &mut ModelSize) {
+        sum.activations += 2.0 * dim as f64;
+        for _ in 0..if self.towers() == Towers::Each { 2 } else { 1 } {
+            match self.form() {
+                AdapterForm::Linear => sum.weights += (dim as f64).powi(2),
+                AdapterForm::Residual | AdapterForm::Mlp => {
+                    sum.linear(dim, self.hidden());
+                    sum.linear(self.hidden(), dim);
+                }
+            }
+        }
     }
 
     fn projector_size(&self, sum: &mut ModelSize) {

@@ -131,3 +131,40 @@ fn ratio(trust: f32, weight: f64, gradient: f64) -> f64 {
 fn is_flex(x: &Tensor<1>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    /// Rows of a table that are touched late, or never, as those of rare tokens are.
+    #[test]
+    fn untouched_rows_take_the_steps_that_operations_take() {
+        let device = Device::flex();
+        let (rows, dim) = (300, 70);
+        let tensor = |of: &dyn Fn(usize) -> f32| -> Tensor<1> {
+            let numbers: Vec<f32> = (0..rows * dim).map(of).collect();
+            Tensor::from_data(TensorData::new(numbers, [rows * dim]), &device)
+        };
+        let number = |i: usize| ((i * i * 31 + i * 7) % 251) as f32 / 251.0 - 0.5;
+        for weight_decay in [0.0, 0.1] {
+            let rule = Rule::AdamW { weight_decay };
+            let begin = || (tensor(&number), vec![tensor(&|_| 0.0), tensor(&|_| 0.0)]);
+            let [mut ours, mut theirs] = [begin(), begin()];
+            for step in 1..=4 {
+                let of = |i: usize| match i / dim % 5 {
+                    touched if touched < step => number(i + step),
+                    _ => 0.0,
+                };
+                let moment = Moment { rate: 0.1, step, scale: 1.0 };
+                let gradient = || tensor(&of);
+                ours = super::step(&rule, moment, ours.0, gradient(), ours.1);
+                theirs = step_in_operations(&rule, moment, theirs.0, gradient(), theirs.1);
+                assert_eq!(ours.0.to_data(), theirs.0.to_data());
+                for (ours, theirs) in ours.1.iter().zip(&theirs.1) {
+                    assert_eq!(ours.to_data(), theirs.to_data());
+                }
+            }
+        }
+    }
+}

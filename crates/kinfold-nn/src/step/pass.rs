@@ -12,6 +12,8 @@ use rayon::prelude::*;
 /// Numbers of each tensor that are done at a time; the blocks of all of them fit into the
 /// second-level cache.
 const BLOCK: usize = 8192;
+/// Numbers that are looked at together for whether there is anything to do; a part of a block.
+const ROW: usize = 64;
 /// Blocks from which on waking other threads is worth it: alone, one thread takes half a millisecond
 /// for these.
 const MANY: usize = 64;
@@ -47,14 +49,19 @@ pub(super) fn step(
             let of_second = 1.0 - beta_2.powi(step as i32);
             run(w, old, g, own, |w, g, kept| {
                 let [first, second] = kept else { return };
-                for (((w, g), first), second) in
-                    w.iter_mut().zip(g).zip(&mut **first).zip(&mut **second)
-                {
-                    let g = g * scale;
-                    *first = *first * beta_1 + g * (1.0 - beta_1);
-                    *second = *second * beta_2 + g * g * (1.0 - beta_2);
-                    let along = *first / of_first / ((*second / of_second).sqrt() + epsilon);
-                    *w = *w * stays - along * r;
+                let moments = first.chunks_mut(ROW).zip(second.chunks_mut(ROW));
+                for ((w, g), (first, second)) in w.chunks_mut(ROW).zip(g.chunks(ROW)).zip(moments) {
+                    // Rows of a table that nothing has touched yet stay as they are, to the bit.
+                    if stays == 1.0 && [g, first, second].into_iter().all(is_zero) {
+                        continue;
+                    }
+                    for (((w, g), first), second) in w.iter_mut().zip(g).zip(first).zip(second) {
+                        let g = g * scale;
+                        *first = *first * beta_1 + g * (1.0 - beta_1);
+                        *second = *second * beta_2 + g * g * (1.0 - beta_2);
+                        let along = *first / of_first / ((*second / of_second).sqrt() + epsilon);
+                        *w = *w * stays - along * r;
+                    }
                 }
             });
         }
@@ -82,6 +89,11 @@ pub(super) fn step(
         }
     }
     (tensor(weight), kept.into_iter().map(tensor).collect())
+}
+
+/// Whether all numbers are 0, and none of them −0.
+fn is_zero(numbers: &[f32]) -> bool {
+    numbers.iter().fold(0, |bits, x| bits | x.to_bits()) == 0
 }
 
 /// So many numbers of each.

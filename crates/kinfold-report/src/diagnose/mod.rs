@@ -3,19 +3,16 @@
 //! Input: two files, or a run folder. Output: what `kinfold::diagnosis` says of them. Nothing is
 //! measured here.
 
-mod table;
-
 use crate::metrics::{Step, steps};
 use burn::tensor::Device;
 use kinfold::diagnosis::{Diagnosis, Options, Training};
 use kinfold::{Embeddings, Temperature};
-use kinfold_data::{Data, Pair, Pairs, Split};
+use kinfold_data::{Data, Matrix, Pair, Pairs, Split, labels_of_file};
 use kinfold_nn::encoders::Model;
 use kinfold_train::run::{SavedModel, Summary};
 use kinfold_train::tensors::{check_cuts, first_numbers, input, numbers};
 use kinfold_train::{Error, Settings, relative_path};
 use std::path::{Path, PathBuf};
-use table::Table;
 
 /// The temperature where none is given.
 const TEMPERATURE: f64 = 0.1;
@@ -184,7 +181,7 @@ fn told(asked: &DiagnosisRequest, loaded: Loaded) -> Result<DiagnosisReport, Err
 }
 
 fn given_labels(path: &Path, n: usize) -> Result<Vec<String>, Error> {
-    let labels = table::labels(path)?;
+    let labels = labels_of_file(path)?;
     if labels.len() == n {
         return Ok(labels);
     }
@@ -203,8 +200,8 @@ fn numbered(labels: &[String]) -> Vec<u64> {
 }
 
 fn of_files(queries: &Path, keys: &Path) -> Result<Loaded, Error> {
-    let tables = (Table::read(queries)?, Table::read(keys)?);
-    let shape = |table: &Table| format!("[{}, {}]", table.rows(), table.dim);
+    let tables = (Matrix::read(queries)?, Matrix::read(keys)?);
+    let shape = |table: &Matrix| format!("[{}, {}]", table.rows(), table.dim);
     if (tables.0.rows(), tables.0.dim) != (tables.1.rows(), tables.1.dim) {
         return Err(Error::Data(format!(
             "{} is {} but {} is {}: row i of one has to belong to row i of the other, in as many \

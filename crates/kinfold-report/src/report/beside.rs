@@ -4,7 +4,7 @@
 //! the same data.
 
 use kinfold_train::run::{CONFIG, Summary};
-use kinfold_train::{ByDimension, Error, Settings, evaluate, relative_path};
+use kinfold_train::{ByDimension, DataSource, Error, Settings, evaluate, relative_path};
 use std::path::Path;
 
 /// Another run, whose embeddings are cut as this one's are.
@@ -25,7 +25,8 @@ impl Beside {
                         --matryoshka, or on data without labels";
             return Err(Error::Setting(format!("{} {text}", run.display())));
         }
-        let data = Settings::from_file(&run.join(CONFIG))?.data;
+        let Settings { data, vector, .. } = Settings::from_file(&run.join(CONFIG))?;
+        let data = DataSource { data, vector };
         let measured = evaluate(other, Some(&data), &dims, &mut |_| Ok(()))?.evaluation;
         let cuts = measured.map_or(Vec::new(), |measured| measured.by_dimension);
         Ok(Self { name: relative_path(other).display().to_string(), cuts })

@@ -131,7 +131,7 @@ fn middle(places: Vec<[f64; 2]>) -> Option<[f64; 2]> {
 pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Error> {
     match sample.data {
         Data::Images(_) => pictures(sample, points),
-        Data::Texts(_) => Ok(texts(sample, points)),
+        Data::Texts(_) | Data::Vectors(_) => Ok(texts(sample, points)),
     }
 }
 
@@ -139,11 +139,11 @@ pub(super) fn rows(sample: &Sample<'_>, points: &[usize]) -> Result<Markup, Erro
 pub(super) fn shown(data: &Data) -> usize {
     match data {
         Data::Images(_) => NEIGHBOURS,
-        Data::Texts(_) => 3,
+        Data::Texts(_) | Data::Vectors(_) => 3,
     }
 }
 
-/// A table of texts, each with some that are nearest to it.
+/// A table of texts or names, each with some that are nearest to it.
 fn texts(sample: &Sample<'_>, points: &[usize]) -> Markup {
     let (names, shown) = (&sample.data.items().names, shown(sample.data));
     html! {

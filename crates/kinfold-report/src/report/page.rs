@@ -294,8 +294,8 @@ impl Page<'_> {
         let measured = summary.map(|summary| summary.evaluation.as_ref());
         let Some(Some(measured)) = measured else {
             if !found.0.is_empty() {
-                let good = "the last row above the others: above BM25, which knows only words, and above the \
-                            model before training.";
+                let good = "the trained row above the model before training, and of texts above BM25, which \
+                            knows only words; the two together are often above both.";
                 return section("What it is worth", found, good);
             }
             let why = match measured {
@@ -326,6 +326,9 @@ impl Page<'_> {
                         }
                         @if let Some(measured) = measured.linear_probe {
                             (measure("all, by logistic regression (linear probe)", measured))
+                        }
+                        @if let Some(measured) = measured.five_shot {
+                            (measure("five labelled examples of each class", measured))
                         }
                         (measure("one labelled example of each class", measured.one_shot))
                     }

@@ -1,13 +1,13 @@
-//! How held-out texts find theirs, as a table and in words.
+//! How held-out texts or vectors find theirs, as a table and in words.
 //!
-//! Input: measures. Output: the part of the page that tells what a model of texts is worth.
+//! Input: measures. Output: the part of the page that tells what a model of such things is worth.
 
 use kinfold_train::{Estimate, Retrieval, Retrieved};
 use maud::{Markup, html};
 
 pub(super) fn table(found: &Retrieval) -> Markup {
-    let Retrieval { queries, documents, bm25, untrained, trained, gain } = found;
-    let methods = [("BM25 (words)", Some(bm25)), ("before training", untrained.as_ref())];
+    let Retrieval { queries, documents, bm25, with_bm25, untrained, trained, .. } = found;
+    let methods = [("BM25 (words)", bm25.as_ref()), ("before training", untrained.as_ref())];
     html! {
         p {
             (queries) " queries that were held out, each to find its own among " (documents)
@@ -27,10 +27,11 @@ pub(super) fn table(found: &Retrieval) -> Markup {
                         @if let Some(of) = of { (row(name, of, "")) }
                     }
                     (row("trained", trained, "best"))
+                    @if let Some(both) = with_bm25 { (row("trained + BM25", both, "")) }
                 }
             }
         }
-        @if let Some(gain) = gain { p { (verdict(gain)) } }
+        @if let Some(verdict) = found.verdict() { p { (verdict) } }
     }
 }
 
@@ -43,15 +44,5 @@ fn row(name: &str, of: &Retrieved, class: &str) -> Markup {
                 td class=(class) { (format!("{mean:.3}")) " " small { (format!("[{low:.3}, {high:.3}]")) } }
             }
         }
-    }
-}
-
-/// What training has changed, in words.
-fn verdict(Estimate { mean, low, high }: &Estimate) -> String {
-    let change = format!("{mean:+.3} of nDCG@10, [{low:+.3}, {high:+.3}]").replace('-', "−");
-    match (*low > 0.0, *high < 0.0) {
-        (true, _) => format!("Training gained {change}."),
-        (_, true) => format!("Training lost {change}: keep what you had."),
-        _ => format!("Training changed {change}, which may be chance: keep what you had."),
     }
 }

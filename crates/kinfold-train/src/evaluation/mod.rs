@@ -4,21 +4,25 @@
 
 mod one_shot;
 mod retrieval;
+mod scored_pairs;
 
 pub use one_shot::{OneShot, OneShotTask, one_shot};
+pub(crate) use retrieval::Task;
 
 use crate::Error;
-use crate::run::{ByDimension, Evaluation, Measured, NEIGHBOURS, Retrieval, SavedModel};
+use crate::run::{
+    ByDimension, Evaluation, Measured, NEIGHBOURS, Retrieval, SavedModel, ScoredPairs,
+};
 use crate::settings::Settings;
 use crate::tensors::{check_cuts, embed_rows, first_numbers};
 use burn::tensor::Device;
 use kinfold::Embeddings;
-use kinfold::measures::{Labelled, knn_accuracies, linear_probe_accuracy, one_shot_accuracy};
-use kinfold_data::{Data, Items, Split};
+use kinfold::measures::{Labelled, few_shot_accuracy, knn_accuracies, linear_probe_accuracy};
+use kinfold_data::{Data, Items, Kind, Split, VectorSettings};
 use kinfold_nn::encoders::Model;
 use std::path::Path;
 
-/// Draws of one example per class that one-shot accuracy is the mean of.
+/// Draws of one example per class, or five, that accuracies are means of.
 const DRAWS: usize = 200;
 
 /// Images that are encoded between two reports of progress.
@@ -41,7 +45,8 @@ pub struct EvaluationProgress {
 pub type EvaluationObserver<'o> = dyn FnMut(EvaluationProgress) -> Result<(), Error> + 'o;
 
 impl Evaluation {
-    /// None where the things have fewer than two labels. Of raw pixels and embeddings, one after the other,
+    /// None where the things have fewer than two labels, and of vectors, whose labels are asked for as documents
+    /// are. Of raw pixels and embeddings, one after the other,
     /// memory holds those of all, and those of what was trained on twice.
     pub(crate) fn new(
         data: &Data,
@@ -52,17 +57,16 @@ impl Evaluation {
         device: &Device,
         on_progress: &mut EvaluationObserver<'_>,
     ) -> Result<Option<Self>, Error> {
-        if split.test.is_empty() || data.items().classes().0.len() < 2 {
+        let no_labels = split.test.is_empty() || data.items().classes().0.len() < 2;
+        if no_labels || data.kind() == Kind::Vectors {
             return Ok(None);
         }
         let items = data.items();
         let (mut measured, mut by_dimension) = (Vec::new(), Vec::new());
         let random = random()?;
-        let of = [
-            ("raw pixels", None),
-            ("random encoder", Some(&random)),
-            ("trained encoder", Some(trained)),
-        ];
+        let raw = if data.kind() == Kind::Images { "raw pixels" } else { "vectors as they are" };
+        let of =
+            [(raw, None), ("random encoder", Some(&random)), ("trained encoder", Some(trained))];
         for (of, model) in of {
             let mut report =
                 |doing, done| on_progress(EvaluationProgress { of, doing, done, all: items.len() });
@@ -93,7 +97,7 @@ impl Evaluation {
                 for &cut in dims {
                     let sides = [&train, &test].map(|x| first_numbers(x, dim, cut));
                     let sides = sides.each_ref().map(|x| &x[..]);
-                    let [one_shot, nearest_neighbour, weighted_neighbours, linear_probe] =
+                    let [one_shot, _, nearest_neighbour, weighted_neighbours, linear_probe] =
                         accuracies(items, split, sides, &mut report)?;
                     by_dimension.push(ByDimension {
                         dim: cut.min(dim),
@@ -113,22 +117,23 @@ impl Evaluation {
         };
         Ok(Some(Self {
             one_shot: each(0),
-            nearest_neighbour: each(1),
-            weighted_neighbours: Some(each(2)),
-            linear_probe: Some(each(3)),
+            five_shot: Some(each(1)),
+            nearest_neighbour: each(2),
+            weighted_neighbours: Some(each(3)),
+            linear_probe: Some(each(4)),
             by_dimension,
         }))
     }
 }
 
-/// Accuracies of embeddings of training and test images: one-shot, of the nearest neighbour, of many
+/// Accuracies of embeddings of training and test images: one-shot, five-shot, of the nearest neighbour, of many
 /// neighbours, of a linear probe.
 fn accuracies(
     items: &Items,
     split: &Split,
     [train, test]: [&[f32]; 2],
     report: &mut dyn FnMut(&'static str) -> Result<(), Error>,
-) -> Result<[f64; 4], Error> {
+) -> Result<[f64; 5], Error> {
     let (_, classes) = items.classes();
     let labels = |rows: &[usize]| -> Vec<u64> { rows.iter().map(|&i| classes[i] as u64).collect() };
     let (of_train, of_test) = (labels(&split.train), labels(&split.test));
@@ -136,13 +141,29 @@ fn accuracies(
     let train = Labelled::new(Embeddings::new(train, dim)?, &of_train)?;
     let test = Labelled::new(Embeddings::new(test, dim)?, &of_test)?;
     report("looking for neighbours")?;
-    let one_shot = one_shot_accuracy(train, test, DRAWS, 0)?;
+    let one_shot = few_shot_accuracy(train, test, 1, DRAWS, 0)?;
+    let five_shot = few_shot_accuracy(train, test, 5, DRAWS, 0)?;
     let [nearest, many] = knn_accuracies(train, test, [1, NEIGHBOURS.min(of_train.len())])?;
     report("fitting a linear probe")?;
-    Ok([one_shot, nearest, many, linear_probe_accuracy(train, test)?])
+    Ok([one_shot, five_shot, nearest, many, linear_probe_accuracy(train, test)?])
 }
 
-/// The measures of a saved model again, on the data it was trained on or on other labelled images; and
+/// Data by name, and where it is vectors, what goes with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataSource {
+    /// As [`Settings::data`] has it.
+    pub data: String,
+    /// As [`Settings::vector`] has it.
+    pub vector: VectorSettings,
+}
+
+impl From<&str> for DataSource {
+    fn from(data: &str) -> Self {
+        Self { data: data.to_owned(), vector: VectorSettings::default() }
+    }
+}
+
+/// The measures of a saved model again, on the data it was trained on or on other data; and
 /// those of its embeddings cut to `dims` numbers, or where none are given to those that it was trained for.
 ///
 /// # Errors
@@ -150,14 +171,18 @@ fn accuracies(
 /// `on_progress` returns.
 pub fn evaluate(
     run: &Path,
-    data: Option<&str>,
+    data: Option<&DataSource>,
     dims: &[usize],
     on_progress: &mut EvaluationObserver<'_>,
 ) -> Result<Evaluated, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let trained = saved.trained(run, &device)?;
-    let (other, settings) = (data.is_some(), saved.settings(data));
+    let other = data.is_some();
+    let mut settings = saved.settings(data.map(|source| source.data.as_str()));
+    if let Some(source) = data {
+        settings.vector = source.vector.clone();
+    }
     let data = settings.read()?;
     // All of other data is new to the model, but some is needed as labelled examples.
     let share = match saved.hold_out {
@@ -180,10 +205,11 @@ pub fn evaluate(
     )?;
     // Of other data every pair is new to the model.
     let all: Vec<usize> = (0..data.items().pairs()).collect();
-    let asked = if other { &all } else { &split.test_pairs };
+    let task = Task::new(&data, &split, if other { &all } else { &split.test_pairs });
     let untrained = || untrained(&began, &data, &device);
-    let retrieval = Retrieval::new(&data, asked, &untrained, &trained, &device)?;
-    if evaluation.is_none() && retrieval.is_none() {
+    let retrieval = Retrieval::new(&data, task, &untrained, &trained, &device)?;
+    let scored = ScoredPairs::new(&data, &untrained, &trained, &device)?;
+    if evaluation.is_none() && retrieval.is_none() && scored.is_none() {
         if share == 0.0 {
             return Err(Error::Data(format!(
                 "all of {} was trained on and nothing held out to judge by: give other --data",
@@ -191,14 +217,14 @@ pub fn evaluate(
             )));
         }
         return Err(Error::Data(format!(
-            "{} has {} {} but fewer than two labels to judge with, and no pairs of texts: put the images of \
-             each class into a sub-folder of its own, or give texts a column `label`",
+            "{} has {} {} but fewer than two labels to judge with, and no pairs of texts or vectors: put \
+             the images of each class into a sub-folder of its own, or give a column `label`",
             settings.data,
             data.items().len(),
             data.kind().noun()
         )));
     }
-    Ok(Evaluated { evaluation, retrieval, data, split })
+    Ok(Evaluated { evaluation, retrieval, scored, data, split })
 }
 
 /// The model that a run's training begins with; none where what it begins with is not there any more.
@@ -218,8 +244,10 @@ pub(crate) fn weighted(model: Model, settings: &Settings, data: &Data, device: &
 pub struct Evaluated {
     /// The measures of labelled things; none where there are no labels.
     pub evaluation: Option<Evaluation>,
-    /// The measures of pairs of texts; none where there are none.
+    /// How texts or vectors find theirs; none where nothing says what is theirs.
     pub retrieval: Option<Retrieval>,
+    /// Whether pairs are as similar as their scores say; none where they have no scores.
+    pub scored: Option<ScoredPairs>,
     /// The things.
     pub data: Data,
     /// Which of them were held out.

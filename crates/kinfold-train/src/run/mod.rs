@@ -17,7 +17,8 @@ pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
 pub use model::SavedModel;
 pub(crate) use state::{State, not_finite};
 pub use summary::{
-    ByDimension, Estimate, Evaluation, Measured, NEIGHBOURS, Retrieval, Retrieved, Summary,
+    ByDimension, Estimate, Evaluation, Measured, NEIGHBOURS, Retrieval, Retrieved, ScoredPairs,
+    Summary,
 };
 
 use crate::memory::system_bytes;

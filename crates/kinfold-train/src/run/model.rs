@@ -4,7 +4,7 @@ use crate::run::{CONFIG, Checkpoint, RunFolder, checkpoint, not_finite};
 use crate::settings::{EncoderName, EncoderSettings, Settings, is_default};
 use crate::{Error, memory};
 use burn::tensor::Device;
-use kinfold_data::{ImageSettings, TOKENIZER, TextSettings, Tokenizer};
+use kinfold_data::{ImageSettings, TOKENIZER, TextSettings, Tokenizer, VectorSettings};
 use kinfold_nn::encoders::{ImageShape, InputShape, Model, WEIGHTS};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,9 @@ pub struct SavedModel {
     /// How its texts are read.
     #[serde(default, skip_serializing_if = "is_default")]
     pub text: TextSettings,
+    /// How its vectors are read.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vector: VectorSettings,
     /// What it is made of.
     pub encoder: EncoderSettings,
     /// Where the weights are while the run has not ended.
@@ -45,14 +48,15 @@ fn held_out_by_default() -> f64 {
 
 impl SavedModel {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let Settings { version, data, hold_out, seed, image, mut text, mut encoder, .. } =
-            settings.clone();
+        let Settings { version, data, hold_out, seed, image, vector, .. } = settings.clone();
+        let (mut text, mut encoder) = (settings.text.clone(), settings.encoder.clone());
         // What it began with is in its weights.
         encoder.init = None;
         // The folder holds its tokenizer.
         text.tokenizer = None;
         let folder = PathBuf::new();
-        Self { version, data, hold_out, seed, image, text, encoder, checkpoint: None, folder }
+        let checkpoint = None;
+        Self { version, data, hold_out, seed, image, text, vector, encoder, checkpoint, folder }
     }
 
     /// Writes the model into its run folder, the weights last.
@@ -94,6 +98,8 @@ impl SavedModel {
             data: data.unwrap_or(&self.data).to_owned(),
             image: self.image,
             text: self.text.clone(),
+            // Other data is in other files.
+            vector: data.map_or_else(|| self.vector.clone(), |_| VectorSettings::default()),
             encoder: self.encoder.clone(),
             ..Settings::default()
         };
@@ -106,6 +112,9 @@ impl SavedModel {
         if self.encoder.name == EncoderName::Static {
             let tokens = Tokenizer::from_file(&self.folder.join(TOKENIZER))?.rows();
             return Ok(InputShape::Texts { tokens });
+        }
+        if self.encoder.name == EncoderName::Adapter {
+            return Ok(InputShape::Vectors { dim: self.encoder.embedding() });
         }
         let (size, channels) = self.settings(None).image_shape();
         Ok(InputShape::Images(ImageShape { size, channels }))

@@ -11,6 +11,9 @@ pub struct Evaluation {
     /// With one labelled example of each class, the nearest decides; the mean over 200 draws of
     /// the examples.
     pub one_shot: Measured,
+    /// With five; of a class that has fewer, all. None in a run of a version that did not measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub five_shot: Option<Measured>,
     /// With every training image labelled, the nearest decides.
     pub nearest_neighbour: Measured,
     /// The [`NEIGHBOURS`] nearest vote, or all where there are fewer, each by `exp(cosine / 0.1)` (Wu et
@@ -63,9 +66,13 @@ pub struct Retrieval {
     pub queries: usize,
     /// Documents, the second members of all pairs.
     pub documents: usize,
-    /// Of BM25.
-    pub bm25: Retrieved,
-    /// Of the model before training; none where it is not known any more.
+    /// Of BM25; none of things that have no words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bm25: Option<Retrieved>,
+    /// Of BM25 and the trained model together: the sum of their scores, each in standard deviations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_bm25: Option<Retrieved>,
+    /// Of the model before training, or of vectors as they were; none where it is not known any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub untrained: Option<Retrieved>,
     /// Of the trained model.
@@ -74,6 +81,32 @@ pub struct Retrieval {
     /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gain: Option<Estimate>,
+}
+
+impl Retrieval {
+    /// What training has changed, in words, and what to do; none where it is not known.
+    pub fn verdict(&self) -> Option<String> {
+        let Estimate { mean, low, high } = self.gain?;
+        let change = format!("{mean:+.3} of nDCG@10, [{low:+.3}, {high:+.3}]").replace('-', "−");
+        Some(match (low > 0.0, high < 0.0) {
+            (true, _) => format!("Training gained {change}."),
+            (_, true) => format!("Training lost {change}: keep what you had."),
+            _ if mean == 0.0 => "Training gained nothing: keep what you had.".to_owned(),
+            _ => format!("Training changed {change}, which may be chance: keep what you had."),
+        })
+    }
+}
+
+/// Whether pairs are as similar as somebody found them: Spearman's ρ of cosines and scores.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ScoredPairs {
+    /// How many pairs there are.
+    pub pairs: usize,
+    /// Of the model before training; none where it is not known any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untrained: Option<Estimate>,
+    /// Of the trained model. An interval is over pairs.
+    pub trained: Estimate,
 }
 
 /// The measures of one method, means over queries.
@@ -111,6 +144,10 @@ pub struct Summary {
     pub epochs: usize,
     /// Steps taken.
     pub steps: usize,
+    /// The epoch whose weights were kept, where each was judged; 0 where none was better than what was there
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<usize>,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
     /// Seconds of training.
@@ -133,7 +170,7 @@ pub struct Summary {
     /// What the embeddings are worth, each measure for raw pixels, the random encoder and the
     /// trained one; nothing where there are no labels to judge with.
     pub evaluation: Option<Evaluation>,
-    /// How held-out texts find theirs; nothing where the data is no pairs of texts.
+    /// How held-out texts or vectors find theirs; nothing of other data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retrieval: Option<Retrieval>,
 }

@@ -77,6 +77,8 @@ pub struct Progress {
     pub epoch_ended: bool,
     /// The batch's loss, in nats.
     pub loss: f64,
+    /// After an epoch that was judged, nDCG@10 of what is set aside of the training data.
+    pub validation: Option<f64>,
     /// The least this batch can reach; none where no closed form is known.
     pub floor: Option<f64>,
     /// What this batch has where nothing is learned.

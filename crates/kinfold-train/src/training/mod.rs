@@ -5,6 +5,7 @@
 //! is and when to save. The same settings give the same weights, bit for bit, in one sitting or in
 //! many.
 
+mod early_stopping;
 mod event;
 mod loader;
 mod state;
@@ -12,7 +13,7 @@ mod state;
 pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
-use crate::evaluation::{untrained, weighted};
+use crate::evaluation::{Task, untrained, weighted};
 use crate::gradients::{Found, gradients};
 use crate::memory;
 use crate::optimizer::{Optimizer, learning_rate};
@@ -24,6 +25,7 @@ use crate::settings::CheckpointSettings;
 use crate::tensors::input;
 use crate::{Error, Settings};
 use burn::tensor::Device;
+use early_stopping::{EarlyStopping, VALIDATION};
 use kinfold_data::{Data, Pair, Pairs, Split};
 use kinfold_nn::encoders::{Input, Model};
 use kinfold_nn::ops::release_memory;
@@ -50,6 +52,14 @@ struct StepLine {
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bias: Option<f64>,
+}
+
+/// The line of an epoch that was judged.
+#[derive(Serialize)]
+struct ValidationLine {
+    step: usize,
+    /// nDCG@10 of what is set aside of the training data.
+    validation: f64,
 }
 
 /// The last line of the metrics.
@@ -83,14 +93,14 @@ pub fn train(
     memory::check_model(&settings.encoder, shape)?;
     let split = data.split(settings.hold_out);
     settings.pairs.of = settings.pairs_of(&data)?;
-    let pairs = Pairs::new(data.items(), &split, &settings.pairs)?;
-    let settings = settings.decided(shape, &pairs)?;
+    let parts = Parts::new(&settings, &data, split)?;
+    let settings = settings.decided(shape, &parts.pairs)?;
     settings.check_memory(shape)?;
     let folder = RunFolder::create(out, &settings)?;
     for (name, text) in data.files()? {
         folder.write(name, text.as_bytes())?;
     }
-    let (training, model) = Training::new(settings, data, split, pairs, folder)?;
+    let (training, model) = Training::new(settings, data, parts, folder)?;
     training.run(model, stop, on_event)
 }
 
@@ -119,27 +129,43 @@ pub fn resume(
     here.use_tokenizer_of(run);
     let data = here.read()?;
     let shape = settings.shape(&data);
-    let split = data.split(settings.hold_out);
-    let pairs = Pairs::new(data.items(), &split, &settings.pairs)?;
+    let parts = Parts::new(&settings, &data, data.split(settings.hold_out))?;
     if let Some((_, checkpoint)) = &found {
-        let now = Fingerprint::new(&data, &pairs);
+        let now = Fingerprint::new(&data, &parts.pairs);
         if let Some(reason) = now.differs(&checkpoint.header.data, data.kind()) {
             return Err(Error::CannotResume { run: run.to_path_buf(), reason });
         }
     }
-    let settings = settings.decided(shape, &pairs)?;
+    let settings = settings.decided(shape, &parts.pairs)?;
     let mut begin = settings.clone();
     if found.is_some() {
         // Every weight comes from the checkpoint; what training began with may be gone by now.
         begin.encoder.init = None;
     }
-    let (mut training, model) = Training::new(begin, data, split, pairs, folder)?;
+    let (mut training, model) = Training::new(begin, data, parts, folder)?;
     training.settings = settings;
     let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.header.step);
     let from = found.as_ref().map(|(path, _)| path.clone());
     let model = training.go_on(model, found)?;
     on_event(Event::Resumed { step, from: from.as_deref() })?;
     training.run(model, stop, on_event)
+}
+
+/// What is done with the data.
+struct Parts {
+    split: Split,
+    /// What is trained on without what is set aside, its test part; none where nothing is.
+    aside: Option<Split>,
+    pairs: Pairs,
+}
+
+impl Parts {
+    fn new(settings: &Settings, data: &Data, split: Split) -> Result<Self, Error> {
+        let (items, share) = (data.items(), settings.early_stopping.share);
+        let aside = (share > 0.0).then(|| split.with_validation(items, share, VALIDATION));
+        let pairs = Pairs::new(items, aside.as_ref().unwrap_or(&split), &settings.pairs)?;
+        Ok(Self { split, aside, pairs })
+    }
 }
 
 struct Training {
@@ -154,6 +180,7 @@ struct Training {
     device: Device,
     optimizer: Optimizer,
     state: TrainState,
+    early_stopping: Option<EarlyStopping>,
     /// The last weights whose loss was finite.
     good: Option<Model>,
 }
@@ -163,8 +190,7 @@ impl Training {
     fn new(
         settings: Settings,
         data: Data,
-        split: Split,
-        pairs: Pairs,
+        Parts { split, aside, pairs }: Parts,
         folder: RunFolder,
     ) -> Result<(Self, Model), Error> {
         let batch = settings.batch.unwrap_or(pairs.largest_batch());
@@ -176,6 +202,7 @@ impl Training {
         let model = Model::initial(encoder, shape, *seed, &device)?;
         let model = weighted(model, &settings, &data, &device);
         let optimizer = Optimizer::new(&settings.optimizer, &model);
+        let early_stopping = EarlyStopping::new(&settings, &data, aside.as_ref(), &model)?;
         let training = Self {
             settings,
             data: Arc::new(data),
@@ -188,6 +215,7 @@ impl Training {
             device,
             optimizer,
             state: TrainState::default(),
+            early_stopping,
             good: None,
         };
         Ok((training, model))
@@ -214,6 +242,9 @@ impl Training {
         let model = state.take_module("model", model)?;
         self.optimizer.restore(state.take_all("optimizer"))?;
         self.criterion.restore(&mut state, &self.device)?;
+        if let Some(stopping) = &mut self.early_stopping {
+            stopping.restore(&mut state)?;
+        }
         self.state = TrainState::restore(header, &mut state)?;
         Ok(model)
     }
@@ -227,6 +258,9 @@ impl Training {
         state.put_module("model", &model.snapshot());
         state.put_all("optimizer", self.optimizer.state());
         self.criterion.state(&mut state);
+        if let Some(stopping) = &self.early_stopping {
+            stopping.save(&mut state);
+        }
         self.state.save(seconds, &mut header, &mut state);
         self.folder.save(header, state)
     }
@@ -248,7 +282,8 @@ impl Training {
         let (start, mut saved) = (Instant::now(), Instant::now());
         for batch in loader {
             // At least one step is taken, so that there is something to save.
-            if self.state.step > 0 && stop.load(Ordering::Relaxed) {
+            let over = self.early_stopping.as_ref().is_some_and(EarlyStopping::is_over);
+            if over || self.state.step > 0 && stop.load(Ordering::Relaxed) {
                 break;
             }
             model = self.step(model, batch?, start, on_event)?;
@@ -261,10 +296,17 @@ impl Training {
         }
         let seconds = self.seconds(start);
         self.check_weights(&model)?;
-        if self.state.step < self.steps {
+        if self.is_interrupted() {
             self.save(&model, seconds)?;
         }
-        self.finish(&model, seconds, on_event)
+        let best = self.early_stopping.as_ref().map(|stopping| stopping.best().clone());
+        self.finish(&best.unwrap_or(model), seconds, on_event)
+    }
+
+    /// Whether steps are left that would be taken.
+    fn is_interrupted(&self) -> bool {
+        let over = self.early_stopping.as_ref().is_some_and(EarlyStopping::is_over);
+        self.state.step < self.steps && !over
     }
 
     /// Seconds of training, in all sittings.
@@ -309,9 +351,9 @@ impl Training {
             &plain,
             &mut |progress| on_event(Event::Evaluating(progress)),
         )?;
-        let asked = &self.split.test_pairs;
+        let task = Task::new(&self.data, &self.split, &self.split.test_pairs);
         let untrained = || untrained(&self.settings, &self.data, &plain);
-        let retrieval = Retrieval::new(&self.data, asked, &untrained, &trained, &plain)?;
+        let retrieval = Retrieval::new(&self.data, task, &untrained, &trained, &plain)?;
         let TrainState { step, epoch, floor, ceiling, .. } = self.state;
         if let Some(evaluation) = &evaluation {
             self.folder.metric(step, &EvaluationLine { step, evaluation })?;
@@ -321,7 +363,8 @@ impl Training {
             pairs: self.pairs.len(),
             epochs: epoch + 1,
             steps: step,
-            interrupted: step < self.steps,
+            best_epoch: self.early_stopping.as_ref().map(EarlyStopping::best_epoch),
+            interrupted: self.is_interrupted(),
             seconds,
             pairs_per_second: (step * self.batch) as f64 / seconds,
             temperature: self.criterion.temperature()?,
@@ -350,6 +393,14 @@ impl Training {
     ) -> Result<Model, Error> {
         let (model, loss) = self.learn(model, &mut batch)?;
         self.state.stepped(&batch, &loss);
+        let validation = match &mut self.early_stopping {
+            Some(stopping) if batch.last => Some(stopping.judge(&self.data, &model)?),
+            _ => None,
+        };
+        if let Some(validation) = validation {
+            let step = self.state.step;
+            self.folder.metric(step, &ValidationLine { step, validation })?;
+        }
         let TrainState { step, epoch, .. } = self.state;
         let seconds = self.seconds(start);
         let pairs_per_second = (step * self.batch) as f64 / seconds;
@@ -362,6 +413,7 @@ impl Training {
             epoch: epoch + 1,
             epoch_ended: batch.last,
             loss: loss.value,
+            validation,
             floor: loss.floor,
             ceiling: loss.ceiling,
             pairs_per_second,

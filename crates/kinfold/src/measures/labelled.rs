@@ -1,4 +1,4 @@
-//! What labels say of embeddings: nearest neighbours and one example a class.
+//! What labels say of embeddings: nearest neighbours, and one example or a few of a class.
 //!
 //! Input: embeddings `[n, d]` and a label for each. Output: accuracies, those of f64 throughout.
 
@@ -92,6 +92,21 @@ pub fn one_shot_accuracy<T: Element>(
     draws: usize,
     seed: u64,
 ) -> Result<f64, Error> {
+    few_shot_accuracy(train, test, 1, draws, seed)
+}
+
+/// The same with at most `shots` labelled examples of each class, and of a class that has fewer all.
+///
+/// # Errors
+/// When dimensions disagree or `shots` or `draws` is 0.
+pub fn few_shot_accuracy<T: Element>(
+    train: Labelled<'_, T>,
+    test: Labelled<'_, T>,
+    shots: usize,
+    draws: usize,
+    seed: u64,
+) -> Result<f64, Error> {
+    check_count("the number of examples of a class", shots, usize::MAX)?;
     check_count("the number of draws", draws, usize::MAX)?;
     check_dimension(train, test)?;
     let mut members: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
@@ -100,9 +115,17 @@ pub fn one_shot_accuracy<T: Element>(
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut below = |n: usize| ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize;
-    let examples: Vec<Vec<usize>> = (0..draws)
-        .map(|_| members.values().map(|rows| rows[below(rows.len())]).collect())
-        .collect();
+    let mut some_of = |rows: &Vec<usize>| {
+        let (mut rows, some) = (rows.clone(), shots.min(rows.len()));
+        for place in 0..some {
+            let drawn = place + below(rows.len() - place);
+            rows.swap(place, drawn);
+        }
+        rows.truncate(some);
+        rows
+    };
+    let examples: Vec<Vec<usize>> =
+        (0..draws).map(|_| members.values().flat_map(&mut some_of).collect()).collect();
     let mut drawn: Vec<usize> = examples.concat();
     drawn.sort_unstable();
     drawn.dedup();

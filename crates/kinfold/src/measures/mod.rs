@@ -5,6 +5,7 @@
 //! everything. Nothing here builds the matrix of all similarities: a block of its rows at a time is
 //! enough. Results have the same bits for every number of threads.
 
+mod correlation;
 mod geometry;
 mod labelled;
 mod linear_probe;
@@ -14,18 +15,19 @@ mod ranking;
 mod retrieval;
 mod spectrum;
 
+pub use correlation::rank_correlation;
 pub(crate) use geometry::unit_rows;
 pub use geometry::{
     Clusters, Gap, alignment, dimension_spread, duplicates, mean_cosine, modality_gap,
     two_clusters, uniformity,
 };
-pub use labelled::{Labelled, knn_accuracies, knn_accuracy, one_shot_accuracy};
+pub use labelled::{Labelled, few_shot_accuracy, knn_accuracies, knn_accuracy, one_shot_accuracy};
 pub use linear_probe::linear_probe_accuracy;
 pub(crate) use neighbours::largest;
 pub use neighbours::{Hubness, Neighbour, hubness, nearest};
 pub(crate) use principal::Centred;
 pub use principal::{PrincipalComponents, principal_components};
-pub use ranking::{Question, Ranking, rankings};
+pub use ranking::{Question, Ranking, each_row, fused, rankings};
 pub use retrieval::{Rank, Retrieval, retrieval};
 pub(crate) use spectrum::rank_of;
 pub use spectrum::{effective_rank, singular_values};

@@ -9,6 +9,7 @@ use super::{check, same_dimension};
 use crate::Error;
 use crate::embeddings::{Element, Embeddings};
 use crate::engine::Cosines;
+use std::cmp::Ordering;
 
 /// What a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,26 +36,26 @@ pub struct Ranking {
 impl Question {
     /// What a query's scores of all candidates are worth.
     pub fn ranking<S: PartialOrd + Copy>(&self, scores: &[S]) -> Ranking {
-        let mut places: Vec<usize> =
-            self.relevant.iter().map(|&own| self.place(scores, own)).collect();
-        places.sort_unstable();
-        // Of equally similar relevant candidates each has counted the others; they share no place.
-        for i in 1..places.len() {
-            places[i] = places[i].max(places[i - 1] + 1);
+        let mut own: Vec<S> = self.relevant.iter().map(|&at| scores[at]).collect();
+        own.sort_unstable_by(|a, b| b.partial_cmp(a).unwrap_or(Ordering::Equal));
+        let mut is_wrong = vec![true; scores.len()];
+        for &at in self.relevant.iter().chain(&self.left_out) {
+            is_wrong[at] = false;
         }
-        Ranking::of(&places)
-    }
-
-    /// The place of a relevant candidate, from 1.
-    fn place<S: PartialOrd + Copy>(&self, scores: &[S], own: usize) -> usize {
-        let mine = scores[own];
-        let ahead = scores.iter().filter(|&&score| score > mine).count();
-        let level = scores
-            .iter()
-            .enumerate()
-            .filter(|&(at, &score)| score == mine && at != own && !self.relevant.contains(&at));
-        let left_out = self.left_out.is_some_and(|at| scores[at] >= mine && at != own);
-        1 + ahead + level.count() - usize::from(left_out)
+        // A wrong candidate comes before every relevant one that is no more similar; `ahead[k]` are those
+        // that do before the k-th and not before the one ahead of it.
+        let mut ahead = vec![0; own.len() + 1];
+        for (&score, _) in scores.iter().zip(&is_wrong).filter(|(_, wrong)| **wrong) {
+            if own.last().is_some_and(|&least| score >= least) {
+                ahead[own.partition_point(|&mine| mine > score)] += 1;
+            }
+        }
+        let mut before = 0;
+        let places = ahead[..own.len()].iter().enumerate().map(|(k, ahead)| {
+            before += ahead;
+            before + k + 1
+        });
+        Ranking::of(&places.collect::<Vec<usize>>())
     }
 }
 
@@ -106,6 +107,41 @@ pub fn rankings<T: Element>(
         return Err(Error::Count { what: "a question's candidate", given, least: 0, most });
     }
     Ok(Cosines::with(candidates).each_row(queries, |i, row| questions[i].ranking(row)))
+}
+
+/// What `look` says of each query, given its number and its cosines with all candidates.
+///
+/// # Errors
+/// When there are no candidates, dimensions disagree, or a number is not finite.
+pub fn each_row<T: Element, O: Send>(
+    queries: Embeddings<'_, T>,
+    candidates: Embeddings<'_, T>,
+    look: impl Fn(usize, &[T::Real]) -> O + Sync,
+) -> Result<Vec<O>, Error> {
+    same_dimension(&queries, &candidates)?;
+    check(&queries, "queries", 0)?;
+    check(&candidates, "candidates", 1)?;
+    Ok(Cosines::with(candidates).each_row(queries, look))
+}
+
+/// The scores of two methods added up, each in standard deviations from its mean (z-scores); those of a method
+/// that finds all alike are 0.
+///
+/// # Panics
+/// When one has more scores than the other.
+pub fn fused(a: &[f32], b: &[f32]) -> Vec<f32> {
+    assert_eq!(a.len(), b.len(), "both methods score the same candidates");
+    let [a, b] = [standardized(a), standardized(b)];
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+fn standardized(scores: &[f32]) -> Vec<f32> {
+    let n = scores.len() as f64;
+    let mean = scores.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let squares = scores.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+    let deviation = (squares / n).sqrt();
+    let of = |&x: &f32| if deviation > 0.0 { (f64::from(x) - mean) / deviation } else { 0.0 };
+    scores.iter().map(|x| of(x) as f32).collect()
 }
 
 #[cfg(test)]

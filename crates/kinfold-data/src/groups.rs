@@ -1,29 +1,37 @@
 //! Which pairs belong together.
 //!
-//! Input: pairs of rows, some with an id. Output: for each pair the number of its group. Two pairs that share
-//! an anchor, a positive or an id are in one group, and groups that share a pair are one.
+//! Input: pairs of rows, some with an id or a label. Output: for each pair the number of its group. Two pairs
+//! that share an anchor, a positive, an id or a label are in one group, and groups that share a pair are one.
 
 use std::collections::HashMap;
 
 /// Pairs, and what each shares with which.
 #[derive(Default)]
-pub(super) struct Groups {
+pub(crate) struct Groups {
     /// For each pair an earlier one of its group, or itself.
     earlier: Vec<usize>,
     anchors: HashMap<usize, usize>,
     positives: HashMap<usize, usize>,
     ids: HashMap<String, usize>,
+    labels: HashMap<String, usize>,
 }
 
 impl Groups {
     /// The next pair.
-    pub(super) fn pair(&mut self, anchor: usize, positive: usize, id: Option<String>) {
+    pub(crate) fn pair(
+        &mut self,
+        anchor: usize,
+        positive: usize,
+        id: Option<String>,
+        label: Option<String>,
+    ) {
         let pair = self.earlier.len();
         self.earlier.push(pair);
         let shared = [
             Some(*self.anchors.entry(anchor).or_insert(pair)),
             Some(*self.positives.entry(positive).or_insert(pair)),
             id.map(|id| *self.ids.entry(id).or_insert(pair)),
+            label.map(|label| *self.labels.entry(label).or_insert(pair)),
         ];
         for other in shared.into_iter().flatten() {
             let [a, b] = [self.first(pair), self.first(other)];
@@ -41,7 +49,7 @@ impl Groups {
     }
 
     /// The group of each pair, which is the number of its first pair.
-    pub(super) fn of_pairs(mut self) -> Vec<usize> {
+    pub(crate) fn of_pairs(mut self) -> Vec<usize> {
         (0..self.earlier.len()).map(|pair| self.first(pair)).collect()
     }
 }
@@ -55,7 +63,7 @@ mod tests {
         let groups = |pairs: &[(usize, usize, Option<&str>)]| {
             let mut groups = Groups::default();
             for &(a, b, id) in pairs {
-                groups.pair(a, b, id.map(str::to_owned));
+                groups.pair(a, b, id.map(str::to_owned), None);
             }
             groups.of_pairs()
         };

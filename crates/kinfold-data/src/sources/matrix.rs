@@ -1,33 +1,38 @@
 //! Embeddings out of a file.
 //!
 //! Input: a file, `.npy`, `.parquet`, `.csv` or `.safetensors`, told by its ending. Output: a
-//! matrix of f32 `[n, d]`, and labels where the file has them. What is f64 or f16 there becomes f32.
-//! It takes what `kinfold embed` writes, and what others write in the same formats.
+//! matrix of f32 `[n, d]`, and names and labels where the file has them. What is f64 or f16 there becomes
+//! f32. It takes what `kinfold embed` writes, and what others write in the same formats.
 
+use super::npy;
+use crate::Error;
 use kinfold::{bf16, f16};
-use kinfold_data::npy;
-use kinfold_train::Error;
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::{DataType, DoubleType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::schema::types::SchemaDescriptor;
 use safetensors::{Dtype, SafeTensors};
 use std::fs::File;
 use std::path::Path;
 
 /// A matrix of embeddings.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Matrix {
     /// `[n, dim]`.
-    pub(super) numbers: Vec<f32>,
-    pub(super) dim: usize,
-    /// One of each row, where the file has them and not all are empty.
-    pub(super) labels: Option<Vec<String>>,
+    pub numbers: Vec<f32>,
+    /// Numbers in a row.
+    pub dim: usize,
+    /// A name of each row, where the file has a column `name` or `id`.
+    pub names: Option<Vec<String>>,
+    /// A label of each row, where the file has them and not all are empty.
+    pub labels: Option<Vec<String>>,
 }
 
-impl Table {
-    pub(super) fn rows(&self) -> usize {
+impl Matrix {
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
         self.numbers.len() / self.dim
     }
 
@@ -35,7 +40,7 @@ impl Table {
     ///
     /// # Errors
     /// When it cannot be read, or holds no matrix; the error names the file and what was found.
-    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: &Path) -> Result<Self, Error> {
         match ending(path).as_str() {
             "npy" => of_npy(path),
             "parquet" => of_parquet(path),
@@ -53,18 +58,24 @@ impl Table {
         if dim == 0 || numbers.is_empty() {
             return Err(Error::data_file(path, "it holds no numbers"));
         }
-        Ok(Self { numbers, dim, labels: None })
+        Ok(Self { numbers, dim, names: None, labels: None })
     }
 
-    fn with_labels(self, labels: Vec<String>) -> Self {
-        let known = labels.len() == self.rows() && labels.iter().any(|label| !label.is_empty());
-        Self { labels: known.then_some(labels), ..self }
+    /// With columns of text, where there are some and they say something.
+    fn with_texts(self, names: Option<Vec<String>>, labels: Option<Vec<String>>) -> Self {
+        let rows = self.rows();
+        let told =
+            |texts: &Vec<String>| texts.len() == rows && texts.iter().any(|text| !text.is_empty());
+        Self { names: names.filter(told), labels: labels.filter(told), ..self }
     }
 }
 
 /// A label a row: whole numbers in a `.npy`, the column `label` of a `.csv` or `.parquet`, or the
 /// lines of any other file.
-pub(super) fn labels(path: &Path) -> Result<Vec<String>, Error> {
+///
+/// # Errors
+/// When the file cannot be read or holds no labels.
+pub fn labels(path: &Path) -> Result<Vec<String>, Error> {
     match ending(path).as_str() {
         "npy" => Ok(npy::integers(path)?),
         "csv" => csv_labels(path),
@@ -75,7 +86,7 @@ pub(super) fn labels(path: &Path) -> Result<Vec<String>, Error> {
             })
         }
         _ => {
-            let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+            let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
             Ok(text.lines().map(|line| line.trim().to_owned()).collect())
         }
     }
@@ -89,12 +100,12 @@ fn needs_matrix(path: &Path, found: &str) -> Error {
     Error::data_file(path, format!("{found}, but embeddings are a matrix [n, d]"))
 }
 
-fn of_npy(path: &Path) -> Result<Table, Error> {
+fn of_npy(path: &Path) -> Result<Matrix, Error> {
     let npy::Header { number, shape, start } = npy::header(path)?;
     let [n, dim] = shape[..] else {
         return Err(needs_matrix(path, &format!("its shape is {shape:?}")));
     };
-    let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
+    let bytes = std::fs::read(path).map_err(Error::read(path))?;
     let bytes = bytes.get(start as usize..).unwrap_or_default();
     let number = match number.as_str() {
         "<f4" => Dtype::F32,
@@ -115,11 +126,11 @@ fn of_npy(path: &Path) -> Result<Table, Error> {
         );
         return Err(Error::data_file(path, reason));
     }
-    Table::new(path, numbers, dim)
+    Matrix::new(path, numbers, dim)
 }
 
-fn of_safetensors(path: &Path) -> Result<Table, Error> {
-    let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
+fn of_safetensors(path: &Path) -> Result<Matrix, Error> {
+    let bytes = std::fs::read(path).map_err(Error::read(path))?;
     let all = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::data_file(path, format!("it is no safetensors file: {e}")))?;
     let tensors = all.tensors();
@@ -134,7 +145,7 @@ fn of_safetensors(path: &Path) -> Result<Table, Error> {
         );
         return Err(Error::data_file(path, reason));
     };
-    Table::new(path, floats(path, matrix.data(), matrix.dtype())?, matrix.shape()[1])
+    Matrix::new(path, floats(path, matrix.data(), matrix.dtype())?, matrix.shape()[1])
 }
 
 /// Numbers as they lie in a file, the least byte first.
@@ -155,7 +166,7 @@ fn floats(path: &Path, bytes: &[u8], number: Dtype) -> Result<Vec<f32>, Error> {
 }
 
 /// Columns that are text in a `.csv`.
-const TEXT: [&str; 2] = ["name", "label"];
+const TEXT: [&str; 3] = ["name", "id", "label"];
 
 fn csv_records(path: &Path) -> Result<Vec<csv::StringRecord>, Error> {
     let wrong = |e: csv::Error| Error::data_file(path, e.to_string());
@@ -163,9 +174,9 @@ fn csv_records(path: &Path) -> Result<Vec<csv::StringRecord>, Error> {
     reader.records().collect::<Result<_, _>>().map_err(wrong)
 }
 
-/// A first row that is not all numbers is a header; `name` and `label` are then text, and every other
-/// column a dimension.
-fn of_csv(path: &Path) -> Result<Table, Error> {
+/// A first row that is not all numbers is a header; `name`, `id` and `label` are then text, and every
+/// other column a dimension.
+fn of_csv(path: &Path) -> Result<Matrix, Error> {
     let records = csv_records(path)?;
     let is_number = |field: &str| field.trim().parse::<f32>().is_ok();
     let header = records.first().filter(|first| !first.iter().all(is_number));
@@ -181,8 +192,8 @@ fn of_csv(path: &Path) -> Result<Table, Error> {
             let field = record.get(column).unwrap_or_default();
             numbers.push(field.trim().parse().map_err(|_| {
                 let reason = format!(
-                    "`{field}` in row {}, column {} is no number; columns of text are called `name` \
-                     or `label`",
+                    "`{field}` in row {}, column {} is no number; columns of text are called `name`, \
+                     `id` or `label`",
                     i + 1,
                     column + 1
                 );
@@ -190,12 +201,13 @@ fn of_csv(path: &Path) -> Result<Table, Error> {
             })?);
         }
     }
-    let of_label = header.and_then(|header| header.iter().position(|name| name.trim() == "label"));
-    let labels = of_label.map(|column| {
-        let labels = records.iter().skip(skip).map(|r| r.get(column).unwrap_or_default());
-        labels.map(str::to_owned).collect()
-    });
-    Ok(Table::new(path, numbers, columns.len())?.with_labels(labels.unwrap_or_default()))
+    let texts = |name: &str| -> Option<Vec<String>> {
+        let column = header?.iter().position(|heading| heading.trim() == name)?;
+        let cells = records.iter().skip(skip).map(|record| record.get(column).unwrap_or_default());
+        Some(cells.map(str::to_owned).collect())
+    };
+    let names = texts("name").or_else(|| texts("id"));
+    Ok(Matrix::new(path, numbers, columns.len())?.with_texts(names, texts("label")))
 }
 
 fn csv_labels(path: &Path) -> Result<Vec<String>, Error> {
@@ -215,21 +227,30 @@ fn broken(path: &Path, e: ParquetError) -> Error {
 }
 
 fn opened(path: &Path) -> Result<SerializedFileReader<File>, Error> {
-    let file = File::open(path).map_err(Error::file("read", path))?;
+    let file = File::open(path).map_err(Error::read(path))?;
     SerializedFileReader::new(file).map_err(|e| broken(path, e))
 }
 
+/// The columns that hold a list of numbers a row.
+fn list_columns(schema: &SchemaDescriptor) -> Vec<usize> {
+    let is_list = |&i: &usize| {
+        let column = schema.column(i);
+        column.max_rep_level() == 1 && matches!(column.physical_type(), Type::FLOAT | Type::DOUBLE)
+    };
+    (0..schema.num_columns()).filter(is_list).collect()
+}
+
+/// Whether a Parquet file holds embeddings; one that cannot be read does not.
+pub(crate) fn has_embeddings(path: &Path) -> bool {
+    opened(path)
+        .is_ok_and(|file| !list_columns(file.metadata().file_metadata().schema_descr()).is_empty())
+}
+
 /// A column of lists of numbers: `embedding`, or the only one.
-fn of_parquet(path: &Path) -> Result<Table, Error> {
+fn of_parquet(path: &Path) -> Result<Matrix, Error> {
     let file = opened(path)?;
     let schema = file.metadata().file_metadata().schema_descr_ptr();
-    let lists: Vec<usize> = (0..schema.num_columns())
-        .filter(|&i| {
-            let column = schema.column(i);
-            column.max_rep_level() == 1
-                && matches!(column.physical_type(), Type::FLOAT | Type::DOUBLE)
-        })
-        .collect();
+    let lists = list_columns(&schema);
     let name = |i: usize| schema.column(i).path().parts()[0].clone();
     let named = lists.iter().copied().find(|&i| name(i) == "embedding");
     let column = match (named, &lists[..]) {
@@ -262,8 +283,12 @@ fn of_parquet(path: &Path) -> Result<Table, Error> {
         let reason = format!("row {} has another number of dimensions than the first", row + 1);
         return Err(Error::data_file(path, reason));
     }
-    let labels = texts(&file, "label").map_err(|e| broken(path, e))?;
-    Ok(Table::new(path, lists.numbers, dim)?.with_labels(labels.unwrap_or_default()))
+    let column = |name: &str| texts(&file, name).map_err(|e| broken(path, e));
+    let names = match column("name")? {
+        None => column("id")?,
+        names => names,
+    };
+    Ok(Matrix::new(path, lists.numbers, dim)?.with_texts(names, column("label")?))
 }
 
 /// Elements of lists, whether they are there, and 0 where one is its list's first.

@@ -1,0 +1,87 @@
+//! Whether training still gains, and the weights that were best.
+//!
+//! Input: the model before training and after each epoch. Output: whether to go on, and the best model. What is
+//! judged is what was set aside of the training data for that, so that nothing held out is looked at.
+
+use crate::evaluation::Task;
+use crate::run::State;
+use crate::{Error, Settings};
+use burn::tensor::Device;
+use kinfold_data::{Data, Split};
+use kinfold_nn::encoders::Model;
+
+/// The most queries that are set aside for an epoch to be judged by.
+pub(super) const VALIDATION: usize = 300;
+
+/// The parts of a checkpoint that are this one's.
+const SCORES: &str = "validation";
+const MODEL: &str = "best_model";
+
+pub(super) struct EarlyStopping {
+    task: Task,
+    patience: usize,
+    /// nDCG@10 before training and after each epoch.
+    scores: Vec<f64>,
+    best: Model,
+}
+
+impl EarlyStopping {
+    /// None where nothing is set aside, which `aside` has as its test part.
+    pub(super) fn new(
+        settings: &Settings,
+        data: &Data,
+        aside: Option<&Split>,
+        model: &Model,
+    ) -> Result<Option<Self>, Error> {
+        let Some(aside) = aside else { return Ok(None) };
+        let Some(task) = Task::new(data, aside, &aside.test_pairs) else { return Ok(None) };
+        let patience = settings.early_stopping.patience;
+        let mut stopping = Self { task, patience, scores: Vec::new(), best: model.snapshot() };
+        stopping.judge(data, model)?;
+        Ok(Some(stopping))
+    }
+
+    /// Judges the model after another epoch; nDCG@10.
+    pub(super) fn judge(&mut self, data: &Data, model: &Model) -> Result<f64, Error> {
+        let model = model.snapshot();
+        let rankings = self.task.rankings(&model, data, &Device::flex())?;
+        let score = rankings.iter().map(|x| x.ndcg_at_10).sum::<f64>() / rankings.len() as f64;
+        self.scores.push(score);
+        if self.best_epoch() + 1 == self.scores.len() {
+            self.best = model;
+        }
+        Ok(score)
+    }
+
+    /// The first of the epochs that are best, counted from 1; 0 for before training.
+    pub(super) fn best_epoch(&self) -> usize {
+        let better = |best: usize, epoch: usize| match self.scores[epoch] > self.scores[best] {
+            true => epoch,
+            false => best,
+        };
+        (0..self.scores.len()).fold(0, better)
+    }
+
+    /// Whether too many epochs have passed since the best.
+    pub(super) fn is_over(&self) -> bool {
+        self.scores.len() > self.best_epoch() + self.patience
+    }
+
+    /// The weights of the best epoch.
+    pub(super) fn best(&self) -> &Model {
+        &self.best
+    }
+
+    /// Into a checkpoint.
+    pub(super) fn save(&self, state: &mut State) {
+        state.put_numbers(SCORES, self.scores.clone());
+        state.put_module(MODEL, &self.best);
+    }
+
+    /// From a checkpoint.
+    pub(super) fn restore(&mut self, state: &mut State) -> Result<(), Error> {
+        self.scores = state.take_numbers(SCORES)?;
+        self.best = state.take_module(MODEL, self.best.clone())?;
+        Ok(())
+    }
+}
