@@ -310,8 +310,8 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
         Some(evaluation) => table(evaluation),
         None if summary.retrieval.is_some() => {}
         None => line(
-            "no labelled images were held out to measure accuracy by; images have labels where each \
-             class is in a sub-folder of its own",
+            "nothing was held out that could be judged: images need labels, each class in a sub-folder of its \
+             own, and texts and vectors pairs or labels",
         ),
     }
     line("");

@@ -237,7 +237,7 @@ fn labelled_texts_are_pairs_by_their_labels() {
         succeeds(&["train", "--data", data, "--epochs", "2", "--hold-out", "0.2", "--out", out]);
     assert!(said.contains("6 classes") && said.contains("1-NN"), "{said}");
     let said = fails(2, &["train", "--data", data, "--pairs", "views", "--out", "never"]);
-    assert!(said.contains("a text has no views"), "{said}");
+    assert!(said.contains("texts have no views"), "{said}");
 }
 
 #[test]

@@ -531,7 +531,7 @@ impl Settings {
     pub fn read(&self) -> Result<Data, Error> {
         let (takes, found) = (self.kind(), self.found_kind());
         // What is wrong with a file, its reader says better.
-        let may_be = takes != Kind::Images && !Path::new(&self.data).is_dir();
+        let may_be = takes != Kind::Images && !self.is_digits() && !Path::new(&self.data).is_dir();
         if takes != found && !may_be {
             return Err(Error::Setting(format!(
                 "the encoder {} takes {}, but {} holds {}",

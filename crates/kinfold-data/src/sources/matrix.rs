@@ -6,7 +6,7 @@
 
 use super::npy;
 use crate::Error;
-use kinfold::{bf16, f16};
+use half::{bf16, f16};
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::{DataType, DoubleType, FloatType};

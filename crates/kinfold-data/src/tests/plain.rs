@@ -261,7 +261,7 @@ fn arrays_of_every_layout_are_the_same_images() {
     write_npy(at("labels.npy"), &Array1::from(vec![3u8, 200])).unwrap();
     assert_eq!(read(&at("last.npy"), &reading(4, 3)).unwrap().items.labels, ["3", "200"]);
     write_npy(at("labels.npy"), &Array1::from(vec![3u8])).unwrap();
-    refused(&at("last.npy"), &["labels.npy", "[1]", "2 images", "[2] is needed"]);
+    refused(&at("last.npy"), &["labels.npy", "[1]", "2 rows", "[2] is needed"]);
     write_npy(at("labels.npy"), &Array1::from(vec![0.5f32, 1.0])).unwrap();
     refused(&at("last.npy"), &["labels.npy", "<f4", "integers are needed"]);
 }
