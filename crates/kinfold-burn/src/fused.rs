@@ -47,6 +47,8 @@ pub(crate) struct Constants {
     learned_scale: bool,
     learned_bias: bool,
     has_keys: bool,
+    /// Whether the keys have a gradient, or need one all the same; those of a model that stays as it is have none.
+    keys_tracked: bool,
     negatives: NegativesGiven,
     /// Whether the negatives have a gradient; those of a queue have none.
     negatives_tracked: bool,
@@ -78,6 +80,9 @@ pub(crate) fn forward(
         learned_scale: learned.log_scale.is_some(),
         learned_bias: learned.bias.is_some(),
         has_keys: batch.keys.is_some(),
+        keys_tracked: batch.keys.as_ref().is_some_and(Tensor::is_tracked)
+            || batch.negatives.is_some()
+            || !loss.may_have_constant_keys(),
         negatives: match &batch.negatives {
             None => NegativesGiven::None,
             Some(Negatives::Shared(_)) => NegativesGiven::Shared,
@@ -337,7 +342,7 @@ fn typed<T: Shared>(
     let (rows, dim) = (|x: &FlexTensor| x.layout().shape()[0], queries.layout().shape()[1]);
     let zeros = |wanted: bool, x| vec![T::Real::default(); if wanted { rows(x) * dim } else { 0 }];
     let mut of_queries = zeros(true, &queries);
-    let mut of_keys = zeros(constants.has_keys, &keys);
+    let mut of_keys = zeros(constants.has_keys && constants.keys_tracked, &keys);
     let mut of_negatives = zeros(constants.negatives_tracked, &negatives);
     let into = GradientMut::new(&mut of_queries, &mut of_keys).with_negatives(&mut of_negatives);
     let (value, parameters) = loss.value_and_gradient_into(batch, into)?;

@@ -64,9 +64,12 @@ fn an_adapter_learns_what_a_matrix_can_and_is_exported() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (table, pairs) = files(folder.path(), true);
-    let run = at("run");
+    let (run, config) = (at("run"), at("linear.toml"));
+    fs::write(&config, "[encoder]\nform = \"linear\"\n").unwrap();
     let said = succeeds(&[
         "train",
+        "--config",
+        &config,
         "--data",
         &pairs,
         "--vectors",
@@ -130,8 +133,10 @@ fn every_form_and_tower_trains_and_resumes() {
         let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let config = at("config.toml");
         // What is not said has the default of vectors, not of images.
-        let encoder =
-            format!("[encoder]\nname = \"adapter\"\nform = \"{form}\"\ntowers = \"{towers}\"\n");
+        let encoder = format!(
+            "[encoder]\nname = \"adapter\"\nform = \"{form}\"\ntowers = \"{towers}\"\n\
+             [checkpoint]\nevery_steps = 9\n"
+        );
         fs::write(&config, encoder).unwrap();
         let run = at(&format!("{form}-{towers}"));
         succeeds(&[
@@ -149,6 +154,14 @@ fn every_form_and_tower_trains_and_resumes() {
         ]);
         let settings = fs::read_to_string(Path::new(&run).join("config.toml")).unwrap();
         assert!(settings.contains("name = \"one-way\"") && settings.contains("epochs = 5"));
+        // As if it had been stopped after its last checkpoint, which knows the best epoch so far.
+        let weights = || fs::read(Path::new(&run).join("model.safetensors")).unwrap();
+        let whole = weights();
+        for file in ["summary.json", "model.toml", "model.safetensors"] {
+            fs::remove_file(Path::new(&run).join(file)).unwrap();
+        }
+        succeeds(&["train", "--resume", &run]);
+        assert_eq!(weights(), whole, "{form}");
         let out = at(&format!("numpy-{form}"));
         succeeds(&["export", &run, &out]);
         let script = fs::read_to_string(Path::new(&out).join("adapter.py")).unwrap();

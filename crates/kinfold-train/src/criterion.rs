@@ -156,17 +156,29 @@ impl Criterion {
         })
     }
 
-    /// What the model makes of `2n` views, first every first view, and what follows: as many rows, or of the first views alone where keys come from the encoder of a queue.
+    /// What the model makes of `2n` views, first every first view, and what follows: as many rows, or those of
+    /// the first views alone where there are [`keys`](Self::keys).
     pub(crate) fn rows(&self, model: &Model, views: Input) -> Tensor<2> {
         let n = views.len() / (2 + self.negatives.per_pair);
-        model.project(if self.queue.is_some() { views.narrow(0, n) } else { views })
+        let elsewhere = self.queue.is_some() || self.constant_documents(model, &views).is_some();
+        model.project(if elsewhere { views.narrow(0, n) } else { views })
     }
 
-    /// The keys that a queue's encoder makes of the second views, `[n, projection]`; constants.
-    pub(crate) fn keys(&self, views: &Input) -> Option<Tensor<2>> {
+    /// The keys of the second views that are constants, `[n, projection]`: those that a queue's encoder makes of
+    /// them, or those that the model leaves as they are.
+    pub(crate) fn keys(&self, model: &Model, views: &Input) -> Option<Tensor<2>> {
         let n = views.len() / 2;
-        let queue = self.queue.as_ref()?;
-        Some(queue.model.project(views.narrow(n, n)).detach())
+        match &self.queue {
+            Some(queue) => Some(queue.model.project(views.narrow(n, n)).detach()),
+            None => self.constant_documents(model, views),
+        }
+    }
+
+    /// Documents that the model leaves as they are: their gradient would be a third of the work, and nobody
+    /// asks for it.
+    fn constant_documents(&self, model: &Model, views: &Input) -> Option<Tensor<2>> {
+        let apart = model.leaves_documents() && self.negatives.per_pair == 0;
+        if apart { views.documents() } else { None }
     }
 
     /// The loss of `pairs`, by their [`rows`](Self::rows), in as many parts as one likes, and
@@ -477,7 +489,7 @@ mod tests {
                 place: 0,
             });
             let views = input(data.plain(&[0, 1, 2, 3, 4, 5, 6, 7])?, &device);
-            let keys = criterion.keys(&views);
+            let keys = criterion.keys(&trained, &views);
             let loss = criterion.loss(vec![criterion.rows(&trained, views)], keys, &which)?;
             // At first the other three keys of the batch, then the queue's.
             let candidates = [4.0f64, 5.0, 8.0][step - 1];

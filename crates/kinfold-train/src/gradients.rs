@@ -38,7 +38,7 @@ pub(crate) fn gradients(
 ) -> Result<Found, Error> {
     let Some(chunk) = chunk.filter(|&chunk| chunk < pairs.len()) else {
         let views = views(pairs)?;
-        let keys = criterion.keys(&views);
+        let keys = criterion.keys(model, &views);
         let loss = criterion.loss(vec![criterion.rows(model, views)], keys, pairs)?;
         let mut of_loss = loss.tensor.clone().backward();
         let of_model = GradientsParams::from_module(&mut of_loss, model);
@@ -49,7 +49,7 @@ pub(crate) fn gradients(
     let (mut rows, mut keys) = (Vec::new(), Vec::new());
     for pairs in &chunks {
         let views = views(pairs)?;
-        keys.extend(criterion.keys(&views));
+        keys.extend(criterion.keys(model, &views));
         rows.push(criterion.rows(&still, views));
     }
     let keys = (!keys.is_empty()).then(|| Tensor::cat(keys, 0));

@@ -8,7 +8,8 @@ use crate::embeddings::{Element, Embeddings};
 use crate::engine;
 use crate::error::Error;
 use crate::loss::{
-    Batch, ContrastiveLoss, GradientMut, Objective, ParameterGradient, Value, ValueAndGradient,
+    Batch, ContrastiveLoss, Form, GradientMut, Objective, ParameterGradient, Value,
+    ValueAndGradient,
 };
 
 impl ContrastiveLoss {
@@ -82,9 +83,10 @@ impl ContrastiveLoss {
         let shape = batch.checked(self)?;
         let numbers = |x: &Embeddings<'_, T>| x.rows() * x.dim();
         let negatives = batch.negatives.given().as_ref().map_or(0, numbers);
+        let constant_keys = self.may_have_constant_keys() && batch.negatives.given().is_none();
         for (matrix, needed, given, may_be_empty) in [
             ("queries", numbers(&batch.queries), gradient.queries.len(), false),
-            ("keys", batch.keys.as_ref().map_or(0, numbers), gradient.keys.len(), false),
+            ("keys", batch.keys.as_ref().map_or(0, numbers), gradient.keys.len(), constant_keys),
             ("negatives", negatives, gradient.negatives.len(), true),
         ] {
             if given != needed && !(may_be_empty && given == 0) {
@@ -94,6 +96,14 @@ impl ContrastiveLoss {
         let (value, parameters) = engine::run(self, &batch, &shape, Some(gradient));
         self.in_range::<T>(&value)?;
         Ok((value, parameters))
+    }
+
+    /// Whether keys may have no gradient where there are no explicit negatives: one way, over all of the
+    /// embedding, and not within views, where keys are candidates of each other. Elsewhere
+    /// [`GradientMut::keys`] is needed.
+    pub fn may_have_constant_keys(&self) -> bool {
+        let whole = self.matryoshka().is_empty();
+        self.form() == Form::OneWay && self.in_batch && !self.within_views && whole
     }
 
     /// Every loss is finite, as all are but for RINCE's.

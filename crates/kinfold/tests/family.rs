@@ -493,6 +493,34 @@ fn a_queue_needs_no_gradient() {
     }
 }
 
+/// So are keys, as of a model that stays as it is, where that is allowed; elsewhere they are asked for.
+#[test]
+fn constant_keys_need_no_gradient() {
+    let (mut allowed, mut refused) = (0, 0);
+    for setup in all_setups(0.2) {
+        for setup in [grown(&setup, 400, 24, 7, 0.5), setup] {
+            let (loss, batch) = (setup.loss(), setup.sample.batch());
+            let right = loss.value_and_gradient(batch).unwrap();
+            if right.keys.is_empty() {
+                continue;
+            }
+            let mut queries = vec![0.0; right.queries.len()];
+            let gradient = kinfold::GradientMut::new(&mut queries, &mut []);
+            let given = loss.value_and_gradient_into(batch, gradient);
+            if loss.may_have_constant_keys() && setup.sample.negatives.is_empty() {
+                let (value, parameters) = given.unwrap();
+                assert_eq!(queries, right.queries, "{} of {loss:?}", setup.name);
+                assert_eq!((value.sum, parameters.log_scale), (right.sum, right.log_scale));
+                allowed += 1;
+            } else {
+                assert!(given.unwrap_err().to_string().contains("keys"), "{}", setup.name);
+                refused += 1;
+            }
+        }
+    }
+    assert!(allowed > 20 && refused > 20, "{allowed} and {refused}");
+}
+
 /// Where the library you know returns 0: a loss of about 1e-12 keeps its digits, whichever it is.
 #[test]
 fn small_losses_keep_their_digits() {

@@ -114,6 +114,11 @@ impl Adapter {
         sides.into_iter().flat_map(of_side).collect()
     }
 
+    /// Whether documents stay as they are.
+    pub(super) fn leaves_documents(&self) -> bool {
+        self.documents.is_none()
+    }
+
     /// `[n, dim]` to the same, of which the first `queries` are queries and the others documents.
     pub(super) fn forward(&self, x: Tensor<2>, queries: usize) -> Tensor<2> {
         let documents = x.dims()[0] - queries;

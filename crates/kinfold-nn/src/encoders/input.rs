@@ -48,6 +48,16 @@ impl Input {
         }
     }
 
+    /// The documents among vectors, `[documents, dim]`; none of other things.
+    pub fn documents(&self) -> Option<Tensor<2>> {
+        match self {
+            Self::Vectors { values, queries } => {
+                Some(values.clone().narrow(0, *queries, values.dims()[0] - queries))
+            }
+            _ => None,
+        }
+    }
+
     /// No things.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

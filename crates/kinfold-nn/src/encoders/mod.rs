@@ -222,6 +222,14 @@ impl Model {
         }
     }
 
+    /// Whether the loss sees documents as they are, whatever the weights: it is an adapter of queries alone.
+    pub fn leaves_documents(&self) -> bool {
+        match &self.encoder {
+            Encoder::Adapter(encoder) => encoder.leaves_documents() && self.projector.is_none(),
+            _ => false,
+        }
+    }
+
     /// What an adapter is made of, by name: of a linear one `queries_matrix`, and else `queries_hidden_weight`
     /// and `_bias`, `queries_output_weight` and `_bias`, in PyTorch's layouts; of documents the same, where they
     /// have their own. None of other encoders.

@@ -47,7 +47,7 @@ pub struct EncoderSettings {
     /// before training (0.5; 0 leaves it as it is).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idf: Option<f32>,
-    /// Of `adapter`, what it is made of (`linear`).
+    /// Of `adapter`, what it is made of (`residual`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub form: Option<AdapterForm>,
     /// Of an `adapter` that is not linear, the width of its hidden layer (that of the vectors).
@@ -322,7 +322,7 @@ impl EncoderSettings {
 
     /// See [`form`](field@Self::form).
     pub fn form(&self) -> AdapterForm {
-        self.form.unwrap_or(AdapterForm::Linear)
+        self.form.unwrap_or(AdapterForm::Residual)
     }
 
     pub(super) fn hidden(&self) -> usize {

@@ -155,6 +155,27 @@ impl Task {
         self.rank(&queries, &documents)
     }
 
+    /// The same among documents that are embedded already.
+    pub(crate) fn rankings_among(
+        &self,
+        documents: &[f32],
+        model: &Model,
+        data: &Data,
+        device: &Device,
+    ) -> Result<Vec<Ranking>, Error> {
+        self.rank(&embed_rows(model, data, &self.queries, device)?, documents)
+    }
+
+    /// A model's embeddings of the documents.
+    pub(crate) fn embed_documents(
+        &self,
+        model: &Model,
+        data: &Data,
+        device: &Device,
+    ) -> Result<Vec<f32>, Error> {
+        embed_documents(model, data, &self.documents, device)
+    }
+
     /// A model's embeddings of the queries and of the documents.
     fn embeddings(
         &self,
@@ -163,7 +184,7 @@ impl Task {
         device: &Device,
     ) -> Result<[Vec<f32>; 2], Error> {
         let queries = embed_rows(model, data, &self.queries, device)?;
-        Ok([queries, embed_documents(model, data, &self.documents, device)?])
+        Ok([queries, self.embed_documents(model, data, device)?])
     }
 
     /// How each query finds what it asks for by its words (BM25), and by these and its embedding together.

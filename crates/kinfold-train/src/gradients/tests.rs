@@ -179,7 +179,7 @@ fn one_chunk_is_the_whole_batch_to_the_last_bit() -> Result<(), Error> {
         // Encoding twice changes no bit, and batch norm's statistics move once.
         let twice = try_way(&|model, criterion| {
             let views = views(pairs)?;
-            let keys = criterion.keys(&views);
+            let keys = criterion.keys(model, &views);
             let rows = vec![criterion.rows(&without_graph(model), views.clone())];
             let (loss, of_rows, of_loss) = of_rows(rows, |rows| criterion.loss(rows, keys, pairs))?;
             let of_model = through(model, of_rows, |_| Ok(criterion.rows(model, views.clone())))?;

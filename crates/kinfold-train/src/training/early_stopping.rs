@@ -20,6 +20,8 @@ const MODEL: &str = "best_model";
 pub(super) struct EarlyStopping {
     task: Task,
     patience: usize,
+    /// The documents' embeddings, where they stay as they are.
+    documents: Option<Vec<f32>>,
     /// nDCG@10 before training and after each epoch.
     scores: Vec<f64>,
     best: Model,
@@ -36,7 +38,11 @@ impl EarlyStopping {
         let Some(aside) = aside else { return Ok(None) };
         let Some(task) = Task::new(data, aside, &aside.test_pairs) else { return Ok(None) };
         let patience = settings.early_stopping.patience;
-        let mut stopping = Self { task, patience, scores: Vec::new(), best: model.snapshot() };
+        let best = model.snapshot();
+        let device = Device::flex();
+        let stay = best.leaves_documents();
+        let documents = stay.then(|| task.embed_documents(&best, data, &device)).transpose()?;
+        let mut stopping = Self { task, patience, documents, scores: Vec::new(), best };
         stopping.judge(data, model)?;
         Ok(Some(stopping))
     }
@@ -44,7 +50,11 @@ impl EarlyStopping {
     /// Judges the model after another epoch; nDCG@10.
     pub(super) fn judge(&mut self, data: &Data, model: &Model) -> Result<f64, Error> {
         let model = model.snapshot();
-        let rankings = self.task.rankings(&model, data, &Device::flex())?;
+        let device = Device::flex();
+        let rankings = match &self.documents {
+            Some(documents) => self.task.rankings_among(documents, &model, data, &device)?,
+            None => self.task.rankings(&model, data, &device)?,
+        };
         let score = rankings.iter().map(|x| x.ndcg_at_10).sum::<f64>() / rankings.len() as f64;
         self.scores.push(score);
         if self.best_epoch() + 1 == self.scores.len() {

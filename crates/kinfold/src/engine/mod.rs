@@ -211,8 +211,12 @@ fn at_once<T: Element>(
         matrices.into_iter().flat_map(|x| x.chunks_mut(counts.dim)).collect()
     });
     let shape = Shape::new(loss, &counts, asked);
-    let negatives_are_constant = asked && gradients.len() == counts.queries + counts.keys;
-    let shape = if negatives_are_constant { shape.with_constant_negatives(&counts) } else { shape };
+    let shape = match gradients.len() {
+        _ if !asked => shape,
+        all if counts.keys > 0 && all == counts.queries => Shape { gradient_columns: 0, ..shape },
+        all if all == counts.queries + counts.keys => shape.with_constant_negatives(&counts),
+        _ => shape,
+    };
     let row_weights = batch.row_weights.unwrap_or(&[]);
     let computation = Computation { loss, team: &team, row_weights };
     let outcome = match prefixes {

@@ -54,7 +54,8 @@ pub struct ParameterGradient {
 pub struct GradientMut<'a, R> {
     /// For the gradient with respect to the queries, `[n, d]` without gaps.
     pub queries: &'a mut [R],
-    /// For the gradient with respect to the keys, `[n, d]` without gaps.
+    /// For the gradient with respect to the keys, `[n, d]` without gaps; one way, without explicit negatives
+    /// and over all of the embedding, empty where keys are constants, which saves a third of the work.
     pub keys: &'a mut [R],
     /// For the gradient with respect to explicit negatives, in their shape without gaps; empty where
     /// there are none, or where they are constants, as in a queue.

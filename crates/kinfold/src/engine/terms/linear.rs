@@ -297,7 +297,9 @@ pub(crate) fn add_pair_gradients<T: Element>(
         a.rows.read(i, &mut row);
         b.rows.read(j, &mut other);
         for (at, x) in [(a.gradient + i, &other), (b.gradient + j, &row)] {
-            for (out, x) in gradients[at].iter_mut().zip(x) {
+            // Of constants there is no gradient.
+            let Some(out) = gradients.get_mut(at) else { continue };
+            for (out, x) in out.iter_mut().zip(x) {
                 *out += T::Real::from_f64(weight * x.f64());
             }
         }
