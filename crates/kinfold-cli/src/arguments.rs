@@ -211,7 +211,7 @@ pub(crate) struct TrainArguments {
     /// What moves the weights; LARS, as SimCLR's code has it, suits large batches [default: adamw]
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
-    /// The highest learning rate [default: 0.002 for adamw, of texts 0.1 · √(B / 2048) for a batch of B
+    /// The highest learning rate [default: 0.002 for adamw, of texts 0.1 · (B / 2048)^⅔ for a batch of B
     /// pairs, of vectors 0.0035; 0.06 · B / 256 for sgd and 0.3 · B / 256 for lars]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
