@@ -190,8 +190,8 @@ pub(crate) struct TrainArguments {
     /// about a third more time. Batch norm sees one chunk at a time [default: the whole batch]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
-    /// What turns a view into an embedding [default: convnet, of texts static, of vectors adapter]; its settings are in --config's
-    /// [encoder]
+    /// What turns a view into an embedding [default: convnet, of texts static, of vectors adapter]; its
+    /// settings are in --config's [encoder]
     #[arg(long, value_enum)]
     encoder: Option<Encoder>,
     /// Weights to begin with: for texts a folder of model2vec or of sentence-transformers, or a .safetensors

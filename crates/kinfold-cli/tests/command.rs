@@ -1,32 +1,15 @@
 //! The command as somebody uses it: what it leaves, what it prints, how it fails.
 
+mod common;
+
+use common::{fails, kinfold, succeeds};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
-
-fn kinfold(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kinfold")).args(arguments).output().unwrap()
-}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Succeeds; what it printed.
-fn succeeds(arguments: &[&str]) -> String {
-    let output = kinfold(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Fails with this code; what it said of it.
-fn fails(code: i32, arguments: &[&str]) -> String {
-    let output = kinfold(arguments);
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
 }
 
 fn json(path: &Path) -> Value {

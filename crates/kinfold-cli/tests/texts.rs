@@ -2,28 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::{fails, succeeds};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use tempfile::TempDir;
-
-fn kinfold(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kinfold")).args(arguments).output().unwrap()
-}
-
-fn succeeds(arguments: &[&str]) -> String {
-    let output = kinfold(arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn fails(code: i32, arguments: &[&str]) -> String {
-    let output = kinfold(arguments);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// Sentences of one thing each in two sets of words that never meet but in pairs: what belongs together
 /// can be learned and not be read.

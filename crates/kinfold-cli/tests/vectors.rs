@@ -2,28 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::{fails, succeeds};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn kinfold(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kinfold")).args(arguments).output().unwrap()
-}
-
-fn succeeds(arguments: &[&str]) -> String {
-    let output = kinfold(arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn fails(code: i32, arguments: &[&str]) -> String {
-    let output = kinfold(arguments);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 const PAIRS: usize = 600;
 const DIM: usize = 16;
@@ -59,6 +44,12 @@ fn files(folder: &Path, belong: bool) -> (String, String) {
     (at("table.csv"), at("pairs.csv"))
 }
 
+/// Trains on pairs of names in batches that are small enough for them.
+fn train(pairs: &str, table: &str, run: &str, more: &[&str]) -> String {
+    let all = ["train", "--data", pairs, "--vectors", table, "--batch", "64", "--out", run];
+    succeeds(&[&all[..], more].concat())
+}
+
 #[test]
 fn an_adapter_learns_what_a_matrix_can_and_is_exported() {
     let folder = tempfile::tempdir().unwrap();
@@ -66,23 +57,8 @@ fn an_adapter_learns_what_a_matrix_can_and_is_exported() {
     let (table, pairs) = files(folder.path(), true);
     let (run, config) = (at("run"), at("linear.toml"));
     fs::write(&config, "[encoder]\nform = \"linear\"\n").unwrap();
-    let said = succeeds(&[
-        "train",
-        "--config",
-        &config,
-        "--data",
-        &pairs,
-        "--vectors",
-        &table,
-        "--batch",
-        "64",
-        "--epochs",
-        "20",
-        "--learning-rate",
-        "0.02",
-        "--out",
-        &run,
-    ]);
+    let longer = ["--config", &config, "--epochs", "20", "--learning-rate", "0.02"];
+    let said = train(&pairs, &table, &run, &longer);
     assert!(said.contains("Training gained +"), "{said}");
     assert!(said.contains("of what is set aside") && said.contains("were the best"), "{said}");
     let told: Value = serde_json::from_str(&succeeds(&["evaluate", &run, "--json"])).unwrap();
@@ -139,19 +115,7 @@ fn every_form_and_tower_trains_and_resumes() {
         );
         fs::write(&config, encoder).unwrap();
         let run = at(&format!("{form}-{towers}"));
-        succeeds(&[
-            "train",
-            "--config",
-            &config,
-            "--data",
-            &pairs,
-            "--vectors",
-            &table,
-            "--batch",
-            "64",
-            "--out",
-            &run,
-        ]);
+        train(&pairs, &table, &run, &["--config", &config]);
         let settings = fs::read_to_string(Path::new(&run).join("config.toml")).unwrap();
         assert!(settings.contains("name = \"one-way\"") && settings.contains("epochs = 5"));
         // As if it had been stopped after its last checkpoint, which knows the best epoch so far.
@@ -215,7 +179,7 @@ fn mined_negatives_are_near_and_belong_to_others() {
     assert_eq!(below, ["negative_1", "negative_2", "negative_3"].map(cell));
     // What was mined can be trained on.
     let run = at("run");
-    succeeds(&["train", "--data", &out, "--vectors", &table, "--batch", "64", "--out", &run]);
+    train(&out, &table, &run, &[]);
     assert!(fails(2, &[&mine[..6], &["x.txt"]].concat()).contains("neither .jsonl nor .csv"));
     assert!(fails(2, &[&mine[..], &["--ranks", "5-2"]].concat()).contains("ranks are 5 to 2"));
 }

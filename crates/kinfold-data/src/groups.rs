@@ -3,6 +3,7 @@
 //! Input: pairs of rows, some with an id or a label. Output: for each pair the number of its group. Two pairs
 //! that share an anchor, a positive, an id or a label are in one group, and groups that share a pair are one.
 
+use crate::items::Listed;
 use std::collections::HashMap;
 
 /// Pairs, and what each shares with which.
@@ -48,8 +49,15 @@ impl Groups {
         pair
     }
 
+    /// Writes its group into each pair; `listed` are those that were told, in order.
+    pub(crate) fn write(self, listed: &mut [Listed]) {
+        for (pair, group) in listed.iter_mut().zip(self.of_pairs()) {
+            pair.group = group;
+        }
+    }
+
     /// The group of each pair, which is the number of its first pair.
-    pub(crate) fn of_pairs(mut self) -> Vec<usize> {
+    fn of_pairs(mut self) -> Vec<usize> {
         (0..self.earlier.len()).map(|pair| self.first(pair)).collect()
     }
 }

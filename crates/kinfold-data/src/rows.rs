@@ -129,9 +129,7 @@ pub(crate) fn pairs(mut table: Table, names: [&str; 2], labels: Labels) -> Resul
         groups.pair(a, b, id, joined);
         listed.push(Listed { a, b, group: 0, line: row.number });
     }
-    for (pair, group) in listed.iter_mut().zip(groups.of_pairs()) {
-        pair.group = group;
-    }
+    groups.write(&mut listed);
     Ok(Items { listed, negatives, ..distinct.items })
 }
 

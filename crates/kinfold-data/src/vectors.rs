@@ -69,11 +69,11 @@ fn unit_rows(path: &Path) -> Result<Matrix, Error> {
         return Err(wrong(row, &format!("(counted from 0) holds {number}, which is no vector's")));
     }
     let length = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    if let Some(row) = matrix.numbers.chunks(matrix.dim).position(|row| length(row) == 0.0) {
+    let lengths: Vec<f64> = matrix.numbers.par_chunks(matrix.dim).map(length).collect();
+    if let Some(row) = lengths.iter().position(|&length| length == 0.0) {
         return Err(wrong(row, "(counted from 0) is all zeros, which has no direction"));
     }
-    matrix.numbers.par_chunks_mut(matrix.dim).for_each(|row| {
-        let length = length(row);
+    matrix.numbers.par_chunks_mut(matrix.dim).zip(lengths).for_each(|(row, length)| {
         row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     });
     Ok(matrix)
@@ -140,9 +140,7 @@ fn in_two_files(queries: &Path, documents: &Path) -> Result<Vectors, Error> {
         groups.pair(a, b, None, label);
         listed.push(Listed { a, b, group: 0, line: row as u64 });
     }
-    for (pair, group) in listed.iter_mut().zip(groups.of_pairs()) {
-        pair.group = group;
-    }
+    groups.write(&mut listed);
     let items = Items { listed, ..distinct.items };
     Ok(Vectors::new(items, distinct.values, of_queries.dim))
 }

@@ -9,7 +9,7 @@ use kinfold::Embeddings;
 use kinfold::measures::{Neighbour, nearest};
 use kinfold_data::{Data, Items, Kind, write_negatives};
 use kinfold_train::run::{SavedModel, write_whole};
-use kinfold_train::tensors::{embed_documents, embed_rows};
+use kinfold_train::tensors::{cosine, embed_documents, embed_rows};
 use kinfold_train::{DataSource, Error, Settings};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -180,8 +180,8 @@ struct Asked {
     place_of: BTreeMap<usize, usize>,
     /// The pairs of each query.
     places: BTreeMap<usize, Vec<usize>>,
-    /// The groups of each document.
-    groups: Vec<Vec<usize>>,
+    /// The group of each row that is a document.
+    groups: Vec<Option<usize>>,
     /// The most documents of a group.
     largest_group: usize,
 }
@@ -190,20 +190,16 @@ impl Asked {
     fn new(items: &Items) -> Self {
         let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         let (mut documents, mut place_of) = (Vec::new(), BTreeMap::new());
-        let mut groups: Vec<Vec<usize>> = Vec::new();
         for place in 0..items.pairs() {
             let (query, document) = items.pair(place);
             places.entry(query).or_default().push(place);
-            let at = *place_of.entry(document).or_insert_with(|| {
+            place_of.entry(document).or_insert_with(|| {
                 documents.push(document);
-                groups.push(Vec::new());
                 documents.len() - 1
             });
-            let group = items.group(place);
-            if !groups[at].contains(&group) {
-                groups[at].push(group);
-            }
         }
+        // Pairs that share a document are one group, so that it has one.
+        let groups = items.groups_of_seconds();
         let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
         groups.iter().flatten().for_each(|&group| *sizes.entry(group).or_default() += 1);
         let queries = places.keys().copied().collect();
@@ -225,16 +221,10 @@ impl Asked {
         let group = items.group(place);
         // Nothing belongs to itself, and nothing of a group is a negative of the group.
         let others = near.iter().filter(|near| {
-            self.documents[near.row] != query && !self.groups[near.row].contains(&group)
+            let row = self.documents[near.row];
+            row != query && self.groups[row] != Some(group)
         });
         let ranked = others.take(last_rank).skip(first_rank - 1);
         ranked.filter(|near| near.cosine < margin * positive).take(negatives).collect()
     }
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
 }

@@ -160,7 +160,7 @@ impl Criterion {
     /// the first views alone where there are [`keys`](Self::keys).
     pub(crate) fn rows(&self, model: &Model, views: Input) -> Tensor<2> {
         let n = views.len() / (2 + self.negatives.per_pair);
-        let elsewhere = self.queue.is_some() || self.constant_documents(model, &views).is_some();
+        let elsewhere = self.queue.is_some() || self.has_constant_documents(model);
         model.project(if elsewhere { views.narrow(0, n) } else { views })
     }
 
@@ -170,15 +170,15 @@ impl Criterion {
         let n = views.len() / 2;
         match &self.queue {
             Some(queue) => Some(queue.model.project(views.narrow(n, n)).detach()),
-            None => self.constant_documents(model, views),
+            None if self.has_constant_documents(model) => views.documents(),
+            None => None,
         }
     }
 
-    /// Documents that the model leaves as they are: their gradient would be a third of the work, and nobody
-    /// asks for it.
-    fn constant_documents(&self, model: &Model, views: &Input) -> Option<Tensor<2>> {
-        let apart = model.leaves_documents() && self.negatives.per_pair == 0;
-        if apart { views.documents() } else { None }
+    /// Whether documents, which the model leaves as they are, stand apart: their gradient would be a third of
+    /// the work, and nobody asks for it.
+    fn has_constant_documents(&self, model: &Model) -> bool {
+        model.leaves_documents() && self.negatives.per_pair == 0
     }
 
     /// The loss of `pairs`, by their [`rows`](Self::rows), in as many parts as one likes, and

@@ -170,9 +170,8 @@ impl OptimizerSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EarlyStoppingSettings {
-    /// The share of what is trained on that is set aside, at most 300 queries; 0 for none, and the
-    /// last epoch's weights. By
-    /// default 0.05 of vectors, which alone are judged so.
+    /// The share of what is trained on that is set aside, at most 300 queries; 0 for none, and the last epoch's
+    /// weights. By default 0.05 of vectors, which alone are judged so.
     pub share: f64,
     /// After so many epochs without a better one training ends.
     pub patience: usize,
@@ -400,33 +399,31 @@ impl Settings {
     /// The defaults for data of a kind; those of images are [`Settings::default`].
     pub fn of_kind(kind: Kind) -> Self {
         let settings = Self::default();
+        // Of queries and documents, texts or vectors.
+        let of_pairs = |settings: Self| Self {
+            loss: LossSettings {
+                name: "one-way".to_owned(),
+                temperature: Some(0.05),
+                ..settings.loss
+            },
+            optimizer: OptimizerSettings { weight_decay: 0.0, ..settings.optimizer },
+            ..settings
+        };
         match kind {
             Kind::Images => settings,
             Kind::Texts => Self {
                 hold_out: 0.05,
                 epochs: 3,
                 encoder: EncoderSettings::named(EncoderName::Static),
-                loss: LossSettings {
-                    name: "one-way".to_owned(),
-                    temperature: Some(0.05),
-                    ..settings.loss
-                },
-                optimizer: OptimizerSettings { weight_decay: 0.0, ..settings.optimizer },
-                ..settings
+                ..of_pairs(settings)
             },
             Kind::Vectors => Self {
                 hold_out: 0.1,
                 epochs: 5,
                 encoder: EncoderSettings::named(EncoderName::Adapter),
                 pairs: PairSettings { allow_same_class: true, ..settings.pairs },
-                loss: LossSettings {
-                    name: "one-way".to_owned(),
-                    temperature: Some(0.05),
-                    ..settings.loss
-                },
-                optimizer: OptimizerSettings { weight_decay: 0.0, ..settings.optimizer },
-                early_stopping: EarlyStoppingSettings { share: 0.1, ..settings.early_stopping },
-                ..settings
+                early_stopping: EarlyStoppingSettings { share: 0.05, ..settings.early_stopping },
+                ..of_pairs(settings)
             },
         }
     }

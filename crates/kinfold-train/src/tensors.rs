@@ -35,6 +35,14 @@ pub fn numbers<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, Error> {
     x.into_data().try_to_vec().map_err(|e| Error::Data(format!("embeddings are not f32: {e:?}")))
 }
 
+/// The cosine of two embeddings; 0 where one is all zeros, as that of a text without a known token.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
+}
+
 /// The first `cut` numbers of each of some embeddings of `dim`, or all where there are no more.
 pub fn first_numbers(embeddings: &[f32], dim: usize, cut: usize) -> Cow<'_, [f32]> {
     if cut >= dim {

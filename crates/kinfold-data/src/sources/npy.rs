@@ -50,7 +50,7 @@ pub(super) fn load(path: &Path, budget: &Budget) -> Result<Listing, Error> {
     if number != Number::U8 {
         check_range(path, &raw, n)?;
     }
-    let labels = labels(&path.with_file_name("labels.npy"), path, n)?;
+    let labels = labels_beside(path, n)?.unwrap_or_else(|| vec![String::new(); n]);
     let stem = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
     let mut listing = Listing::default();
     listing.push_records(&stem, raw, labels);
@@ -121,10 +121,11 @@ fn check_range(path: &Path, raw: &Raw, n: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// A label for each row of an array; empty ones where there is no file of them.
-fn labels(path: &Path, array: &Path, n: usize) -> Result<Vec<String>, Error> {
+/// A label for each of the `n` rows of an array, out of `labels.npy` beside it where there is one.
+pub(crate) fn labels_beside(array: &Path, n: usize) -> Result<Option<Vec<String>>, Error> {
+    let path = &array.with_file_name("labels.npy");
     if !path.is_file() || path == array {
-        return Ok(vec![String::new(); n]);
+        return Ok(None);
     }
     let shape = header(path)?.shape;
     if shape != [n] {
@@ -134,14 +135,7 @@ fn labels(path: &Path, array: &Path, n: usize) -> Result<Vec<String>, Error> {
         );
         return Err(Error::data_file(path, reason));
     }
-    integers(path)
-}
-
-/// A label for each row of an array, out of `labels.npy` beside it where there is one.
-pub(crate) fn labels_beside(array: &Path, rows: usize) -> Result<Option<Vec<String>>, Error> {
-    let path = array.with_file_name("labels.npy");
-    let there = path.is_file() && path != array;
-    there.then(|| labels(&path, array, rows)).transpose()
+    integers(path).map(Some)
 }
 
 /// A list of whole numbers, as text.

@@ -8,8 +8,8 @@
 //! - SentencePiece's BPE as LLaMA has it, which writes spaces as `▁` and merges over a whole text: as long as no
 //!   token has a `▁` behind another character, no merge crosses the beginning of a word.
 
-use serde_json::{Value, json};
-use tokenizers::{Model, Tokenizer};
+use serde_json::json;
+use tokenizers::{Model, ModelWrapper, Tokenizer};
 
 /// What SentencePiece writes for a space.
 const SPACE: char = '▁';
@@ -33,26 +33,27 @@ enum Form {
 impl Words {
     /// None where a tokenizer's words may depend on each other.
     pub(super) fn of(tokenizer: &Tokenizer) -> Option<Self> {
-        let part = |value: Result<Value, serde_json::Error>| value.ok();
-        let normalizer = part(serde_json::to_value(tokenizer.get_normalizer()))?;
-        let splits = part(serde_json::to_value(tokenizer.get_pre_tokenizer()))?;
+        let normalizer = serde_json::to_value(tokenizer.get_normalizer()).ok()?;
+        let splits = serde_json::to_value(tokenizer.get_pre_tokenizer()).ok()?;
         let sentence_piece = json!({"type": "Sequence", "normalizers": [
             {"type": "Prepend", "prepend": "▁"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         ]});
-        let model = part(serde_json::to_value(tokenizer.get_model()))?;
+        let crosses = |token: &String| {
+            let mut letters = token.chars().skip_while(|&letter| letter == SPACE);
+            letters.any(|letter| letter == SPACE)
+        };
+        // Dropout draws merges anew each time.
+        let merges_alike =
+            || matches!(tokenizer.get_model(), ModelWrapper::BPE(bpe) if bpe.dropout.is_none());
         let form = if normalizer["type"] == "BertNormalizer" && splits["type"] == "BertPreTokenizer"
         {
             Form::Bert
-        } else if normalizer == sentence_piece && splits.is_null() && model["type"] == "BPE" {
-            // Dropout draws merges anew each time.
-            let crosses = |token: &String| {
-                let mut letters = token.chars().skip_while(|&letter| letter == SPACE);
-                letters.any(|letter| letter == SPACE)
-            };
-            if !model["dropout"].is_null() || tokenizer.get_vocab(false).keys().any(crosses) {
-                return None;
-            }
+        } else if normalizer == sentence_piece
+            && splits.is_null()
+            && merges_alike()
+            && !tokenizer.get_vocab(false).keys().any(crosses)
+        {
             Form::SentencePiece
         } else {
             return None;

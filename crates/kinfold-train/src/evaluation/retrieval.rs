@@ -33,10 +33,12 @@ impl Retrieval {
         let Some(task) = task else { return Ok(None) };
         let Task { queries, documents, .. } = &task;
         let [of_queries, of_documents] = task.embeddings(trained, data, device)?;
-        let trained = task.rank(&of_queries, &of_documents)?;
-        let by_words = match data {
-            Data::Texts(texts) => Some(task.by_words(texts, &of_queries, &of_documents)?),
-            _ => None,
+        let (trained, by_words) = match data {
+            Data::Texts(texts) => {
+                let [trained, alone, both] = task.by_words(texts, &of_queries, &of_documents)?;
+                (trained, Some([alone, both]))
+            }
+            _ => (task.rank(&of_queries, &of_documents)?, None),
         };
         // What are numbers already can be compared as they are.
         let untrained = match (data.raw(queries)?, data.raw(documents)?) {
@@ -187,25 +189,25 @@ impl Task {
         Ok([queries, self.embed_documents(model, data, device)?])
     }
 
-    /// How each query finds what it asks for by its words (BM25), and by these and its embedding together.
+    /// How each query finds what it asks for by its embedding, by its words (BM25), and by both together.
     fn by_words(
         &self,
         texts: &Texts,
         queries: &[f32],
         documents: &[f32],
-    ) -> Result<[Vec<Ranking>; 2], Error> {
+    ) -> Result<[Vec<Ranking>; 3], Error> {
         let names = &texts.items.names;
         let bm25 = Bm25::new(&self.documents.iter().map(|&row| &names[row]).collect::<Vec<_>>());
         let dim = queries.len() / self.questions.len();
         let (queries, documents) =
             (Embeddings::new(queries, dim)?, Embeddings::new(documents, dim)?);
-        let both = each_row(queries, documents, |i, cosines| {
+        let all = each_row(queries, documents, |i, cosines| {
             let scores = bm25.scores(&names[self.queries[i]]);
             let question = &self.questions[i];
-            (question.ranking(&scores), question.ranking(&fused(cosines, &scores)))
+            let both = fused(cosines, &scores);
+            [question.ranking(cosines), question.ranking(&scores), question.ranking(&both)]
         })?;
-        let (alone, together) = both.into_iter().unzip();
-        Ok([alone, together])
+        Ok([0, 1, 2].map(|method| all.iter().map(|rankings| rankings[method]).collect()))
     }
 
     /// The same by vectors of the queries and of the documents.

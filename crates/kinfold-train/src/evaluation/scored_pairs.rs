@@ -4,7 +4,7 @@
 
 use crate::Error;
 use crate::run::{Estimate, ScoredPairs};
-use crate::tensors::embed;
+use crate::tensors::{cosine, embed};
 use burn::tensor::Device;
 use kinfold::measures::rank_correlation;
 use kinfold_data::Data;
@@ -42,12 +42,4 @@ impl ScoredPairs {
             trained: of(trained)?,
         }))
     }
-}
-
-/// 0 where one is all zeros, as that of a text without a known token.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
 }

@@ -48,8 +48,9 @@ fn held_out_by_default() -> f64 {
 
 impl SavedModel {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let Settings { version, data, hold_out, seed, image, vector, .. } = settings.clone();
-        let (mut text, mut encoder) = (settings.text.clone(), settings.encoder.clone());
+        let Settings { version, data, hold_out, seed, image, mut text, vector, .. } =
+            settings.clone();
+        let mut encoder = settings.encoder.clone();
         // What it began with is in its weights.
         encoder.init = None;
         // The folder holds its tokenizer.

@@ -42,12 +42,10 @@ impl EarlyStopping {
         let device = Device::flex();
         let stay = best.leaves_documents();
         let documents = stay.then(|| task.embed_documents(&best, data, &device)).transpose()?;
-        let mut stopping = Self { task, patience, documents, scores: Vec::new(), best };
-        stopping.judge(data, model)?;
-        Ok(Some(stopping))
+        Ok(Some(Self { task, patience, documents, scores: Vec::new(), best }))
     }
 
-    /// Judges the model after another epoch; nDCG@10.
+    /// Judges the model before training, and then after another epoch each time; nDCG@10.
     pub(super) fn judge(&mut self, data: &Data, model: &Model) -> Result<f64, Error> {
         let model = model.snapshot();
         let device = Device::flex();

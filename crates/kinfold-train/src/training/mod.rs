@@ -276,6 +276,9 @@ impl Training {
         on_event(Event::Started { run, settings, data, split, pairs, steps: self.steps })?;
         if self.state.step == 0 {
             on_event(Event::Weights { step: 0, model: &model, last: false })?;
+            if let Some(stopping) = &mut self.early_stopping {
+                stopping.judge(&self.data, &model)?;
+            }
         }
         let place = (self.state.epoch, self.state.done);
         let loader = Loader::start(&self.settings, &self.data, &self.pairs, place);
