@@ -1,17 +1,19 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it fails fastest.
 //! `cargo xtask sanitize`: the unsafe parts of the engine and of the operations for Burn under AddressSanitizer.
 //! `cargo xtask test-torch`: the Python package with PyTorch and the libraries that it may replace.
+//! `cargo xtask test-mpi`: runs of several processes; installs the MPI that they need, or says what is missing.
 //! `cargo xtask wheel`: the Python package, for machines without Rust.
 //!
 //! Tests are built in release, as the command is, so that one build of the dependencies serves both.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for developers")]
 
+mod mpi;
 mod python;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: cargo xtask test | sanitize | test-torch [--python PATH] | wheel";
+const USAGE: &str = "usage: cargo xtask test | sanitize | test-torch [--python PATH] | test-mpi | wheel";
 
 const CHECKS: [(&str, &[&str]); 7] = [
     ("format", &["fmt", "--all", "--check"]),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ["sanitize"] => sanitize(),
         ["test-torch"] => python::test_torch(None),
         ["test-torch", "--python", path] => python::test_torch(Some(path)),
+        ["test-mpi"] => mpi::test(),
         ["wheel"] => python::wheel(),
         _ => {
             eprintln!("{USAGE}");

@@ -188,6 +188,11 @@ impl ContrastiveLoss {
         Self { log_scale: self.log_scale.map(|parameter| parameter.map(clamp)), ..self }
     }
 
+    /// The same with other settings; what is learned stays as it is.
+    pub(crate) fn with_settings(&self, settings: kinfold::ContrastiveLoss) -> Self {
+        Self { settings, ..self.clone() }
+    }
+
     /// The settings; a learned temperature or bias is here as it was at the start.
     pub fn settings(&self) -> &kinfold::ContrastiveLoss {
         &self.settings

@@ -30,6 +30,7 @@ mod batch;
 mod contrastive_loss;
 mod fused;
 mod learned;
+mod share;
 mod strips;
 
 pub use batch::PairBatch;

@@ -493,3 +493,72 @@ fn a_batch_that_disagrees_is_refused_on_both_paths() {
         }
     }
 }
+
+/// Whether the pairs of a batch have shares in this loss.
+fn has_shares(setup: &sample::Setup) -> bool {
+    let weighted = matches!(setup.loss.objective(), Objective::DecoupledWeighted { .. });
+    let compared = setup.sample.guide.is_some() || setup.loss.within_views();
+    !(weighted || compared || sample::has_labels(&setup.loss))
+}
+
+#[test]
+fn shares_add_up_to_the_loss_of_the_batch_and_so_do_their_gradients() {
+    let device = Device::flex().autodiff();
+    let drawn = (0..600).filter_map(|seed| sample::together(seed, 12));
+    let every = every_loss(0.3).into_iter().flat_map(variations).map(|setup| (setup, 1e-9));
+    let (mut count, mut refused) = (0, 0);
+    for (setup, most) in every.chain(drawn.map(|setup| (setup, 1e-6))) {
+        let sample = &setup.sample;
+        let n = sample.n();
+        let module = ContrastiveLoss::new(setup.loss()).learned(&device);
+        let tensors = Tensors::new(sample, DType::F64, &device);
+        let whole = forward(&module, tensors.batch.clone(), None).unwrap();
+        let scale = module.log_scale.as_ref().unwrap().val();
+        let gradients_of = |value: Tensor<1>| {
+            let value_of = numbers(value.clone());
+            let gradients = value.sum().backward();
+            let of = |x: Option<&Tensor<2>>| {
+                x.map_or(vec![], |x| x.grad(&gradients).map_or(vec![], numbers))
+            };
+            let matrices = [
+                of(Some(&tensors.queries)),
+                of(tensors.keys.as_ref()),
+                of(tensors.shared.as_ref()),
+            ];
+            let [queries, keys, negatives] = matrices;
+            let scale = scale.grad(&gradients).map_or(vec![0.0], numbers);
+            [value_of, queries, keys, negatives, scale]
+        };
+        let expected = gradients_of(whole);
+        // One of them has no pairs.
+        for cuts in [vec![0, n], vec![0, n / 3, n / 3, n], (0..=n).collect()] {
+            let what = format!("{cuts:?}, {}, {setup:?}", setup.name);
+            let mut sums: [Vec<f64>; 5] = Default::default();
+            for own in cuts.windows(2).map(|cut| cut[0]..cut[1]) {
+                let share = module.try_forward_share(tensors.batch.clone(), own);
+                if !has_shares(&setup) {
+                    assert!(share.unwrap_err().to_string().contains("share"), "{what}");
+                    refused += 1;
+                    continue;
+                }
+                for (sum, more) in sums.iter_mut().zip(gradients_of(share.unwrap())) {
+                    sum.resize(sum.len().max(more.len()), 0.0);
+                    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+                }
+            }
+            if has_shares(&setup) {
+                // The last is an f32.
+                let most = [most, most, most, most, 1e-6];
+                for ((ours, theirs), most) in sums.iter().zip(&expected).zip(most) {
+                    assert_close(&what, ours, theirs, most);
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 1000 && refused > 100, "{count} {refused}");
+    let module = ContrastiveLoss::preset(Preset::SimClrTf);
+    let (q, k) = (random([3, 2], &device), random([3, 2], &device));
+    let said = module.try_forward_share((q, k), 1..4).unwrap_err().to_string();
+    assert!(said.contains("the end of a share is 4"), "{said}");
+}

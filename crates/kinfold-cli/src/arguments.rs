@@ -70,6 +70,25 @@ pub(crate) enum Command {
     Bench(BenchArguments),
 }
 
+impl Command {
+    /// As it is written on the command line.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Train(_) => "train",
+            Self::Embed(_) => "embed",
+            Self::Export(_) => "export",
+            Self::Views(_) => "views",
+            Self::Evaluate(_) => "evaluate",
+            Self::Diagnose(_) => "diagnose",
+            Self::Report(_) => "report",
+            Self::Search(_) => "search",
+            Self::Mine(_) => "mine",
+            Self::Study(_) => "study",
+            Self::Bench(_) => "bench",
+        }
+    }
+}
+
 /// What images are seen, and how: the same for training and for a look before it.
 #[derive(Debug, Args)]
 struct SeenArguments {

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod bench;
+mod processes;
 mod show;
 mod show_diagnosis;
 
@@ -17,14 +18,31 @@ use arguments::{
 use kinfold_data::Kind;
 use kinfold_report::{Found, Recorder, StudyEvent};
 use kinfold_train::run::SavedModel;
-use kinfold_train::{Embedded, Error, Event, Format, run_folder};
-use std::path::Path;
+use kinfold_train::{Embedded, Error, Event, Format, Observer, Processes, Summary, run_folder};
+use processes::Standing;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn main() -> ExitCode {
-    let done = match Arguments::read().command {
+    let command = Arguments::read().command;
+    let done = match &command {
+        Command::Train(_) => run(command),
+        alone => processes::only_one(alone.name()).and_then(|()| run(command)),
+    };
+    match done {
+        Ok(code) if show::all_was_written() => code,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            show::error(&error);
+            ExitCode::from(if error.is_usage() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Error> {
+    match command {
         Command::Train(arguments) => train(&arguments),
         Command::Embed(arguments) => embed(&arguments),
         Command::Export(arguments) => export(&arguments),
@@ -36,14 +54,6 @@ fn main() -> ExitCode {
         Command::Mine(arguments) => mine(&arguments),
         Command::Study(StudyCommand::Temperature(arguments)) => study_temperature(&arguments),
         Command::Bench(arguments) => bench(&arguments),
-    };
-    match done {
-        Ok(code) if show::all_was_written() => code,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            show::error(&error);
-            ExitCode::from(if error.is_usage() { 2 } else { 1 })
-        }
     }
 }
 
@@ -75,6 +85,10 @@ fn stop_on_ctrl_c() -> Arc<AtomicBool> {
 }
 
 fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
+    let processes = processes::begin()?;
+    if processes.are_several() {
+        return Ok(train_together(arguments, &processes));
+    }
     let stop = stop_on_ctrl_c();
     let mut progress = show::Training::new();
     let mut recorder = Recorder::new();
@@ -108,6 +122,53 @@ fn train(arguments: &TrainArguments) -> Result<ExitCode, Error> {
     let summary = summary?;
     show::summary(&summary, &out);
     Ok(if summary.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// [`train`] of one process among several. The first shows what there is to see.
+fn train_together(arguments: &TrainArguments, processes: &Processes) -> ExitCode {
+    let standing = Standing::default();
+    let stop = processes::stop_together(processes, &standing);
+    let (mut progress, mut recorder) = (show::Training::in_lines(), Recorder::new());
+    let mut on_event = |event: Event<'_>| {
+        standing.on_event(&event);
+        if !processes.is_first() {
+            return Ok(());
+        }
+        progress.show(&event);
+        recorder.on_event(&event)
+    };
+    match trained_together(arguments, processes, &stop, &mut on_event) {
+        Ok((out, summary)) => {
+            standing.end();
+            if processes.is_first() {
+                show::summary(&summary, &out);
+            }
+            ExitCode::from(if summary.interrupted { 130 } else { 0 })
+        }
+        Err(error) => processes::ended(&error, processes, &standing),
+    }
+}
+
+/// The run's folder, and what it reached.
+fn trained_together(
+    arguments: &TrainArguments,
+    processes: &Processes,
+    stop: &AtomicBool,
+    on_event: &mut Observer<'_>,
+) -> Result<(PathBuf, Summary), Error> {
+    processes.check_build(&processes::build())?;
+    if let Some(path) = &arguments.resume {
+        let data = arguments.moved();
+        let summary = kinfold_train::resume_over(processes, path, data, stop, on_event)?;
+        return Ok((run_folder(path).to_path_buf(), summary));
+    }
+    let settings = processes.agree(arguments.settings())?;
+    if processes.is_first() {
+        show::note(&format!("reading {} …", settings.data));
+    }
+    let out = arguments.out(&settings);
+    let summary = kinfold_train::train_over(processes, settings, &out, stop, on_event)?;
+    Ok((out, summary))
 }
 
 fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {

@@ -6,7 +6,7 @@ use kinfold_data::{Data, Images, Items, Pairs, Recipe, Split};
 use kinfold_report::{Found, Mined, StudyEvent, StudyRun, TokenizedText};
 use kinfold_train::{
     Embedded, Error, Estimate, Evaluation, EvaluationProgress, Event, Format, Measured, OneShot,
-    Progress, Retrieval, Retrieved, ScoredPairs, Settings, Summary, memory, shell_word,
+    Progress, Retrieval, Retrieved, ScoredPairs, Settings, Shared, Summary, memory, shell_word,
 };
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -193,12 +193,17 @@ pub(crate) struct Training {
 impl Training {
     pub(crate) fn new() -> Self {
         let bar = std::io::stdout().is_terminal().then(|| bar_on(ProgressDrawTarget::stdout()));
-        Self { bar, measuring: None, told: None }
+        Self { bar, ..Self::in_lines() }
+    }
+
+    /// Without a bar: what `mpirun` collects looks like a terminal to those that write it, and is none.
+    pub(crate) fn in_lines() -> Self {
+        Self { bar: None, measuring: None, told: None }
     }
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { settings, data, split, pairs, steps, .. } => {
+            Event::Started { settings, data, split, pairs, steps, processes, .. } => {
                 skipped(data.items());
                 left_out(pairs);
                 if let Data::Images(images) = data {
@@ -221,8 +226,12 @@ impl Training {
                     data.kind().noun(),
                     settings.epochs,
                     settings.batch.unwrap_or(0),
-                    memory::in_words(settings.memory_bytes(settings.shape(data))),
+                    memory::in_words(settings.memory_bytes(settings.shape(data), *processes)),
                 ));
+                if *processes > 1 {
+                    let pairs = settings.batch.unwrap_or(0).div_ceil(*processes);
+                    line(&format!("{processes} processes, up to {pairs} pairs of a batch each"));
+                }
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps as u64);
                 }
@@ -295,6 +304,9 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
         None => format!("its ceiling is {loss_ceiling:.3} (nothing learned)"),
     };
     line(&format!("{stopped} {steps} steps in {seconds:.0} s; loss {loss:.3}, {stands}"));
+    if let Some(shared) = &summary.processes {
+        self::shared(shared);
+    }
     match summary.best_epoch {
         Some(0) => line("no epoch was better than what was there before, which is kept"),
         Some(epoch) => {
@@ -324,6 +336,21 @@ pub(crate) fn summary(summary: &Summary, out: &Path) {
     if summary.interrupted {
         line(&format!("resume with: kinfold train --resume {run}"));
     }
+}
+
+/// What a step of several processes took.
+fn shared(shared: &Shared) {
+    let Shared { count, bytes_per_step, seconds_per_step } = shared;
+    let all: f64 = seconds_per_step.iter().map(|(_, seconds)| seconds).sum();
+    let parts = seconds_per_step.iter().map(|(part, seconds)| {
+        format!("{part} {:.0} %", 100.0 * seconds / all.max(f64::MIN_POSITIVE))
+    });
+    line(&format!(
+        "{count} processes, {:.1} ms a step: {}; {} sent by each",
+        1e3 * all,
+        parts.collect::<Vec<_>>().join(", "),
+        memory::in_words(*bytes_per_step as u64),
+    ));
 }
 
 /// What an evaluation was made on.

@@ -7,7 +7,8 @@ use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use kinfold_nn::ops::{self, Activation};
+use kinfold_nn::ops::{self, Activation, SharedBatch, SumOverProcesses};
+use std::sync::{Arc, Barrier, Mutex};
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
@@ -270,6 +271,96 @@ fn batch_norm_without_gradients_is_burns() {
     let x = random([3, 20, 5, 6], &device);
     let ours = ops::batch_norm(x.clone(), &layer, Activation::Relu);
     close("evaluation", ours.into_data(), relu(layer.forward(x)).into_data());
+}
+
+/// Threads in the place of processes.
+#[derive(Debug)]
+struct Threads {
+    arrival: Barrier,
+    sums: Mutex<Vec<f64>>,
+}
+
+impl Threads {
+    fn of(count: usize) -> Arc<Self> {
+        Arc::new(Self { arrival: Barrier::new(count), sums: Mutex::default() })
+    }
+}
+
+impl SumOverProcesses for Threads {
+    fn sum(&self, numbers: &mut [f64]) {
+        {
+            let mut sums = self.sums.lock().unwrap();
+            sums.resize(numbers.len(), 0.0);
+            sums.iter_mut().zip(&*numbers).for_each(|(sum, number)| *sum += number);
+        }
+        self.arrival.wait();
+        numbers.copy_from_slice(&self.sums.lock().unwrap());
+        if self.arrival.wait().is_leader() {
+            self.sums.lock().unwrap().clear();
+        }
+        self.arrival.wait();
+    }
+}
+
+/// Of uneven parts, one of which does not count.
+#[test]
+fn batch_norm_of_parts_is_that_of_the_whole_batch() {
+    let device = Device::flex().autodiff();
+    let (parts, channels, size) = ([3, 1, 4], 17, 5);
+    let whole = [parts.iter().sum(), channels, size, size];
+    for with_residual in [false, true] {
+        let layer = norm(channels, &device);
+        let (x, weights) = (random(whole, &device).add_scalar(3.0), random(whole, &device));
+        let apply = move |x: Tensor<4>, layer: &BatchNorm| match with_residual {
+            true => ops::batch_norm_add_relu(x.clone(), layer, x * 0.5),
+            false => ops::batch_norm(x, layer, Activation::Relu),
+        };
+        let running = |layer: &BatchNorm| {
+            [&layer.running_mean, &layer.running_var].map(|x| x.value_sync().into_data())
+        };
+        let once = copy_of(&layer);
+        let expected = seen(&x, &weights, |x| apply(x, &once), |g| of_norm(&once, g));
+
+        let threads = Threads::of(parts.len() + 1);
+        let (mut handles, mut first) = (Vec::new(), 0);
+        for rows in parts.into_iter().chain([0]) {
+            let part = |x: &Tensor<4>| x.clone().narrow(0, first, rows.max(1)).detach();
+            let (x, weights, layer) = (part(&x), part(&weights), copy_of(&layer));
+            // What does not count may be anything, and its gradient is dropped.
+            let x = if rows == 0 { x * 1e3 } else { x };
+            let shared = SharedBatch { processes: threads.clone(), counts: rows > 0 };
+            first = if rows == 0 { first } else { (first + rows).min(whole[0] - 1) };
+            handles.push(std::thread::spawn(move || {
+                ops::over_shared_batch(Some(shared), || {
+                    let seen = seen(&x, &weights, |x| apply(x, &layer), |g| of_norm(&layer, g));
+                    (seen, running(&layer))
+                })
+            }));
+        }
+        let seen: Vec<_> = handles.into_iter().map(|handle| handle.join().unwrap()).collect();
+        let tensor = |data: &TensorData| Tensor::<4>::from_data(data.clone(), &device);
+        let joined = |of: &dyn Fn(&Seen) -> &TensorData| {
+            let counted = seen[..parts.len()].iter().map(|(seen, _)| tensor(of(seen)));
+            Tensor::cat(counted.collect(), 0).into_data()
+        };
+        let sum = |i: usize| {
+            let parts = seen[..parts.len()].iter().map(|(seen, _)| {
+                Tensor::<1>::from_data(seen.parameters[i].clone().unwrap(), &device)
+            });
+            Some(parts.reduce(|sum, part| sum + part).unwrap().into_data())
+        };
+        let ours = Seen {
+            out: joined(&|seen| &seen.out),
+            x: joined(&|seen| &seen.x),
+            parameters: (0..expected.parameters.len()).map(sum).collect(),
+        };
+        alike(&format!("parts, residual {with_residual}"), ours, expected);
+        for (_, ours) in &seen {
+            for (ours, whole) in ours.iter().zip(running(&once)) {
+                close("running statistics of parts", ours.clone(), whole);
+            }
+        }
+    }
 }
 
 /// What f32 sums of squares would lose.

@@ -13,11 +13,12 @@ use crate::tensors::numbers;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
-use kinfold::{Batch, Embeddings, Objective, Temperature};
+use kinfold::{Batch, Embeddings, Form, Objective, Temperature};
 use kinfold_burn::{ContrastiveLoss, PairBatch};
 use kinfold_data::{Items, Pair, Pairs};
 use kinfold_nn::encoders::{Input, InputShape, Model};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 pub(crate) struct Criterion {
     named: Named,
@@ -75,6 +76,15 @@ struct Queue {
     classes: VecDeque<i64>,
     /// The keys and classes of the step that is under way.
     new: Option<(Tensor<2>, Vec<i64>)>,
+}
+
+/// A batch as the loss sees it, each `[rows, projection]`.
+#[derive(Clone)]
+pub(crate) struct Projected {
+    pub(crate) queries: Tensor<2>,
+    pub(crate) keys: Tensor<2>,
+    /// Those that the data lists, pair by pair.
+    pub(crate) negatives: Option<Tensor<2>>,
 }
 
 /// What a batch's loss came to, and what it can be compared with.
@@ -189,27 +199,44 @@ impl Criterion {
         keys: Option<Tensor<2>>,
         pairs: &[Pair],
     ) -> Result<Loss, Error> {
+        self.loss_of(self.projected(rows, keys), pairs, None)
+    }
+
+    /// What the loss is of, out of [`rows`](Self::rows), in as many parts as one likes, and
+    /// [`keys`](Self::keys).
+    pub(crate) fn projected(&self, rows: Vec<Tensor<2>>, keys: Option<Tensor<2>>) -> Projected {
+        if let Some(keys) = keys {
+            return Projected { queries: Tensor::cat(rows, 0), keys, negatives: None };
+        }
+        let per_pair = self.negatives.per_pair;
+        let (mut queries, mut keys, mut negatives) = (Vec::new(), Vec::new(), Vec::new());
+        for rows in rows {
+            let n = rows.dims()[0] / (2 + per_pair);
+            queries.push(rows.clone().narrow(0, 0, n));
+            keys.push(rows.clone().narrow(0, n, n));
+            if per_pair > 0 {
+                negatives.push(rows.narrow(0, 2 * n, per_pair * n));
+            }
+        }
+        Projected {
+            queries: Tensor::cat(queries, 0),
+            keys: Tensor::cat(keys, 0),
+            negatives: (!negatives.is_empty()).then(|| Tensor::cat(negatives, 0)),
+        }
+    }
+
+    /// The loss of `pairs`, or of its share that the pairs `own` are.
+    pub(crate) fn loss_of(
+        &mut self,
+        Projected { queries, keys, negatives }: Projected,
+        pairs: &[Pair],
+        own: Option<Range<usize>>,
+    ) -> Result<Loss, Error> {
         let n = pairs.len();
         let classes: Option<Vec<i64>> = match &self.classes {
             Some(classes) => Some(pairs.iter().map(|pair| classes[pair.a]).collect()),
             None if self.mask => Some(pairs.iter().map(|pair| pair.group as i64).collect()),
             None => None,
-        };
-        let (per_pair, mut negatives) = (self.negatives.per_pair, Vec::new());
-        let (queries, keys) = match keys {
-            Some(keys) => (Tensor::cat(rows, 0), keys),
-            None => {
-                let (mut queries, mut keys) = (Vec::new(), Vec::new());
-                for rows in rows {
-                    let n = rows.dims()[0] / (2 + per_pair);
-                    queries.push(rows.clone().narrow(0, 0, n));
-                    keys.push(rows.clone().narrow(0, n, n));
-                    if per_pair > 0 {
-                        negatives.push(rows.narrow(0, 2 * n, per_pair * n));
-                    }
-                }
-                (Tensor::cat(queries, 0), Tensor::cat(keys, 0))
-            }
         };
         let earlier = self.queue.as_ref().and_then(|queue| queue.keys.clone());
         let mut batch = PairBatch::new(queries, keys.clone());
@@ -218,8 +245,8 @@ impl Criterion {
             batch = batch.with_negatives(earlier);
             ids.extend(self.queue.iter().flat_map(|queue| &queue.classes));
         }
-        if !negatives.is_empty() {
-            batch = batch.with_negatives(Tensor::cat(negatives, 0));
+        if let Some(negatives) = negatives {
+            batch = batch.with_negatives(negatives);
             ids.extend(pairs.iter().flat_map(|pair| self.negatives.of(pair)));
         }
         if classes.is_some() {
@@ -236,7 +263,10 @@ impl Criterion {
             }
             _ => self.module.clone(),
         };
-        let tensor = module.try_forward_batch(batch)?;
+        let tensor = match own {
+            None => module.try_forward_batch(batch)?,
+            Some(own) => module.try_forward_share(batch, own)?,
+        };
         let value = f64::from(numbers(tensor.clone())?[0]);
         let negatives = earlier.map(|earlier| earlier.dims()[0]);
         let (floor, ceiling) = self.range(n, negatives, &ids)?;
@@ -276,12 +306,32 @@ impl Criterion {
         Ok((None, loss.value(batch.with_ids(&ids))?.mean))
     }
 
+    /// The gradients of what the loss learns, among those of a backward pass.
+    pub(crate) fn gradients(&self, of_all: &mut Gradients) -> GradientsParams {
+        GradientsParams::from_module(of_all, &self.module)
+    }
+
+    /// What the loss learns.
+    pub(crate) fn module(&self) -> &ContrastiveLoss {
+        &self.module
+    }
+
+    /// Whether queries choose among keys and nothing else chooses, so that no other query matters to a row.
+    pub(crate) fn is_one_way(&self) -> bool {
+        let loss = self.module.settings();
+        loss.form() == Form::OneWay || matches!(loss.objective(), Objective::Sigmoid { .. })
+    }
+
+    /// How many negatives the data lists of each pair.
+    pub(crate) fn negatives_per_pair(&self) -> usize {
+        self.negatives.per_pair
+    }
+
     /// The model has taken its step; now what the loss learns takes its own, and the queue moves on.
-    pub(crate) fn step(&mut self, rate: f64, gradients: &mut Gradients, model: &Model) {
+    pub(crate) fn step(&mut self, rate: f64, gradients: GradientsParams, model: &Model) {
         if self.named.learned {
-            let own = GradientsParams::from_module(gradients, &self.module);
             let rate = rate * self.share;
-            self.module = self.optimizer.step(rate, self.module.clone(), own).clamped();
+            self.module = self.optimizer.step(rate, self.module.clone(), gradients).clamped();
         }
         if let Some(queue) = &mut self.queue {
             queue.step(model);
@@ -495,7 +545,8 @@ mod tests {
             let candidates = [4.0f64, 5.0, 8.0][step - 1];
             assert!((loss.ceiling - candidates.ln()).abs() < 1e-9, "{}", loss.ceiling);
             let before = of(&queue(&criterion).0)?;
-            criterion.step(1e-3, &mut loss.tensor.backward(), &trained);
+            let of_loss = criterion.gradients(&mut loss.tensor.backward());
+            criterion.step(1e-3, of_loss, &trained);
             let (model, keys) = queue(&criterion);
             assert_eq!(keys, rows);
             for ((new, old), towards) in of(&model)?.iter().zip(&before).zip(of(&trained)?) {

@@ -92,6 +92,19 @@ pub enum Error {
         kept: PathBuf,
     },
 
+    /// A process of a run went wrong, and with it the run; every process has this error.
+    #[error("process {process} of {processes}: {reason}")]
+    Process {
+        /// Which one, from 1.
+        process: usize,
+        /// How many there are.
+        processes: usize,
+        /// What went wrong there.
+        reason: String,
+        /// Whether it was asked for something that cannot be.
+        usage: bool,
+    },
+
     /// Data, pairs or views that cannot be had.
     #[error(transparent)]
     Reading(#[from] kinfold_data::Error),
@@ -110,6 +123,7 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Reading(error) => error.is_usage(),
+            Self::Process { usage, .. } => *usage,
             Self::Setting(_)
             | Self::Encoder(kinfold_nn::Error::Setting(_))
             | Self::SettingsFile { .. }

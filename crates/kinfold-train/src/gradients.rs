@@ -11,6 +11,10 @@
 //! they are functions of the pair: kept, they would be the most of the memory. The sum is the whole
 //! batch's gradient, unless an encoder looks across a batch: batch norm sees a chunk.
 
+mod over_processes;
+
+pub(crate) use over_processes::gradients_over;
+
 use crate::Error;
 use crate::criterion::{Criterion, Loss};
 use burn::module::Module;
@@ -23,8 +27,8 @@ use kinfold_nn::encoders::{Input, Model};
 pub(crate) struct Found {
     pub(crate) loss: Loss,
     pub(crate) of_model: GradientsParams,
-    /// Those of what the loss learns are among them.
-    pub(crate) of_loss: Gradients,
+    /// Of what the loss learns.
+    pub(crate) of_loss: GradientsParams,
 }
 
 /// The gradients of the loss of `pairs`; `views` makes theirs, `2n`, first every first
@@ -42,6 +46,7 @@ pub(crate) fn gradients(
         let loss = criterion.loss(vec![criterion.rows(model, views)], keys, pairs)?;
         let mut of_loss = loss.tensor.clone().backward();
         let of_model = GradientsParams::from_module(&mut of_loss, model);
+        let of_loss = criterion.gradients(&mut of_loss);
         return Ok(Found { loss, of_model, of_loss });
     };
     let chunks = parts(pairs, chunk);
@@ -53,7 +58,8 @@ pub(crate) fn gradients(
         rows.push(criterion.rows(&still, views));
     }
     let keys = (!keys.is_empty()).then(|| Tensor::cat(keys, 0));
-    let (loss, of_rows, of_loss) = of_rows(rows, |rows| criterion.loss(rows, keys, pairs))?;
+    let (loss, of_rows, mut of_loss) = of_rows(rows, |rows| criterion.loss(rows, keys, pairs))?;
+    let of_loss = criterion.gradients(&mut of_loss);
     let of_model = through(model, of_rows, |i| Ok(criterion.rows(model, views(chunks[i])?)))?;
     Ok(Found { loss, of_model, of_loss })
 }
@@ -61,8 +67,11 @@ pub(crate) fn gradients(
 /// As few parts as there can be of at most `chunk` pairs, of the same size but for one pair: a small
 /// rest would have poor statistics.
 fn parts(pairs: &[Pair], chunk: usize) -> Vec<&[Pair]> {
+    in_parts(pairs, pairs.len().div_ceil(chunk.max(1)))
+}
+
+fn in_parts(pairs: &[Pair], parts: usize) -> Vec<&[Pair]> {
     let n = pairs.len();
-    let parts = n.div_ceil(chunk.max(1));
     (0..parts).map(|i| &pairs[n * i / parts..n * (i + 1) / parts]).collect()
 }
 

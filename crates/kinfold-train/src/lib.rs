@@ -33,6 +33,7 @@ mod loss;
 pub mod memory;
 mod optimizer;
 mod paths;
+mod processes;
 pub mod run;
 pub mod settings;
 pub mod tensors;
@@ -47,12 +48,13 @@ pub use evaluation::{
 pub use export::{ExportFormat, export};
 pub use loss::loss_names;
 pub use paths::{relative_path, shell_word};
+pub use processes::Processes;
 pub use run::{
-    ByDimension, Estimate, Evaluation, Measured, Retrieval, Retrieved, ScoredPairs, Summary,
-    run_folder,
+    ByDimension, Estimate, Evaluation, Measured, Retrieval, Retrieved, ScoredPairs, Shared,
+    Summary, run_folder,
 };
 pub use settings::Settings;
-pub use training::{Event, Observer, Progress, resume, train};
+pub use training::{Event, Observer, Progress, resume, resume_over, train, train_over};
 
 /// The README's example compiles, too.
 #[cfg(doctest)]

@@ -7,6 +7,7 @@ pub use kinfold_nn::encoders::{
     AdapterForm, EncoderName, EncoderSettings, ProjectorForm, Stem, Towers,
 };
 
+use crate::processes::Processes;
 use crate::{Error, memory};
 use kinfold_data::{
     DIGITS, Data, DataReading, ImageSettings, Kind, PairSettings, PairSource, Pairs, Recipe,
@@ -64,6 +65,9 @@ pub struct Settings {
     pub loss: LossSettings,
     /// How weights are moved.
     pub optimizer: OptimizerSettings,
+    /// How several processes work together.
+    #[serde(skip_serializing_if = "is_default")]
+    pub processes: ProcessesSettings,
     /// When a run is ended before its last epoch, and which epoch's weights are kept.
     #[serde(skip_serializing_if = "is_default")]
     pub early_stopping: EarlyStoppingSettings,
@@ -194,6 +198,26 @@ pub struct CheckpointSettings {
     pub every_minutes: f64,
 }
 
+/// How several processes work together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessesSettings {
+    /// Whose statistics batch norm takes in training.
+    pub batch_norm: Statistics,
+}
+
+/// Whose statistics batch norm takes in training, where several processes share a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Statistics {
+    /// Those of all processes' views, as one process would that has them all.
+    #[default]
+    Sync,
+    /// Those of the process's own views: less to send, and other numbers for every number of processes. The
+    /// running statistics are those of the first process.
+    Own,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -212,6 +236,7 @@ impl Default for Settings {
             encoder: EncoderSettings::default(),
             loss: LossSettings::default(),
             optimizer: OptimizerSettings::default(),
+            processes: ProcessesSettings::default(),
             early_stopping: EarlyStoppingSettings::default(),
             checkpoint: CheckpointSettings::default(),
         }
@@ -558,9 +583,9 @@ impl Settings {
         }
     }
 
-    /// Bytes that the run takes at most, beside its data: an estimate, within a tenth or so.
-    pub fn memory_bytes(&self, shape: InputShape) -> u64 {
-        self.memory_bytes_of(shape, self.batch.unwrap_or(2))
+    /// Bytes that each of so many processes takes at most, beside its data: an estimate, within a tenth or so.
+    pub fn memory_bytes(&self, shape: InputShape, processes: usize) -> u64 {
+        self.memory_bytes_of(shape, self.batch.unwrap_or(2).div_ceil(processes.max(1)))
     }
 
     fn memory_bytes_of(&self, shape: InputShape, batch: usize) -> u64 {
@@ -569,13 +594,18 @@ impl Settings {
     }
 
     /// # Errors
-    /// When training takes more memory than there is.
-    pub(crate) fn check_memory(&self, shape: InputShape) -> Result<(), Error> {
+    /// When training takes more memory than there is for so many processes.
+    pub(crate) fn check_memory(
+        &self,
+        shape: InputShape,
+        processes: &Processes,
+    ) -> Result<(), Error> {
         let batch = self.batch.unwrap_or(2);
         let what = format!("training the {} with batches of {batch} pairs", self.encoder.name);
         let help =
             "a smaller --batch takes less, or --chunk, which encodes so many pairs at a time";
-        memory::check(&what, self.memory_bytes(shape), help)
+        let needed = self.memory_bytes(shape, processes.count());
+        memory::check(&what, needed * processes.on_this_machine() as u64, help)
     }
 
     /// Equal batches of at most 512 pairs (of texts 2048, of vectors 1024), or half of it and so on, where the memory that is free has no room for

@@ -21,7 +21,10 @@ mod operation;
 mod pool;
 
 pub use attention::{attention, attention_packed};
-pub use batch_norm::{Activation, batch_norm, batch_norm_1d, batch_norm_add_relu};
+pub use batch_norm::{
+    Activation, SharedBatch, SumOverProcesses, batch_norm, batch_norm_1d, batch_norm_add_relu,
+    over_shared_batch,
+};
 pub use conv::conv2d;
 pub use embedding_bag::{Bags, embedding_bag};
 pub use gelu::gelu;

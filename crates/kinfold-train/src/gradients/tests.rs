@@ -145,10 +145,10 @@ fn outcome(
     way: impl FnOnce(&Model, &mut Criterion) -> Result<Found, Error>,
 ) -> Result<Outcome, Error> {
     let model = digits.fresh();
-    let mut found = way(&model, criterion)?;
+    let found = way(&model, criterion)?;
     let of_model = flat(&model, &found.of_model);
     if digits.settings.loss.name != "moco" {
-        criterion.step(1e-3, &mut found.of_loss, &model);
+        criterion.step(1e-3, found.of_loss, &model);
     }
     Ok((found.loss.value, of_model, model.to_bytes()?, criterion.temperature()?))
 }
@@ -181,7 +181,9 @@ fn one_chunk_is_the_whole_batch_to_the_last_bit() -> Result<(), Error> {
             let views = views(pairs)?;
             let keys = criterion.keys(model, &views);
             let rows = vec![criterion.rows(&without_graph(model), views.clone())];
-            let (loss, of_rows, of_loss) = of_rows(rows, |rows| criterion.loss(rows, keys, pairs))?;
+            let (loss, of_rows, mut of_loss) =
+                of_rows(rows, |rows| criterion.loss(rows, keys, pairs))?;
+            let of_loss = criterion.gradients(&mut of_loss);
             let of_model = through(model, of_rows, |_| Ok(criterion.rows(model, views.clone())))?;
             Ok(Found { loss, of_model, of_loss })
         })?;

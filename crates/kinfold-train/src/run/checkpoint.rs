@@ -85,6 +85,16 @@ impl Fingerprint {
         Self { images: items.len(), pairs: pairs.len(), names, contents }
     }
 
+    /// As one tells it.
+    pub(crate) fn in_words(&self, kind: Kind) -> String {
+        let Self { images, pairs, names, contents } = self;
+        format!(
+            "{images} {} in {pairs} pairs, names and labels {names:08x}, contents {:08x}",
+            kind.noun(),
+            contents.unwrap_or_default()
+        )
+    }
+
     /// What differs now from what a checkpoint was made with.
     pub(crate) fn differs(&self, before: &Self, kind: Kind) -> Option<String> {
         let noun = kind.noun();

@@ -13,12 +13,12 @@ mod summary;
 mod tensorboard;
 
 pub use crate::settings::CONFIG;
-pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header};
+pub(crate) use checkpoint::{Checkpoint, Fingerprint, Header, name as checkpoint_name};
 pub use model::SavedModel;
-pub(crate) use state::{State, not_finite};
+pub(crate) use state::{State, checksum, not_finite};
 pub use summary::{
     ByDimension, Estimate, Evaluation, Measured, NEIGHBOURS, Retrieval, Retrieved, ScoredPairs,
-    Summary,
+    Shared, Summary,
 };
 
 use crate::memory::system_bytes;
@@ -156,16 +156,18 @@ impl RunFolder {
     }
 
     /// Writes a checkpoint, and deletes those that it makes superfluous.
-    pub(crate) fn save(&mut self, mut header: Header, state: State) -> Result<(), Error> {
+    pub(crate) fn save(&mut self, mut header: Header, state: State) -> Result<PathBuf, Error> {
         let folder = self.path.join(CHECKPOINTS);
         fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
         self.metrics.sync()?;
         header.metrics = self.metrics.written();
         header.events = self.events.written();
         let (step, best) = (header.step, header.best);
-        self.write(&checkpoint::name(step), &Checkpoint { header, state }.to_bytes()?)?;
+        let path =
+            self.write(&checkpoint::name(step), &Checkpoint { header, state }.to_bytes()?)?;
         self.keep();
-        checkpoint::prune(&self.path, step, best)
+        checkpoint::prune(&self.path, step, best)?;
+        Ok(path)
     }
 
     /// Adds one line to the metrics, and its numbers to TensorBoard's events.

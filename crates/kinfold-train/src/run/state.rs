@@ -76,6 +76,21 @@ pub(crate) fn not_finite(module: &impl Module) -> Option<String> {
     all.all.into_iter().find(|(_, data)| !finite(data)).map(|(name, _)| name)
 }
 
+/// The checksum of a module's trained weights, which differs where one bit does.
+pub(crate) fn checksum(module: &impl Module) -> u32 {
+    struct Checksum(u32);
+    impl ModuleVisitor for Checksum {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.is_require_grad() {
+                self.0 = crc32c::crc32c_append(self.0, param.val().into_data().as_bytes());
+            }
+        }
+    }
+    let mut sum = Checksum(0);
+    module.visit(&mut sum);
+    sum.0
+}
+
 fn missing(name: &str) -> Error {
     Error::Data(format!("it has no {name}"))
 }

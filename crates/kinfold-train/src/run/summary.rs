@@ -133,6 +133,19 @@ pub struct Estimate {
     pub high: f64,
 }
 
+/// How several processes shared the last sitting's steps, seen from the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shared {
+    /// How many they were.
+    pub count: usize,
+    /// Bytes that a process had to send for a step: of embeddings, their gradients, those of the weights, and
+    /// the statistics of batch norm.
+    pub bytes_per_step: f64,
+    /// Seconds of a step by its parts, in their order. Waiting for others is part of what is waited for, and the
+    /// statistics of batch norm are exchanged within the encoder's parts.
+    pub seconds_per_step: Vec<(String, f64)>,
+}
+
 /// What a run reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -167,6 +180,9 @@ pub struct Summary {
     pub loss_ceiling: f64,
     /// The most memory the process held, where the system tells.
     pub peak_memory_bytes: Option<u64>,
+    /// What several processes took for a step; nothing of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Shared>,
     /// What the embeddings are worth, each measure for raw pixels, the random encoder and the
     /// trained one; nothing where there are no labels to judge with.
     pub evaluation: Option<Evaluation>,

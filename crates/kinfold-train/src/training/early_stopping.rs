@@ -4,6 +4,7 @@
 //! judged is what was set aside of the training data for that, so that nothing held out is looked at.
 
 use crate::evaluation::Task;
+use crate::processes::Processes;
 use crate::run::State;
 use crate::{Error, Settings};
 use burn::tensor::Device;
@@ -45,20 +46,32 @@ impl EarlyStopping {
         Ok(Some(Self { task, patience, documents, scores: Vec::new(), best }))
     }
 
-    /// Judges the model before training, and then after another epoch each time; nDCG@10.
-    pub(super) fn judge(&mut self, data: &Data, model: &Model) -> Result<f64, Error> {
+    /// Judges the model before training, and then after another epoch each time; nDCG@10. The first of some
+    /// processes judges for all.
+    pub(super) fn judge(
+        &mut self,
+        data: &Data,
+        model: &Model,
+        processes: &Processes,
+    ) -> Result<f64, Error> {
         let model = model.snapshot();
-        let device = Device::flex();
-        let rankings = match &self.documents {
-            Some(documents) => self.task.rankings_among(documents, &model, data, &device)?,
-            None => self.task.rankings(&model, data, &device)?,
-        };
-        let score = rankings.iter().map(|x| x.ndcg_at_10).sum::<f64>() / rankings.len() as f64;
+        // As bits, so that no digit is lost on its way.
+        let score = processes.of_first(|| Ok(self.score(data, &model)?.to_bits()))?;
+        let score = f64::from_bits(score);
         self.scores.push(score);
         if self.best_epoch() + 1 == self.scores.len() {
             self.best = model;
         }
         Ok(score)
+    }
+
+    fn score(&self, data: &Data, model: &Model) -> Result<f64, Error> {
+        let device = Device::flex();
+        let rankings = match &self.documents {
+            Some(documents) => self.task.rankings_among(documents, model, data, &device)?,
+            None => self.task.rankings(model, data, &device)?,
+        };
+        Ok(rankings.iter().map(|x| x.ndcg_at_10).sum::<f64>() / rankings.len() as f64)
     }
 
     /// The first of the epochs that are best, counted from 1; 0 for before training.

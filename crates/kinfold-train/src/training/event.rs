@@ -7,7 +7,8 @@ use kinfold_data::{Data, Pairs, Split};
 use kinfold_nn::encoders::Model;
 use std::path::Path;
 
-/// What is called at each event. An error that it returns ends the run.
+/// What is called at each event. An error that it returns ends the run. Where several processes train, the first
+/// has every event; the others have what tells where the run stands: `Started`, `Resumed`, `Stepped`, `Saved`.
 pub type Observer<'o> = dyn FnMut(Event<'_>) -> Result<(), Error> + 'o;
 
 /// An event of a run.
@@ -28,6 +29,8 @@ pub enum Event<'a> {
         pairs: &'a Pairs,
         /// Steps in all.
         steps: usize,
+        /// Processes that share each batch.
+        processes: usize,
     },
     /// It does not begin but goes on.
     Resumed {
@@ -38,6 +41,13 @@ pub enum Event<'a> {
     },
     /// A step was taken.
     Stepped(Progress),
+    /// A checkpoint was written.
+    Saved {
+        /// Steps taken.
+        step: usize,
+        /// The file.
+        path: &'a Path,
+    },
     /// The weights before the first step, after each step and, once more, after the last one that is
     /// taken.
     Weights {

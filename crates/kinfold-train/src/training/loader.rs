@@ -4,6 +4,7 @@
 //! Input: data, pairs, and the place in the run to begin at. Output: batches in their order,
 //! the same to the last bit however fast they are drawn.
 
+use crate::processes::Place;
 use crate::{Error, Settings};
 use kinfold_data::{Data, Pair, Pairs, Views};
 use std::sync::Arc;
@@ -19,8 +20,8 @@ pub(super) struct Batch {
     /// Whether it is the last of its epoch.
     pub(super) last: bool,
     pub(super) pairs: Vec<Pair>,
-    /// A view of each member of each pair, and their negatives, as [`Data::draw_batch`] has them; none where a batch is encoded
-    /// in chunks, so that it need not fit into memory.
+    /// A view of each member of each pair that is encoded in this process, and their negatives, as
+    /// [`Data::draw_batch`] has them; none where they are encoded in chunks, so that they need not fit into memory.
     pub(super) views: Option<Views>,
 }
 
@@ -28,18 +29,19 @@ pub(super) struct Batch {
 pub(super) struct Loader(Receiver<Result<Batch, Error>>);
 
 impl Loader {
-    /// The batches after the first `place` of `epoch`.
+    /// The batches after the first `done` of `epoch`, with the views that are this process's.
     pub(super) fn start(
         settings: &Settings,
         data: &Arc<Data>,
         pairs: &Arc<Pairs>,
-        (epoch, place): (usize, usize),
+        (epoch, done): (usize, usize),
+        process: Place,
     ) -> Self {
         // With no room in the channel, one batch is drawn and waits in the thread.
         let (send, receive) = sync_channel(0);
         let (settings, data, pairs) = (settings.clone(), data.clone(), pairs.clone());
         thread::spawn(move || {
-            for batch in batches(&settings, &data, &pairs, (epoch, place)) {
+            for batch in batches(&settings, &data, &pairs, (epoch, done), process) {
                 let failed = batch.is_err();
                 // Nobody takes them any more, or the data cannot be read.
                 if send.send(batch).is_err() || failed {
@@ -63,17 +65,19 @@ fn batches(
     settings: &Settings,
     data: &Data,
     pairs: &Pairs,
-    (first, place): (usize, usize),
+    (first, done): (usize, usize),
+    process: Place,
 ) -> impl Iterator<Item = Result<Batch, Error>> {
     let Settings { batch, seed, epochs, view, chunk, .. } = settings;
     let batch = batch.unwrap_or(pairs.largest_batch());
-    let whole = chunk.is_none_or(|chunk| chunk >= batch);
+    let whole = chunk.is_none_or(|chunk| chunk >= process.largest_share(batch));
     (first..*epochs).flat_map(move |epoch| {
         let batches = pairs.batches(batch, *seed, epoch);
         let n = batches.len();
-        let done = if epoch == first { place } else { 0 };
+        let done = if epoch == first { done } else { 0 };
         batches.into_iter().enumerate().skip(done).map(move |(place, pairs)| {
-            let views = whole.then(|| data.draw_batch(&pairs, view, *seed, epoch));
+            let encoded = &pairs[process.encoded(pairs.len())];
+            let views = whole.then(|| data.draw_batch(encoded, view, *seed, epoch));
             let views = views.transpose()?;
             Ok(Batch { epoch, place, last: place + 1 == n, pairs, views })
         })

@@ -5,27 +5,30 @@
 //! is and when to save. The same settings give the same weights, bit for bit, in one sitting or in
 //! many.
 
+mod begin;
 mod early_stopping;
 mod event;
 mod loader;
 mod state;
 
+pub use begin::{resume, resume_over, train, train_over};
 pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
 use crate::evaluation::{Task, untrained, weighted};
-use crate::gradients::{Found, gradients};
-use crate::memory;
+use crate::gradients::{Found, gradients, gradients_over};
 use crate::optimizer::{Optimizer, learning_rate};
+use crate::processes::Processes;
 use crate::run::{
-    Checkpoint, Evaluation, Fingerprint, Header, Retrieval, RunFolder, SavedModel, State, Summary,
-    not_finite, peak_memory_bytes, run_folder,
+    Checkpoint, Evaluation, Fingerprint, Header, Retrieval, RunFolder, SavedModel, Shared, State,
+    Summary, checkpoint_name, checksum, not_finite, peak_memory_bytes,
 };
-use crate::settings::CheckpointSettings;
+use crate::settings::{CheckpointSettings, Statistics};
 use crate::tensors::input;
 use crate::{Error, Settings};
+use begin::Parts;
 use burn::tensor::Device;
-use early_stopping::{EarlyStopping, VALIDATION};
+use early_stopping::EarlyStopping;
 use kinfold_data::{Data, Pair, Pairs, Split};
 use kinfold_nn::encoders::{Input, Model};
 use kinfold_nn::ops::release_memory;
@@ -33,7 +36,7 @@ use loader::{Batch, Loader};
 use serde::Serialize;
 use state::TrainState;
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -69,111 +72,15 @@ struct EvaluationLine<'e> {
     evaluation: &'e Evaluation,
 }
 
-/// Trains an encoder as `settings` say, into the new folder `out`.
-///
-/// When `stop` becomes true the step that is under way is finished, and what there is is evaluated
-/// and saved.
-///
-/// # Errors
-/// When settings, data or folder cannot be used, when a file cannot be written, or when the loss is
-/// not finite any more; the last keeps the last good weights. An error of the observer ends the run.
-pub fn train(
-    settings: Settings,
-    out: &Path,
-    stop: &AtomicBool,
-    on_event: &mut Observer<'_>,
-) -> Result<Summary, Error> {
-    let mut settings = settings.begun()?;
-    settings.check()?;
-    if out.exists() {
-        return Err(Error::RunExists(out.to_path_buf()));
-    }
-    let data = settings.read()?;
-    let shape = settings.shape(&data);
-    memory::check_model(&settings.encoder, shape)?;
-    let split = data.split(settings.hold_out);
-    settings.pairs.of = settings.pairs_of(&data)?;
-    let parts = Parts::new(&settings, &data, split)?;
-    let settings = settings.decided(shape, &parts.pairs)?;
-    settings.check_memory(shape)?;
-    let folder = RunFolder::create(out, &settings)?;
-    for (name, text) in data.files()? {
-        folder.write(name, text.as_bytes())?;
-    }
-    let (training, model) = Training::new(settings, data, parts, folder)?;
-    training.run(model, stop, on_event)
-}
-
-/// Goes on with a run that was stopped, from its last checkpoint or, where `path` is a checkpoint in
-/// its folder, from that; in the end it is the run that was never stopped, bit for bit.
-///
-/// `data` says where the data is, if it has moved.
-///
-/// # Errors
-/// As [`train`]; and when the run is finished or in use, when its checkpoint is damaged or of another
-/// run, or when the data is not what it was.
-pub fn resume(
-    path: &Path,
-    data: Option<&str>,
-    stop: &AtomicBool,
-    on_event: &mut Observer<'_>,
-) -> Result<Summary, Error> {
-    let run = run_folder(path);
-    let (folder, settings) = RunFolder::open(run)?;
-    settings.check()?;
-    let found = folder.checkpoint((run != path).then_some(path), &settings)?;
-    let mut here = settings.clone();
-    if let Some(data) = data {
-        data.clone_into(&mut here.data);
-    }
-    here.use_tokenizer_of(run);
-    let data = here.read()?;
-    let shape = settings.shape(&data);
-    let parts = Parts::new(&settings, &data, data.split(settings.hold_out))?;
-    if let Some((_, checkpoint)) = &found {
-        let now = Fingerprint::new(&data, &parts.pairs);
-        if let Some(reason) = now.differs(&checkpoint.header.data, data.kind()) {
-            return Err(Error::CannotResume { run: run.to_path_buf(), reason });
-        }
-    }
-    let settings = settings.decided(shape, &parts.pairs)?;
-    let mut begin = settings.clone();
-    if found.is_some() {
-        // Every weight comes from the checkpoint; what training began with may be gone by now.
-        begin.encoder.init = None;
-    }
-    let (mut training, model) = Training::new(begin, data, parts, folder)?;
-    training.settings = settings;
-    let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.header.step);
-    let from = found.as_ref().map(|(path, _)| path.clone());
-    let model = training.go_on(model, found)?;
-    on_event(Event::Resumed { step, from: from.as_deref() })?;
-    training.run(model, stop, on_event)
-}
-
-/// What is done with the data.
-struct Parts {
-    split: Split,
-    /// What is trained on without what is set aside, its test part; none where nothing is.
-    aside: Option<Split>,
-    pairs: Pairs,
-}
-
-impl Parts {
-    fn new(settings: &Settings, data: &Data, split: Split) -> Result<Self, Error> {
-        let (items, share) = (data.items(), settings.early_stopping.share);
-        let aside = (share > 0.0).then(|| split.with_validation(items, share, VALIDATION));
-        let pairs = Pairs::new(items, aside.as_ref().unwrap_or(&split), &settings.pairs)?;
-        Ok(Self { split, aside, pairs })
-    }
-}
-
-struct Training {
+struct Training<'p> {
+    processes: &'p Processes,
     settings: Settings,
     data: Arc<Data>,
     split: Split,
     pairs: Arc<Pairs>,
-    folder: RunFolder,
+    run: PathBuf,
+    /// The first process's alone: it is the one that writes.
+    folder: Option<RunFolder>,
     criterion: Criterion,
     batch: usize,
     steps: usize,
@@ -183,15 +90,18 @@ struct Training {
     early_stopping: Option<EarlyStopping>,
     /// The last weights whose loss was finite.
     good: Option<Model>,
+    /// What went wrong here since processes last agreed that nothing did.
+    failed: Option<Error>,
 }
 
-impl Training {
+impl<'p> Training<'p> {
     /// A run before its first step, and its model.
     fn new(
+        processes: &'p Processes,
         settings: Settings,
         data: Data,
         Parts { split, aside, pairs }: Parts,
-        folder: RunFolder,
+        (run, folder): (PathBuf, Option<RunFolder>),
     ) -> Result<(Self, Model), Error> {
         let batch = settings.batch.unwrap_or(pairs.largest_batch());
         let steps = settings.epochs * (pairs.len() / batch);
@@ -204,10 +114,12 @@ impl Training {
         let optimizer = Optimizer::new(&settings.optimizer, &model);
         let early_stopping = EarlyStopping::new(&settings, &data, aside.as_ref(), &model)?;
         let training = Self {
+            processes,
             settings,
             data: Arc::new(data),
             split,
             pairs: Arc::new(pairs),
+            run,
             folder,
             criterion,
             batch,
@@ -217,6 +129,7 @@ impl Training {
             state: TrainState::default(),
             early_stopping,
             good: None,
+            failed: None,
         };
         Ok((training, model))
     }
@@ -228,13 +141,13 @@ impl Training {
         found: Option<(PathBuf, Checkpoint)>,
     ) -> Result<Model, Error> {
         let Some((path, Checkpoint { header, state })) = found else {
-            self.folder.rewind(None)?;
+            self.folder.as_mut().map_or(Ok(()), |folder| folder.rewind(None))?;
             return Ok(model);
         };
         let model = self
             .restore(model, &header, state)
             .map_err(|e| Error::CannotResume { run: path, reason: e.to_string() })?;
-        self.folder.rewind(Some(&header))?;
+        self.folder.as_mut().map_or(Ok(()), |folder| folder.rewind(Some(&header)))?;
         Ok(model)
     }
 
@@ -249,8 +162,9 @@ impl Training {
         Ok(model)
     }
 
-    /// Writes a checkpoint.
-    fn save(&mut self, model: &Model, seconds: f64) -> Result<(), Error> {
+    /// Writes a checkpoint, where this is the process that writes; its file.
+    fn save(&mut self, model: &Model, seconds: f64) -> Result<Option<PathBuf>, Error> {
+        let Some(folder) = &mut self.folder else { return Ok(None) };
         let data = Fingerprint::new(&self.data, &self.pairs);
         let mut header = Header::new(&self.settings, data)?;
         let mut state = State::default();
@@ -262,7 +176,7 @@ impl Training {
             stopping.save(&mut state);
         }
         self.state.save(seconds, &mut header, &mut state);
-        self.folder.save(header, state)
+        folder.save(header, state).map(Some)
     }
 
     fn run(
@@ -271,39 +185,127 @@ impl Training {
         stop: &AtomicBool,
         on_event: &mut Observer<'_>,
     ) -> Result<Summary, Error> {
-        let Self { settings, data, split, pairs, .. } = &self;
-        let run = self.folder.path();
-        on_event(Event::Started { run, settings, data, split, pairs, steps: self.steps })?;
+        let processes = self.processes;
+        let Self { settings, data, split, pairs, run, steps, .. } = &self;
+        let (steps, processes_count) = (*steps, processes.count());
+        on_event(Event::Started {
+            run,
+            settings,
+            data,
+            split,
+            pairs,
+            steps,
+            processes: processes_count,
+        })?;
         if self.state.step == 0 {
-            on_event(Event::Weights { step: 0, model: &model, last: false })?;
+            if processes.is_first() {
+                on_event(Event::Weights { step: 0, model: &model, last: false })?;
+            }
             if let Some(stopping) = &mut self.early_stopping {
-                stopping.judge(&self.data, &model)?;
+                stopping.judge(&self.data, &model, processes)?;
             }
         }
-        let place = (self.state.epoch, self.state.done);
-        let loader = Loader::start(&self.settings, &self.data, &self.pairs, place);
+        let done = (self.state.epoch, self.state.done);
+        let mut loader =
+            Loader::start(&self.settings, &self.data, &self.pairs, done, processes.place());
+        let first_step = self.state.step;
         let (start, mut saved) = (Instant::now(), Instant::now());
-        for batch in loader {
+        let mut saved_step = 0;
+        while self.state.step < self.steps {
+            let batch = processes.timed("views", || loader.next());
+            let batch = batch.unwrap_or_else(|| {
+                Err(Error::Data("the thread that draws views has ended too early".to_owned()))
+            });
+            let failed = self.failed.take();
+            let batch = processes.agree(failed.map_or(batch, Err))?;
             // At least one step is taken, so that there is something to save.
             let over = self.early_stopping.as_ref().is_some_and(EarlyStopping::is_over);
-            if over || self.state.step > 0 && stop.load(Ordering::Relaxed) {
+            let roll = processes.roll_call(stop.load(Ordering::Relaxed), saved_step);
+            if roll.saved > saved_step {
+                saved_step = roll.saved;
+                let path = self.run.join(checkpoint_name(saved_step));
+                on_event(Event::Saved { step: saved_step, path: &path })?;
+            }
+            if over || self.state.step > 0 && roll.stop {
                 break;
             }
-            model = self.step(model, batch?, start, on_event)?;
-            on_event(Event::Weights { step: self.state.step, model: &model, last: false })?;
-            if self.is_due(saved) {
-                self.check_weights(&model)?;
-                self.save(&model, self.seconds(start))?;
-                saved = Instant::now();
+            model = self.step(model, batch, start, on_event)?;
+            if self.folder.is_none() || self.failed.is_some() {
+                continue;
             }
+            let step = self.state.step;
+            let mut after = || {
+                on_event(Event::Weights { step, model: &model, last: false })?;
+                if !self.is_due(saved) {
+                    return Ok(());
+                }
+                self.check_weights(&model)?;
+                if let Some(path) = self.save(&model, self.seconds(start))? {
+                    on_event(Event::Saved { step, path: &path })?;
+                    (saved, saved_step) = (Instant::now(), step);
+                }
+                Ok(())
+            };
+            self.failed = after().err();
         }
         let seconds = self.seconds(start);
-        self.check_weights(&model)?;
-        if self.is_interrupted() {
-            self.save(&model, seconds)?;
-        }
+        let mut ended = || {
+            if let Some(failed) = self.failed.take() {
+                return Err(failed);
+            }
+            if self.folder.is_some() {
+                self.check_weights(&model)?;
+            }
+            if self.is_interrupted()
+                && let Some(path) = self.save(&model, seconds)?
+            {
+                on_event(Event::Saved { step: self.state.step, path: &path })?;
+            }
+            Ok(())
+        };
+        let ended = ended();
+        processes.agree(ended)?;
+        self.same_weights(&model)?;
+        let shared = self.shared(self.state.step - first_step);
         let best = self.early_stopping.as_ref().map(|stopping| stopping.best().clone());
-        self.finish(&best.unwrap_or(model), seconds, on_event)
+        let model = best.unwrap_or(model);
+        let summary = match processes.is_first() {
+            true => self.finish(&model, seconds, shared, on_event).map(Some),
+            false => Ok(None),
+        };
+        processes.wait_for_all();
+        let summary = processes.agree(summary)?;
+        processes.of_first(|| {
+            summary.ok_or_else(|| Error::Data("the first process has no summary".to_owned()))
+        })
+    }
+
+    /// # Errors
+    /// When processes hold different weights, as no sum that all have alike can bring about.
+    fn same_weights(&self, model: &Model) -> Result<(), Error> {
+        let step = self.state.step;
+        let sum = format!("{:08x}", checksum(model));
+        self.processes.same(&sum, |first, own| {
+            format!(
+                "its weights at step {step} have the checksum {own}, but those of the first process have \
+                 {first}: MPI gave them different sums"
+            )
+        })
+    }
+
+    /// What so many steps took each.
+    fn shared(&self, steps: usize) -> Option<Shared> {
+        let per_step = |all: f64| all / steps.max(1) as f64;
+        self.processes.are_several().then(|| Shared {
+            count: self.processes.count(),
+            bytes_per_step: per_step(self.processes.sent() as f64),
+            seconds_per_step: self
+                .processes
+                .spent()
+                .into_iter()
+                .map(|(part, seconds)| (part.to_owned(), per_step(seconds)))
+                .collect(),
+        })
     }
 
     /// Whether steps are left that would be taken.
@@ -331,14 +333,18 @@ impl Training {
         mut self,
         model: &Model,
         seconds: f64,
+        shared: Option<Shared>,
         on_event: &mut Observer<'_>,
     ) -> Result<Summary, Error> {
+        let Some(mut folder) = self.folder.take() else {
+            return Err(Error::Data("only the process that writes can finish a run".to_owned()));
+        };
         // From here on there are weights that took time to make, and no step follows.
-        self.folder.keep();
+        folder.keep();
         self.optimizer.release();
         self.good = None;
         release_memory();
-        SavedModel::new(&self.settings).save(model, &self.folder)?;
+        SavedModel::new(&self.settings).save(model, &folder)?;
         on_event(Event::Weights { step: self.state.step, model, last: true })?;
         let plain = self.device.clone().inner();
         let Settings { encoder, seed, .. } = &self.settings;
@@ -359,7 +365,7 @@ impl Training {
         let retrieval = Retrieval::new(&self.data, task, &untrained, &trained, &plain)?;
         let TrainState { step, epoch, floor, ceiling, .. } = self.state;
         if let Some(evaluation) = &evaluation {
-            self.folder.metric(step, &EvaluationLine { step, evaluation })?;
+            folder.metric(step, &EvaluationLine { step, evaluation })?;
         }
         let summary = Summary {
             data: self.settings.data.clone(),
@@ -376,13 +382,14 @@ impl Training {
             loss_floor: floor,
             loss_ceiling: ceiling,
             peak_memory_bytes: peak_memory_bytes(),
+            processes: shared,
             evaluation,
             retrieval,
         };
         // The summary says that a run is finished, so it comes last.
-        let (run, data, split) = (self.folder.path(), &*self.data, &self.split);
+        let (run, data, split) = (folder.path(), &*self.data, &self.split);
         on_event(Event::Measured { run, data, split, summary: &summary })?;
-        self.folder.write_summary(&summary)?;
+        folder.write_summary(&summary)?;
         Ok(summary)
     }
 
@@ -394,39 +401,60 @@ impl Training {
         start: Instant,
         on_event: &mut Observer<'_>,
     ) -> Result<Model, Error> {
-        let (model, loss) = self.learn(model, &mut batch)?;
+        let (model, loss, line) = self.learn(model, &mut batch)?;
         self.state.stepped(&batch, &loss);
         let validation = match &mut self.early_stopping {
-            Some(stopping) if batch.last => Some(stopping.judge(&self.data, &model)?),
+            Some(stopping) if batch.last => {
+                Some(stopping.judge(&self.data, &model, self.processes)?)
+            }
             _ => None,
         };
-        if let Some(validation) = validation {
-            let step = self.state.step;
-            self.folder.metric(step, &ValidationLine { step, validation })?;
+        if batch.last {
+            self.same_weights(&model)?;
         }
+        // What follows is written here alone; where that fails, the others are told before the next step.
+        self.failed = self.tell(&line, &loss, validation, batch.last, start, on_event).err();
+        Ok(model)
+    }
+
+    /// Writes what a step came to, and tells it.
+    fn tell(
+        &mut self,
+        line: &StepLine,
+        loss: &Loss,
+        validation: Option<f64>,
+        epoch_ended: bool,
+        start: Instant,
+        on_event: &mut Observer<'_>,
+    ) -> Result<(), Error> {
         let TrainState { step, epoch, .. } = self.state;
         let seconds = self.seconds(start);
         let pairs_per_second = (step * self.batch) as f64 / seconds;
-        let mut scalars = vec![("pairs_per_second".to_owned(), pairs_per_second)];
-        scalars.extend(loss.floor.map(|floor| ("loss_floor".to_owned(), floor)));
-        self.folder.scalars(step, &scalars)?;
+        if let Some(folder) = &mut self.folder {
+            folder.metric(step, line)?;
+            if let Some(validation) = validation {
+                folder.metric(step, &ValidationLine { step, validation })?;
+            }
+            let mut scalars = vec![("pairs_per_second".to_owned(), pairs_per_second)];
+            scalars.extend(loss.floor.map(|floor| ("loss_floor".to_owned(), floor)));
+            folder.scalars(step, &scalars)?;
+        }
         on_event(Event::Stepped(Progress {
             step,
             steps: self.steps,
             epoch: epoch + 1,
-            epoch_ended: batch.last,
+            epoch_ended,
             loss: loss.value,
             validation,
             floor: loss.floor,
             ceiling: loss.ceiling,
             pairs_per_second,
             seconds_left: seconds / step as f64 * (self.steps - step) as f64,
-        }))?;
-        Ok(model)
+        }))
     }
 
     /// One step: views, encoder, loss, gradient, weights.
-    fn learn(&mut self, model: Model, batch: &mut Batch) -> Result<(Model, Loss), Error> {
+    fn learn(&mut self, model: Model, batch: &mut Batch) -> Result<(Model, Loss, StepLine), Error> {
         let (step, epoch) = (self.state.step, batch.epoch);
         let Settings { view, seed, optimizer, chunk, .. } = &self.settings;
         let rate = learning_rate(optimizer, self.batch, step, self.steps);
@@ -442,18 +470,30 @@ impl Training {
         let learns = self.criterion.learns();
         let temperature = learns.then(|| self.criterion.temperature()).transpose()?;
         let bias = self.criterion.bias()?;
-        let found = gradients(&model, &mut self.criterion, &batch.pairs, *chunk, &views);
-        let Found { loss, of_model, mut of_loss } = match found {
+        let (processes, criterion) = (self.processes, &mut self.criterion);
+        let found = match processes.are_several() {
+            true => {
+                let shared = self.settings.processes.batch_norm == Statistics::Sync;
+                gradients_over(processes, &model, criterion, &batch.pairs, *chunk, shared, &views)
+            }
+            false => gradients(&model, criterion, &batch.pairs, *chunk, &views),
+        };
+        let Found { loss, of_model, of_loss } = match found {
             Err(reason @ Error::Embeddings(_)) => {
                 let reason = reason.to_string();
-                return Err(self.not_finite("loss is", step + 1, rate, reason, &before));
+                let error = self.not_finite("loss is", step + 1, rate, reason, &before);
+                // All processes have seen the same.
+                return processes.agree(Err(error));
             }
             found => found?,
         };
         // These weights gave a finite loss; the ones that follow from it may not.
         self.good = Some(before);
-        let model = self.optimizer.step(rate, model, of_model);
-        self.criterion.step(rate, &mut of_loss, &model);
+        let model = processes.timed("weights", || {
+            let model = self.optimizer.step(rate, model, of_model);
+            self.criterion.step(rate, of_loss, &model);
+            model
+        });
         let line = StepLine {
             step: step + 1,
             epoch: epoch + 1,
@@ -463,8 +503,7 @@ impl Training {
             temperature,
             bias,
         };
-        self.folder.metric(step + 1, &line)?;
-        Ok((model, loss))
+        Ok((model, loss, line))
     }
 
     /// Whether the weights are worth being kept. A step from weights whose loss was finite may lead to
@@ -487,9 +526,12 @@ impl Training {
         model: &Model,
     ) -> Error {
         let good = self.good.take();
-        let weights = good.as_ref().unwrap_or(model).to_bytes();
-        match weights.map_err(Error::from).and_then(|weights| self.folder.write_last_good(&weights))
-        {
+        let weights = good.as_ref().unwrap_or(model).to_bytes().map_err(Error::from);
+        let kept = weights.and_then(|weights| match &mut self.folder {
+            Some(folder) => folder.write_last_good(&weights),
+            None => Ok(self.run.clone()),
+        });
+        match kept {
             Ok(kept) => Error::NotFinite { what, step, reason, learning_rate, kept },
             Err(error) => error,
         }

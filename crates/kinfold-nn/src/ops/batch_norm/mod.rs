@@ -11,6 +11,7 @@
 //! ```
 
 mod passes;
+mod shared;
 
 use super::memory::tensor::{flat, images_tensor, is_ours, numbers, shape, with_channels_last};
 use super::operation::{Operation, apply, no_input};
@@ -19,6 +20,8 @@ use burn::nn::BatchNorm;
 use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, TensorData};
 use passes::{Affine, Channel, Mask, Moments, Pixels, Sums};
+use shared::shared_batch;
+pub use shared::{SharedBatch, SumOverProcesses, over_shared_batch};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What follows a normalisation.
@@ -66,20 +69,23 @@ fn normalised<const D: usize>(
     let fits = x.dims()[1] == gamma.dims()[0];
     let ours = is_ours(&x) && is_ours(&gamma) && is_ours(&beta);
     let added = residual.as_ref().is_none_or(|r| r.dims() == x.dims() && is_ours(r));
+    let device = x.device();
+    let trains = device.is_autodiff() && layer.training.is_enabled();
+    let shared = shared_batch().filter(|_| trains);
     if !(fits && ours && added) {
+        assert!(shared.is_none(), "a batch is shared in f32 and on the CPU alone");
         let mut y = layer.forward(x);
         if let Some(residual) = residual {
             y = y + residual;
         }
         return if activation == Activation::Relu { relu(y) } else { y };
     }
-    let device = x.device();
-    let trains = device.is_autodiff() && layer.training.is_enabled();
     let batch = BatchMoments::default();
     let operation = Normalise {
         epsilon: layer.epsilon,
         running: (!trains).then(|| running_moments(layer)),
         batch: batch.clone(),
+        shared,
         rectified: activation == Activation::Relu,
         residual: residual.is_some(),
     };
@@ -131,6 +137,8 @@ struct Normalise {
     /// The moments to normalise by; without them, those of the batch.
     running: Option<Arc<[Moments]>>,
     batch: BatchMoments,
+    /// The batch that this is a part of, where processes share one.
+    shared: Option<SharedBatch>,
     /// Whether ReLU follows.
     rectified: bool,
     residual: bool,
@@ -143,6 +151,9 @@ struct Saved {
     /// The output, where ReLU follows a residual: the input alone does not say what it cut off.
     y: Option<FlexTensor>,
     channels: Arc<[Channel]>,
+    shared: Option<SharedBatch>,
+    /// Pixels that the moments are of.
+    pixels: f64,
     /// Whether the moments are the batch's own.
     trains: bool,
     rectified: bool,
@@ -155,11 +166,19 @@ impl Operation<4> for Normalise {
         let x = with_channels_last(x);
         let residual = self.residual.then(|| with_channels_last(residual));
         let (gamma, beta) = (gamma.to_contiguous(), beta.to_contiguous());
-        let moments = self.running.clone().unwrap_or_else(|| {
-            let moments = passes::moments(numbers(&x), x.layout().shape()[1]);
-            self.batch.set(moments.clone());
-            moments
-        });
+        let here = numbers(&x).len() / x.layout().shape()[1];
+        let (moments, pixels) = match &self.running {
+            Some(running) => (running.clone(), here as f64),
+            None => {
+                let moments = passes::moments(numbers(&x), x.layout().shape()[1]);
+                let (moments, pixels) = match &self.shared {
+                    Some(shared) => shared.moments(&moments, here),
+                    None => (moments, here as f64),
+                };
+                self.batch.set(moments.clone());
+                (moments, pixels)
+            }
+        };
         let parameters = numbers(&gamma).iter().zip(numbers(&beta));
         let channels: Arc<[Channel]> = moments
             .iter()
@@ -173,6 +192,8 @@ impl Operation<4> for Normalise {
             y: (self.residual && self.rectified).then(|| y.clone()),
             x,
             channels,
+            shared: self.shared.clone(),
+            pixels,
             trains: self.running.is_none(),
             rectified: self.rectified,
         };
@@ -200,7 +221,9 @@ impl Operation<4> for Normalise {
         if !(of_x || of_residual) {
             return [None, Some(of_gamma), Some(of_beta), None];
         }
-        let coefficients = passes::coefficients(channels, &sums, pixels.x.len(), saved.trains);
+        // The gradients of γ and β are those of the part here; the input's depend on the whole batch.
+        let sums = saved.shared.as_ref().map_or(sums.clone(), |shared| shared.sums(&sums));
+        let coefficients = passes::coefficients(channels, &sums, saved.pixels, saved.trains);
         let (of_x, of_residual) = passes::gradient(&pixels, &coefficients, of_residual);
         let image = |numbers| images_tensor(numbers, shape(&gradient));
         [Some(image(of_x)), Some(of_gamma), Some(of_beta), of_residual.map(image)]

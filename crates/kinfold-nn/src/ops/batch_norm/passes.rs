@@ -307,14 +307,14 @@ pub(crate) struct Coefficients {
     constant: Vec<f32>,
 }
 
-/// The coefficients for so many numbers. Moments of the batch itself depend on the input.
+/// The coefficients for a batch of so many pixels. Moments of the batch itself depend on the input.
 pub(crate) fn coefficients(
     channels: &[Channel],
     sums: &[Sums],
-    numbers: usize,
+    pixels: f64,
     trains: bool,
 ) -> Coefficients {
-    let share = if trains { channels.len() as f64 / numbers as f64 } else { 0.0 };
+    let share = if trains { 1.0 / pixels } else { 0.0 };
     let of_gradient = channels.iter().map(|channel| channel.scale).collect();
     let (of_input, constant) = channels
         .iter()
