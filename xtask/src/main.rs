@@ -13,7 +13,8 @@ mod python;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: cargo xtask test | sanitize | test-torch [--python PATH] | test-mpi | wheel";
+const USAGE: &str =
+    "usage: cargo xtask test | sanitize | test-torch [--python PATH] | test-mpi | wheel";
 
 const CHECKS: [(&str, &[&str]); 7] = [
     ("format", &["fmt", "--all", "--check"]),

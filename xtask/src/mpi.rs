@@ -22,9 +22,21 @@ pub(crate) fn test() -> ExitCode {
     let checks: [(&str, &[&str]); 2] = [
         (
             "clippy with MPI",
-            &["clippy", "--release", "--workspace", "--all-targets", FEATURES, "--", "--deny", "warnings"],
+            &[
+                "clippy",
+                "--release",
+                "--workspace",
+                "--all-targets",
+                FEATURES,
+                "--",
+                "--deny",
+                "warnings",
+            ],
         ),
-        ("tests with MPI", &["test", "--release", "--workspace", FEATURES, "--test=mpi", "--no-fail-fast"]),
+        (
+            "tests with MPI",
+            &["test", "--release", "--workspace", FEATURES, "--test=mpi", "--no-fail-fast"],
+        ),
     ];
     match checks.iter().all(|(name, arguments)| holds(name, arguments, &[])) {
         true => ExitCode::SUCCESS,
@@ -52,7 +64,7 @@ fn installed() -> bool {
         apt.args(["-qq", "-y"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         succeeds("install MPI", apt.stdout(Stdio::null()))
     };
-    let install = [&["install", "--no-install-recommends"][..], &PACKAGES].concat();
+    let install = [&["install"][..], &PACKAGES].concat();
     // The list of packages may be old, or there may be none.
     (apt(&install) || (apt(&["update"]) && apt(&install))) && is_there()
 }

@@ -89,7 +89,7 @@ pub(crate) struct Seconds {
 }
 
 impl Seconds {
-    fn of(mut rounds: Vec<f64>) -> Self {
+    pub(crate) fn of(mut rounds: Vec<f64>) -> Self {
         rounds.sort_by(f64::total_cmp);
         let n = rounds.len();
         let median = (rounds[(n - 1) / 2] + rounds[n / 2]) / 2.0;
@@ -103,6 +103,16 @@ impl Seconds {
 /// [`Error::Setting`] when the case has no rows, no dimension or no temperature, or when there can
 /// be no such number of threads.
 pub(crate) fn bench(case: Case) -> Result<Record, Error> {
+    let temperature = checked(case)?;
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(case.threads)
+        .build()
+        .map_err(|e| Error::Setting(format!("{} threads: {e}", case.threads)))?;
+    threads.install(|| measure(case, temperature))
+}
+
+/// The temperature of a case that can be measured.
+pub(crate) fn checked(case: Case) -> Result<Temperature, Error> {
     for (name, value) in [("rows", case.rows), ("dim", case.dim)] {
         if value == 0 {
             return Err(Error::Setting(format!("{name} is 0, but it must be at least 1")));
@@ -111,22 +121,21 @@ pub(crate) fn bench(case: Case) -> Result<Record, Error> {
     let needed = inputs(case.rows, case.dim);
     let what = format!("{} pairs of dimension {} and their gradients", case.rows, case.dim);
     memory::check(&what, needed, "--rows and --dim set their number")?;
-    let temperature =
-        Temperature::new(case.temperature).map_err(|e| Error::Setting(e.to_string()))?;
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(case.threads)
-        .build()
-        .map_err(|e| Error::Setting(format!("{} threads: {e}", case.threads)))?;
-    threads.install(|| measure(case, temperature))
+    Temperature::new(case.temperature).map_err(|e| Error::Setting(e.to_string()))
+}
+
+/// The loss of a form, and its name.
+pub(crate) fn loss_of(form: Form, temperature: Temperature) -> (ContrastiveLoss, &'static str) {
+    match form {
+        Form::OneWay => (ContrastiveLoss::info_nce(temperature), "one-way"),
+        Form::BothWays => (ContrastiveLoss::clip(temperature), "both"),
+        Form::NtXent => (ContrastiveLoss::nt_xent(temperature), "nt-xent"),
+    }
 }
 
 fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     let Case { form, rows, dim, .. } = case;
-    let (loss, name) = match form {
-        Form::OneWay => (ContrastiveLoss::info_nce(temperature), "one-way"),
-        Form::BothWays => (ContrastiveLoss::clip(temperature), "both"),
-        Form::NtXent => (ContrastiveLoss::nt_xent(temperature), "nt-xent"),
-    };
+    let (loss, name) = loss_of(form, temperature);
     let (queries, keys) = pairs(rows, dim);
     let (mut of_queries, mut of_keys) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);
     let mut ours = || -> Result<f64, Error> {
@@ -180,14 +189,14 @@ fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     })
 }
 
-fn timed(mut work: impl FnMut() -> Result<f64, Error>) -> Result<f64, Error> {
+pub(crate) fn timed(mut work: impl FnMut() -> Result<f64, Error>) -> Result<f64, Error> {
     let start = Instant::now();
     work()?;
     Ok(start.elapsed().as_secs_f64())
 }
 
 /// Random directions, and keys near their queries.
-fn pairs(rows: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn pairs(rows: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut uniform = || (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
     let queries: Vec<f32> = (0..rows * dim).map(|_| uniform()).collect();

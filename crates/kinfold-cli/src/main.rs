@@ -6,6 +6,7 @@
 
 mod arguments;
 mod bench;
+mod bench_shared;
 mod processes;
 mod show;
 mod show_diagnosis;
@@ -28,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 fn main() -> ExitCode {
     let command = Arguments::read().command;
     let done = match &command {
-        Command::Train(_) => run(command),
+        Command::Train(_) | Command::Bench(_) => run(command),
         alone => processes::only_one(alone.name()).and_then(|()| run(command)),
     };
     match done {
@@ -363,6 +364,10 @@ fn study_temperature(arguments: &StudyArguments) -> Result<ExitCode, Error> {
 }
 
 fn bench(arguments: &BenchArguments) -> Result<ExitCode, Error> {
+    let processes = processes::begin()?;
+    if processes.are_several() {
+        return Ok(bench_together(arguments, &processes));
+    }
     let record = bench::bench(arguments.case())?;
     if arguments.json {
         show::json(&record);
@@ -370,4 +375,19 @@ fn bench(arguments: &BenchArguments) -> Result<ExitCode, Error> {
         show::record(&record);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// [`bench`] of one process among several.
+fn bench_together(arguments: &BenchArguments, processes: &Processes) -> ExitCode {
+    match bench_shared::bench(arguments.case(), processes) {
+        Ok(record) => {
+            match (processes.is_first(), arguments.json) {
+                (true, true) => show::json(&record),
+                (true, false) => show::shared_record(&record),
+                (false, _) => {}
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => processes::ended(&error, processes, &Standing::default()),
+    }
 }

@@ -29,14 +29,20 @@ fn launched() -> usize {
 /// The processes that share the work of this command.
 ///
 /// # Errors
-/// When there are several and this build has no MPI, which this one has.
+/// When there are several that do not know of each other.
 #[cfg(feature = "mpi")]
-#[allow(clippy::unnecessary_wraps, reason = "without MPI there is an error")]
 pub(crate) fn begin() -> Result<Processes, Error> {
-    if launched() == 1 {
+    let count = launched();
+    if count == 1 {
         return Ok(Processes::alone());
     }
     let processes = Processes::of_mpi();
+    if !processes.are_several() {
+        return Err(Error::Setting(format!(
+            "this was started as one of {count} processes, but to MPI it is alone: the launcher is another MPI's \
+             than the one that kinfold was built with, or Slurm's srun needs --mpi=pmix"
+        )));
+    }
     let cores = thread::available_parallelism().map_or(1, usize::from);
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
         let threads = threads(cores, all_cores(), processes.on_this_machine());
@@ -67,8 +73,8 @@ pub(crate) fn only_one(command: &str) -> Result<(), Error> {
     match launched() {
         1 => Ok(()),
         count => Err(Error::Setting(format!(
-            "kinfold {command} was started as one of {count} processes, but only train shares its work: run \
-             it without mpirun"
+            "kinfold {command} was started as one of {count} processes, but only train and bench share their \
+             work: run it without mpirun"
         ))),
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that is printed: results to standard output, the rest to standard error.
 
 use crate::bench::{Record, Seconds};
+use crate::bench_shared::SharedRecord;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kinfold_data::{Data, Images, Items, Pairs, Recipe, Split};
 use kinfold_report::{Found, Mined, StudyEvent, StudyRun, TokenizedText};
@@ -553,6 +554,32 @@ pub(crate) fn study(study: &kinfold_report::Study, out: &Path) {
     line(study.table().trim_end());
     line("");
     line(&format!("± is the standard deviation over seeds; saved in {}", out.display()));
+}
+
+/// What a bench of several processes found.
+pub(crate) fn shared_record(record: &SharedRecord) {
+    let SharedRecord { loss, rows, dim, processes, threads, seconds, alone, .. } = record;
+    line(&format!(
+        "{loss}, {rows} pairs of dimension {dim}, {processes} processes of {threads} threads: value {:.6} and \
+         all gradients, f32",
+        record.value
+    ));
+    line("");
+    line("                        median s      min s      max s");
+    let row = |name: &str, Seconds { median, min, max }: &Seconds| {
+        line(&format!("{name:<22}{median:>10.5}{min:>11.5}{max:>11.5}"));
+    };
+    row("all together", seconds);
+    for (part, seconds) in &record.parts {
+        row(&format!("  {part}"), seconds);
+    }
+    row("one process alone", alone);
+    line("");
+    line(&format!(
+        "{:.2} times as fast as one process; {} sent by each",
+        alone.median / seconds.median,
+        memory::in_words(record.bytes_sent)
+    ));
 }
 
 /// What a bench found.

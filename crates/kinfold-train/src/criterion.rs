@@ -319,7 +319,9 @@ impl Criterion {
     /// Whether queries choose among keys and nothing else chooses, so that no other query matters to a row.
     pub(crate) fn is_one_way(&self) -> bool {
         let loss = self.module.settings();
-        loss.form() == Form::OneWay || matches!(loss.objective(), Objective::Sigmoid { .. })
+        let weighted = matches!(loss.objective(), Objective::DecoupledWeighted { .. });
+        let one_way = loss.form() == Form::OneWay && !loss.within_views() && !weighted;
+        one_way || matches!(loss.objective(), Objective::Sigmoid { .. })
     }
 
     /// How many negatives the data lists of each pair.

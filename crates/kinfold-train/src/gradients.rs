@@ -14,6 +14,7 @@
 mod over_processes;
 
 pub(crate) use over_processes::gradients_over;
+pub use over_processes::shared_loss;
 
 use crate::Error;
 use crate::criterion::{Criterion, Loss};

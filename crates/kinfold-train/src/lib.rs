@@ -46,6 +46,7 @@ pub use evaluation::{
     one_shot,
 };
 pub use export::{ExportFormat, export};
+pub use gradients::shared_loss;
 pub use loss::loss_names;
 pub use paths::{relative_path, shell_word};
 pub use processes::Processes;

@@ -64,22 +64,6 @@ pub enum Conflict {
          offset"
     )]
     OffsetForm,
-    /// A share of a loss over labels.
-    #[error(
-        "a loss over labels has no share by pairs: the positives of a row are rows of other shares"
-    )]
-    ShareLabels,
-    /// A share of the weighted decoupled loss.
-    #[error(
-        "the weighted decoupled loss has no share by pairs: it weighs each pair by all the others"
-    )]
-    ShareWeighted,
-    /// A share with a guide or pushing within views.
-    #[error(
-        "a guide and pushing within views compare each pair with all others on both sides; there is no \
-         share of that by pairs"
-    )]
-    ShareCompared,
     /// No labels for a loss over labels.
     #[error("a loss over labels needs labels")]
     LabelsMissing,

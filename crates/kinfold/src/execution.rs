@@ -1,7 +1,8 @@
 //! How a loss is computed, apart from what it is: threads, memory, instructions.
 //!
 //! Input: what a caller allows. Output: an [`Execution`], which the engine follows. None of it
-//! changes the result by a bit, except the instruction set, whose sums are ordered differently.
+//! changes the result by a bit, except the instruction set and what is passed over, where sums are ordered
+//! differently.
 
 /// The most bytes of exponentials kept between passes, unless a caller says otherwise.
 const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
@@ -20,6 +21,7 @@ const DEFAULT_MEMORY_BUDGET: usize = 512 << 20;
 pub struct Execution {
     pub(crate) threads: usize,
     pub(crate) memory_budget: usize,
+    pub(crate) skips_unweighted: bool,
     pub(crate) instructions: Instructions,
 }
 
@@ -29,6 +31,7 @@ impl Execution {
         Self {
             threads: 0,
             memory_budget: DEFAULT_MEMORY_BUDGET,
+            skips_unweighted: false,
             instructions: Instructions::best(),
         }
     }
@@ -46,6 +49,15 @@ impl Execution {
     #[must_use]
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { memory_budget: bytes, ..self }
+    }
+
+    /// Whether rows of [weight](crate::loss::Batch::with_row_weights) 0 are passed over: then their losses in
+    /// [`Value::rows`](crate::loss::Value::rows) may be 0, and everything else is as it would be. For processes that share
+    /// a batch, each of which gives the others' rows a weight of 0. Rows choose among columns and columns among rows one
+    /// after the other then, three products each, so it pays where at least half of the rows are passed over.
+    #[must_use]
+    pub fn with_unweighted_rows_skipped(self, skipped: bool) -> Self {
+        Self { skips_unweighted: skipped, ..self }
     }
 
     /// Other instructions than the best that this machine has; for tests and comparisons.

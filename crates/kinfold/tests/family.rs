@@ -2,7 +2,7 @@
 //! temperatures, types and threads.
 
 use kinfold::loss::reference::{Dense, dense};
-use kinfold::runtime::Instructions;
+use kinfold::runtime::{Execution, Instructions};
 use kinfold::{Batch, ContrastiveLoss, Embeddings, Objective, Similarity, ValueAndGradient};
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ mod common;
 #[path = "common/sample.rs"]
 mod sample;
 use common::{Executed, normal};
-use sample::{Sample, Setup, every_loss, has_labels, together, variations};
+use sample::{Sample, Setup, close, every_loss, has_labels, together, variations};
 
 fn size(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
@@ -463,6 +463,48 @@ fn a_small_sigma_overflows_nowhere() {
 }
 
 /// The same bits for every number of threads, whatever the loss.
+/// Where most rows have no weight, passing over them changes rounding and nothing else; and still no number of
+/// threads changes a bit.
+#[test]
+fn rows_without_weight_may_be_passed_over() {
+    for t in [0.2, 0.004] {
+        for loss in every_loss(t) {
+            let mut sample = Sample::random(&loss, 3, 230, 7);
+            let rows = sample.batch().rows(loss.form());
+            // Here and there in the first block, a whole block, and the last row.
+            let weight = |row: usize| match row {
+                3 | 40 => 0.5,
+                96..150 => 1.5,
+                _ if row + 1 == rows => 1.0,
+                _ => 0.0,
+            };
+            sample.weights = Some((0..rows).map(weight).collect());
+            let execution = Execution::new().with_memory_budget(0);
+            let all = loss.with_execution(execution).value_and_gradient(sample.batch()).unwrap();
+            let skipping = |threads: usize| {
+                let execution = execution.with_unweighted_rows_skipped(true).with_threads(threads);
+                loss.with_execution(execution).value_and_gradient(sample.batch()).unwrap()
+            };
+            let some = skipping(1);
+            close("mean", some.mean, all.mean, 1e-11);
+            close("log scale", some.log_scale, all.log_scale, 1e-8);
+            close("bias", some.bias, all.bias, 1e-9);
+            for (some, all) in [(&some.queries, &all.queries), (&some.keys, &all.keys)] {
+                let error = apart(some, all, 1e-3);
+                assert!(error < 1e-9, "{loss:?}: {error:e}");
+            }
+            for row in (0..rows).filter(|&row| weight(row) > 0.0) {
+                close("row", some.rows[row], all.rows[row], 1e-11);
+            }
+            for threads in [2, 3] {
+                let other = skipping(threads);
+                assert!(other.queries == some.queries && other.keys == some.keys, "{loss:?}");
+                assert_eq!(other.rows, some.rows);
+            }
+        }
+    }
+}
+
 #[test]
 fn threads_leave_no_trace() {
     let setups = all_setups(0.1).into_iter().chain(all_setups(0.001));

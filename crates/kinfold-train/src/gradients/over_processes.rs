@@ -10,11 +10,15 @@ use super::{Found, in_parts, through, without_graph};
 use crate::Error;
 use crate::criterion::{Criterion, Loss, Projected};
 use crate::processes::Processes;
+use crate::tensors::numbers;
 use burn::optim::GradientsParams;
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use kinfold::Form;
+use kinfold_burn::ContrastiveLoss;
 use kinfold_data::Pair;
 use kinfold_nn::encoders::{Input, Model};
 use kinfold_nn::ops::over_shared_batch;
+use std::ops::Range;
 
 /// The gradients of the loss of `pairs`, of which each process encodes its share, `chunk` at a time where that
 /// is given; `views` are as in [`gradients`](super::gradients). With `shared_statistics` batch norm takes those
@@ -41,7 +45,7 @@ pub(crate) fn gradients_over(
         let parts = in_parts(&pairs[encoded], count);
         let still = without_graph(model);
         let (mut rows, mut keys) = (Vec::new(), Vec::new());
-        processes.timed("encoder, forward", || {
+        processes.timed("forward pass", || {
             for pairs in &parts {
                 let views = views(pairs)?;
                 keys.extend(criterion.keys(model, &views));
@@ -55,10 +59,18 @@ pub(crate) fn gradients_over(
         let keys = (!keys.is_empty()).then(|| Tensor::cat(keys, 0));
         let constant_keys = keys.is_some();
         let here = criterion.projected(rows.clone(), keys);
-        let exchange = Exchange { processes, pairs: pairs.len(), constant_keys };
-        let (loss, of_here, of_loss) = exchange.loss(criterion, &here, pairs)?;
+        let exchange = Exchange {
+            processes,
+            pairs: pairs.len(),
+            negatives_per_pair: criterion.negatives_per_pair(),
+            one_way: criterion.is_one_way(),
+            constant_keys,
+        };
+        let (loss, of_here, mut gradients) =
+            exchange.loss(&here, &mut |all, own| criterion.loss_of(all, pairs, own))?;
+        let of_loss = criterion.gradients(&mut gradients);
 
-        let of_model = processes.timed("encoder, backward", || {
+        let of_model = processes.timed("backward pass", || {
             let pulled = |x: Tensor<2>, by: Tensor<2>| match counts {
                 true => (x * by).sum(),
                 false => x.sum() * 0.0,
@@ -84,26 +96,61 @@ pub(crate) fn gradients_over(
     })
 }
 
+/// The loss of `pairs` pairs whose queries and keys, `[own pairs, dim]`, processes have parts of, and its gradients,
+/// which are dropped: what a step takes for it, for benchmarks. [`Processes::spent`] has the time of its parts.
+///
+/// # Errors
+/// When there is no such loss, or the numbers are not finite.
+pub fn shared_loss(
+    processes: &Processes,
+    loss: &kinfold::ContrastiveLoss,
+    (queries, keys): (&[f32], &[f32]),
+    pairs: usize,
+    dim: usize,
+) -> Result<f64, Error> {
+    let device = Device::flex().autodiff();
+    let tensor = |x: &[f32]| {
+        let data = TensorData::new(x.to_vec(), [x.len() / dim, dim]);
+        Tensor::<2>::from_data(data, &device)
+    };
+    let here = Projected { queries: tensor(queries), keys: tensor(keys), negatives: None };
+    let one_way = loss.form() == Form::OneWay;
+    let exchange =
+        Exchange { processes, pairs, negatives_per_pair: 0, one_way, constant_keys: false };
+    let module = ContrastiveLoss::new(*loss);
+    let mut loss_of = |all: Projected, own: Option<Range<usize>>| {
+        let own = own.unwrap_or(0..pairs);
+        let tensor = module.try_forward_share((all.queries, all.keys), own)?;
+        let value = f64::from(numbers(tensor.clone())?[0]);
+        Ok(Loss { tensor, value, floor: None, ceiling: loss.ceiling(pairs) })
+    };
+    exchange.loss(&here, &mut loss_of).map(|(loss, ..)| loss.value)
+}
+
 /// How the embeddings of a batch become its loss and their gradients.
 struct Exchange<'a> {
     processes: &'a Processes,
     /// Of the batch.
     pairs: usize,
-    /// Keys that have no gradient.
+    negatives_per_pair: usize,
+    /// No query matters to another's row.
+    one_way: bool,
+    /// Keys have no gradient.
     constant_keys: bool,
 }
 
+/// The loss of a batch, or of its share that some pairs are.
+type LossOf<'l> = dyn FnMut(Projected, Option<Range<usize>>) -> Result<Loss, Error> + 'l;
+
 impl Exchange<'_> {
-    /// The loss of the batch, the gradients by the embeddings here, and those of what the loss learns, as far
-    /// as they come from own rows.
+    /// The loss of the batch, the gradients by the embeddings here, and all those of own rows, of which what
+    /// the loss learns may want its own.
     fn loss(
         &self,
-        criterion: &mut Criterion,
         here: &Projected,
-        pairs: &[Pair],
-    ) -> Result<(Loss, Projected, GradientsParams), Error> {
-        let processes = self.processes;
-        let (one_way, per_pair) = (criterion.is_one_way(), criterion.negatives_per_pair());
+        loss_of: &mut LossOf<'_>,
+    ) -> Result<(Loss, Projected, Gradients), Error> {
+        let Self { processes, one_way, negatives_per_pair: per_pair, .. } = *self;
         let gathered = |x: &Tensor<2>, each| processes.gathered(x.clone(), &self.counts(each));
         let all = processes.timed("embeddings gathered", || {
             Ok::<_, Error>(Projected {
@@ -126,18 +173,17 @@ impl Exchange<'_> {
         })?;
         let own = processes.share(self.pairs);
         let (loss, mut gradients) = processes.timed("loss", || {
-            let loss = criterion.loss_of(all.clone(), pairs, Some(own));
+            let loss = loss_of(all.clone(), Some(own));
             if processes.any(loss.is_err()) {
                 // A process sees what is wrong in its own rows and in all columns; of the whole batch all
                 // say the same.
-                criterion.loss_of(all.clone(), pairs, None)?;
+                loss_of(all.clone(), None)?;
             }
             let loss = loss?;
             let gradients = loss.tensor.clone().backward();
             Ok::<_, Error>((loss, gradients))
         })?;
         let value = processes.summed(loss.value);
-        let of_loss = criterion.gradients(&mut gradients);
         let scattered = |x: &Tensor<2>, gradients: &mut Gradients, each| {
             processes.summed_rows(gradient(x, gradients), &self.counts(each))
         };
@@ -160,7 +206,7 @@ impl Exchange<'_> {
                     .transpose()?,
             })
         })?;
-        Ok((Loss { value, ..loss }, of_here, of_loss))
+        Ok((Loss { value, ..loss }, of_here, gradients))
     }
 
     /// How many rows each process has, so many of each pair.

@@ -102,7 +102,7 @@ impl Processes {
     }
 
     /// Waits for all processes; the first may have long work to do meanwhile.
-    pub(crate) fn wait_for_all(&self) {
+    pub fn wait_for_all(&self) {
         if let Some(world) = &self.world {
             world.wait_for_all();
         }

@@ -115,12 +115,14 @@ impl Processes {
     }
 
     /// The seconds of each part of a step so far, in the order of the parts.
-    pub(crate) fn spent(&self) -> Vec<(&'static str, f64)> {
+    pub fn spent(&self) -> Vec<(&'static str, f64)> {
         self.spent.borrow().clone()
     }
 
-    /// Bytes that this process has had to send so far, by the formulas of [`World`]'s operations.
-    pub(crate) fn sent(&self) -> u64 {
+    /// Bytes that this process has had to send so far. They are counted as the ring algorithm sends them, the fewest
+    /// that there can be: of W processes, (W − 1) / W of all rows that are gathered, or summed and scattered, and
+    /// twice that of what is summed.
+    pub fn sent(&self) -> u64 {
         self.world.as_ref().map_or(0, |world| world.sent())
     }
 }

@@ -10,7 +10,6 @@ use super::event::{Event, Observer};
 use crate::processes::Processes;
 use crate::run::{Checkpoint, Fingerprint, RunFolder, Summary, run_folder};
 use crate::{Error, Settings, memory};
-use kinfold::loss::BatchShape;
 use kinfold_data::{Data, Pairs, Split};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -37,7 +36,7 @@ pub fn train(
 /// true ends the run.
 ///
 /// # Errors
-/// As [`train`]; and when processes have other settings or data than the first, or the loss has no shares. What
+/// As [`train`]; and when processes have other settings or data than the first. What
 /// all processes know of is [`Error::Process`]; whoever gets another error has to [abort](Processes::abort), since
 /// the others wait for it.
 pub fn train_over(
@@ -50,7 +49,6 @@ pub fn train_over(
     let checked = |settings: Settings| {
         let settings = settings.begun()?;
         settings.check()?;
-        check_shares(&settings, processes)?;
         Ok(settings)
     };
     let mut settings = processes.agree(checked(settings))?;
@@ -121,7 +119,6 @@ pub fn resume_over(
         let run = run_folder(path);
         let (folder, settings) = RunFolder::open(run)?;
         settings.check()?;
-        check_shares(&settings, processes)?;
         let found = folder.checkpoint((run != path).then_some(path), &settings)?;
         Ok((folder, settings, found))
     };
@@ -187,27 +184,6 @@ impl Parts {
         let pairs = Pairs::new(items, aside.as_ref().unwrap_or(&split), &settings.pairs)?;
         Ok(Self { split, aside, pairs })
     }
-}
-
-/// # Errors
-/// When several processes are to share batches of a loss that has no shares.
-fn check_shares(settings: &Settings, processes: &Processes) -> Result<(), Error> {
-    if !processes.are_several() {
-        return Ok(());
-    }
-    let named = settings.loss.named()?;
-    let dim = named.loss.matryoshka().last().map_or(1, |prefix| prefix.dim);
-    let rows = [2, dim];
-    let shape = BatchShape {
-        keys: Some(rows),
-        labels: named.labels.then_some(2),
-        negatives: named.queue.then_some(kinfold::loss::NegativesShape::Shared(rows)),
-        ..BatchShape::new(rows)
-    };
-    named.loss.check_share(&shape, &(0..1)).map_err(|reason| {
-        let (name, count) = (&settings.loss.name, processes.count());
-        Error::Setting(format!("{count} processes cannot share a batch of {name}: {reason}"))
-    })
 }
 
 fn same_settings(settings: &Settings, processes: &Processes) -> Result<(), Error> {

@@ -106,8 +106,11 @@ impl Computation<'_> {
         if let Objective::DecoupledWeighted { sigma } = self.loss.objective() {
             rule.positive_weights = positive_weights(problem, sigma);
         }
-        if let (Region::Triangle { partner: Partner::Listed }, Some(labels)) =
-            (problem.shape.region, problem.groups)
+        if let (
+            Region::Triangle { partner: Partner::Listed }
+            | Region::Square { partner: Partner::Listed },
+            Some(labels),
+        ) = (problem.shape.region, problem.groups)
         {
             let positives = |same| LabelPositives { count: same - 1, mean: 0.0 };
             rule.labelled = labels.same().into_iter().map(positives).collect();

@@ -336,6 +336,7 @@ fn planned<T: Element>(loss: &ContrastiveLoss, shape: &Shape) -> (Plan, usize) {
     let kernels = <T::Real as Arithmetic>::kernels(loss.execution.instructions);
     let plan = Plan::new(kernels, *shape, Formula::new(loss.objective()).terms(loss.margin));
     let kept = match computed_form(loss) {
+        _ if loss.execution.skips_unweighted => 0,
         Form::OneWay => 0,
         Form::BothWays | Form::NtXent => plan.kept::<T::Real>(loss.execution.memory_budget),
     };

@@ -123,7 +123,12 @@ impl Shape {
                     true => Partner::Listed,
                     false => Partner::OtherView { pairs: queries },
                 };
-                (queries + keys, queries + keys, dim, Region::Triangle { partner })
+                let region = match loss.execution.skips_unweighted {
+                    // A pair of rows is computed for each of both that has a weight.
+                    true => Region::Square { partner },
+                    false => Region::Triangle { partner },
+                };
+                (queries + keys, queries + keys, dim, region)
             }
         };
         let guide_dim = if loss.within_views { 2 * guide_dim } else { guide_dim };

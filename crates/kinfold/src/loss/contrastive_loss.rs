@@ -111,12 +111,6 @@ impl ContrastiveLoss {
         Self { form: Form::BothWays, ..self }
     }
 
-    /// One way alone: the same settings with queries that choose among keys, and nothing else that chooses.
-    #[must_use]
-    pub fn one_way(self) -> Self {
-        Self { form: Form::OneWay, ..self }
-    }
-
     /// Another way from logits to a loss than cross-entropy.
     ///
     /// # Errors

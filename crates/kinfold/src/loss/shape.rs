@@ -7,7 +7,6 @@
 use super::{ContrastiveLoss, Form, Objective};
 use crate::Error;
 use crate::conflict::Conflict;
-use std::ops::Range;
 
 /// The shapes of everything in a batch, each `[rows, dimension]` or a number of rows.
 ///
@@ -131,32 +130,6 @@ impl ContrastiveLoss {
             check_count("the number of row weights", given, rows, rows)?;
         }
         self.check_guide(batch)
-    }
-
-    /// Whether the pairs `own` have a share in the loss of such a batch, which is that of their rows: in a loss
-    /// whose rows each depend on their own query alone, and on all columns.
-    ///
-    /// # Errors
-    /// As [`check`](Self::check); and where there is no such share, or `own` ends beyond the batch.
-    pub fn check_share(&self, batch: &BatchShape, own: &Range<usize>) -> Result<(), Error> {
-        self.check(batch)?;
-        let weighted = matches!(self.objective(), Objective::DecoupledWeighted { .. });
-        let conflicts = [
-            (batch.labels.is_some(), Conflict::ShareLabels),
-            (weighted, Conflict::ShareWeighted),
-            (batch.guide.is_some() || self.within_views, Conflict::ShareCompared),
-        ];
-        if let Some((_, conflict)) = conflicts.into_iter().find(|(applies, _)| *applies) {
-            return Err(conflict.into());
-        }
-        let [most, _] = batch.queries;
-        match own.end <= most {
-            true => Ok(()),
-            false => {
-                let (what, given) = ("the end of a share", own.end);
-                Err(Error::Count { what, given, least: 0, most })
-            }
-        }
     }
 
     fn check_labels(&self, batch: &BatchShape) -> Result<(), Error> {

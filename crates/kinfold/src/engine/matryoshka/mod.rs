@@ -37,7 +37,7 @@ use strips::StripPlan;
 pub(crate) fn together(loss: &ContrastiveLoss, counts: &BatchCounts) -> bool {
     let plain = loss.objective() == Objective::Softmax && loss.label_smoothing == 0.0;
     let candidates = loss.in_batch && !loss.within_views && counts.guide_dim == 0;
-    plain && candidates && counts.per_query == 0
+    plain && candidates && counts.per_query == 0 && !loss.execution.skips_unweighted
 }
 
 /// How [`outcome`] will be computed.

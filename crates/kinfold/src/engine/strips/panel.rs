@@ -209,6 +209,10 @@ pub(crate) fn hides<T: Element>(p: &PackedProblem<'_, T>, rows: &Range<usize>, j
             Region::Triangle { partner: Partner::OtherView { pairs } } => {
                 columns.start < rows.end || crosses(pairs)
             }
+            Region::Square { partner: Partner::OtherView { pairs } } => {
+                let below = rows.start < columns.end + pairs && columns.start + pairs < rows.end;
+                crosses(0) || crosses(pairs) || below
+            }
             Region::Triangle { .. } | Region::Square { .. } => true,
         }
 }

@@ -31,16 +31,33 @@ impl<T: Element> Passes<'_, T> {
         let common = CommonShift::new::<T::Real>(self.rule.scale, rows, columns, power);
         let packed = self.packed(self.problem, self.columns, !gradients.is_empty());
         let outcomes = match computed_form(self.loss) {
-            Form::OneWay => packed.one_way(common, gradients),
-            Form::BothWays | Form::NtXent => {
+            Form::BothWays | Form::NtXent if !self.loss.execution.skips_unweighted => {
                 packed.both_ways(common, self.loss.execution.memory_budget, gradients)
             }
+            form => packed.one_way(common, gradients).and_then(|outcomes| match form {
+                Form::BothWays => self.way_back(outcomes, common, gradients),
+                Form::OneWay | Form::NtXent => Some(outcomes),
+            }),
         };
         drop(packed);
         outcomes.unwrap_or_else(|| {
             gradients.iter_mut().for_each(|row| row.fill(T::Real::default()));
             self.run_safely(gradients)
         })
+    }
+
+    /// Columns choose among rows, after rows have among columns.
+    fn way_back(
+        &self,
+        outcomes: Outcomes,
+        common: CommonShift,
+        gradients: Gradients<'_, '_, T::Real>,
+    ) -> Option<Outcomes> {
+        let groups = self.problem.groups.map(Groups::swapped);
+        let back = self.problem.swapped(groups.as_ref());
+        let packed = self.packed(back, self.problem.rows, !gradients.is_empty());
+        let columns = packed.one_way(common, gradients)?.rows;
+        Some(Outcomes { columns, ..outcomes })
     }
 
     /// Every row with its own shift, one way at a time.

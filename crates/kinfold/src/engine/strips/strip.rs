@@ -16,6 +16,7 @@ use crate::engine::rows::Rows;
 use crate::engine::terms::outcome::RowOutcome;
 use crate::engine::terms::rule::{RowSums, Terms};
 use std::array::from_fn;
+use std::ops::Range;
 
 /// Panels that a thread takes at a time in phase B, at most, and pieces that threads should find.
 const PANELS_A_TIME: usize = 8;
@@ -111,8 +112,8 @@ impl<T: Element> PackedProblem<'_, T> {
             self.phase_a(s, Pass::OneWay { shift, gradient }, buffers);
             let [first, second] = &sums.rows;
             let sums_of = |i: usize| [first[i], second.get(i).copied().unwrap_or(0.0)];
-            let rows = s * plan.strip_rows()..plan.shape.rows.min((s + 1) * plan.strip_rows());
-            if !rows.into_iter().all(|i| is_safe(i, sums_of(i))) {
+            let mut rows = s * plan.strip_rows()..plan.shape.rows.min((s + 1) * plan.strip_rows());
+            if !rows.all(|i| !self.is_computed(i) || is_safe(i, sums_of(i))) {
                 return None;
             }
             if gradient && plan.shape.gradient_columns > 0 {
@@ -182,9 +183,27 @@ impl<T: Element> PackedProblem<'_, T> {
         Some(outcomes)
     }
 
+    /// The rows of the block that row i is in.
+    fn block_of(&self, i: usize) -> Range<usize> {
+        let start = i / self.plan.block_rows * self.plan.block_rows;
+        start..self.plan.shape.rows.min(start + self.plan.block_rows)
+    }
+
+    /// Whether row i is in a block that is not passed over.
+    fn is_computed(&self, i: usize) -> bool {
+        self.rule.counts(self.block_of(i))
+    }
+
+    /// The first row that is computed.
+    fn first_row(&self) -> usize {
+        let mut blocks = (0..self.plan.shape.rows).step_by(self.plan.block_rows);
+        blocks.find(|&row| self.is_computed(row)).unwrap_or_default()
+    }
+
     /// Phase A over strip `s`: threads own blocks of rows.
     fn phase_a(&self, s: usize, pass: Pass<'_, T::Real>, buffers: StripBuffers<'_, '_, T::Real>) {
         let blocks = buffers.blocks(&self.plan, s);
+        let blocks = blocks.filter(|block| self.is_computed(block.first_row));
         self.team.each_inlined(blocks, PhaseA { problem: self, pass });
     }
 
@@ -203,18 +222,19 @@ impl<T: Element> PackedProblem<'_, T> {
         let from = (base * panel_len).min(column_gradients.len());
         let column_gradients = &mut column_gradients[from..];
         let panels = column_gradients.len() / panel_len;
+        let first_row = self.first_row();
         let at_once = (panels / PIECES).clamp(1, PANELS_A_TIME);
         let pieces = column_gradients.chunks_mut(at_once * panel_len).enumerate();
         self.team.each(pieces, |(i, panels)| {
-            self.panel_gradients(s, base + i * at_once, matrix, memory, panels);
+            self.panel_gradients((s, first_row), base + i * at_once, matrix, memory, panels);
         });
     }
 
     /// Strip `s`'s part of the gradient of some panels of columns, the first of which is `first`, added to
-    /// `out`. The features of some blocks stay in the second cache while all of the panels go by.
+    /// `out`, which `first_row` overwrites. The features of some blocks stay in the second cache while all of the panels go by.
     fn panel_gradients(
         &self,
-        s: usize,
+        (s, first_row): (usize, usize),
         first: usize,
         matrix: &[T::Real],
         memory: &Memory<T::Real>,
@@ -235,9 +255,15 @@ impl<T: Element> PackedProblem<'_, T> {
         let mut block = 0;
         while block * block_rows < rows {
             let before = block * block_rows;
+            if !self.is_computed(start + before) {
+                block += 1;
+                continue;
+            }
             let left = rows - before;
             // A block that is not full is a product of its own: its rows end earlier.
-            let blocks = together.min(left / block_rows).max(1);
+            let most = together.min(left / block_rows).max(1);
+            let computed = |more: &usize| self.is_computed(start + before + more * block_rows);
+            let blocks = 1 + (1..most).take_while(computed).count();
             for (j, out) in (first..).zip(out.chunks_mut(panel_len)) {
                 let reaching = reaching(j).saturating_sub(before).div_ceil(block_rows);
                 if reaching == 0 {
@@ -253,7 +279,7 @@ impl<T: Element> PackedProblem<'_, T> {
                     right: Operand::panel(weights).segments(block_len),
                     segments: blocks.min(reaching),
                     depth: block_rows.min(left),
-                    add: start + before > 0,
+                    add: start + before > first_row,
                     next_right: plan.panel_len(),
                 };
                 self.kernels.product(&product, out, panel_len);

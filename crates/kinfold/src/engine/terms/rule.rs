@@ -21,6 +21,7 @@
 use super::outcome::RowOutcome;
 use crate::engine::candidates::sides::NegativeCounts;
 use crate::loss::{ContrastiveLoss, Objective};
+use std::ops::Range;
 
 /// What the strips add up for each element of the matrix of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -151,6 +152,8 @@ pub(crate) struct RowRule<'p> {
     pub(crate) labelled: Vec<LabelPositives>,
     /// Empty for 1.
     pub(crate) row_weights: &'p [f64],
+    /// Rows of weight 0 are passed over.
+    skips_unweighted: bool,
     /// The largest number that factors may have in the type of the gradients.
     pub(crate) largest: f64,
 }
@@ -181,8 +184,14 @@ impl<'p> RowRule<'p> {
             positive_weights: Vec::new(),
             labelled: Vec::new(),
             row_weights,
+            skips_unweighted: loss.execution.skips_unweighted && !row_weights.is_empty(),
             largest: f64::MAX,
         }
+    }
+
+    /// Whether any of these rows is to be computed.
+    pub(crate) fn counts(&self, rows: Range<usize>) -> bool {
+        !self.skips_unweighted || self.row_weights[rows].iter().any(|&weight| weight > 0.0)
     }
 
     /// The terms that are added up for each row.
