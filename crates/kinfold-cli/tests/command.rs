@@ -1141,3 +1141,19 @@ fn names_that_a_spreadsheet_would_compute_are_told_of() {
         assert_eq!(text(&output.stderr).contains("24 names or labels begin with ="), told);
     }
 }
+
+/// Started several times over, a command that cannot share its work would do it as often, into one folder.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn several_processes_need_mpi() {
+    for (command, reason) in [("train", "built without MPI"), ("evaluate", "run it without mpirun")]
+    {
+        let mut kinfold = Command::new(env!("CARGO_BIN_EXE_kinfold"));
+        let run = if command == "evaluate" { Some("run") } else { None };
+        let output =
+            kinfold.arg(command).args(run).env("OMPI_COMM_WORLD_SIZE", "4").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains(reason), "{said}");
+        assert!(said.contains("one of 4 processes"), "{said}");
+    }
+}

@@ -367,6 +367,23 @@ fn ctrl_c_leaves_a_run_that_goes_on() {
     child.wait_with_output().unwrap();
 }
 
+/// Whichever process is asked to end, all finish the step, and the first saves and measures.
+#[test]
+fn a_signal_to_one_process_ends_the_run_in_order() {
+    let place = Place::new();
+    let (child, run) = long_run(&place, "run", 3);
+    signal("-TERM", ranks(&child)[1].1);
+    let output = child.wait_with_output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("stopped after") && said.contains("resume with"), "{said}");
+    let summary = fs::read_to_string(run.join("summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["interrupted"], true);
+    let steps = summary["steps"].as_u64().unwrap();
+    assert!(run.join(format!("checkpoints/step-{steps:08}.safetensors")).is_file());
+}
+
 fn losses_so_far(run: &Path) -> usize {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     text.lines().filter(|line| line.ends_with('}')).count()
