@@ -138,11 +138,9 @@ fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
     let (loss, name) = loss_of(form, temperature);
     let (queries, keys) = pairs(rows, dim);
     let (mut of_queries, mut of_keys) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);
-    let mut ours = || -> Result<f64, Error> {
+    let mut ours = || {
         let gradient = GradientMut::new(&mut of_queries, &mut of_keys);
-        let (q, k) = (Embeddings::new(&queries, dim)?, Embeddings::new(&keys, dim)?);
-        let (value, _) = loss.value_and_gradient_into((q, k), gradient)?;
-        Ok(value.mean)
+        computed(&loss, [&queries, &keys], dim, gradient)
     };
     let value = ours()?;
     let peak_memory = peak_memory_bytes();
@@ -187,6 +185,17 @@ fn measure(case: Case, temperature: Temperature) -> Result<Record, Error> {
             peak_memory_bytes: peak_memory_bytes(),
         }),
     })
+}
+
+/// The loss of pairs; its gradients are written.
+pub(crate) fn computed(
+    loss: &ContrastiveLoss,
+    [queries, keys]: [&[f32]; 2],
+    dim: usize,
+    gradient: GradientMut<'_, f32>,
+) -> Result<f64, Error> {
+    let batch = (Embeddings::new(queries, dim)?, Embeddings::new(keys, dim)?);
+    Ok(loss.value_and_gradient_into(batch, gradient)?.0.mean)
 }
 
 pub(crate) fn timed(mut work: impl FnMut() -> Result<f64, Error>) -> Result<f64, Error> {

@@ -3,8 +3,8 @@
 //! Input: a case, and processes. Output: seconds of each part, and the bytes that a process has to send. All
 //! take turns with the first one alone, while the others wait.
 
-use crate::bench::{Case, Seconds, checked, loss_of, pairs, timed};
-use kinfold::{Embeddings, GradientMut};
+use crate::bench::{Case, Seconds, checked, computed, loss_of, pairs, timed};
+use kinfold::GradientMut;
 use kinfold_train::{Error, Processes, shared_loss};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -47,10 +47,9 @@ pub(crate) fn bench(case: Case, processes: &Processes) -> Result<SharedRecord, E
     let (loss, name) = loss_of(case.form, temperature);
     let (queries, keys) = pairs(rows, dim);
     let (mut of_queries, mut of_keys) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);
-    let mut alone = || -> Result<f64, Error> {
+    let mut alone = || {
         let gradient = GradientMut::new(&mut of_queries, &mut of_keys);
-        let (q, k) = (Embeddings::new(&queries, dim)?, Embeddings::new(&keys, dim)?);
-        Ok(loss.value_and_gradient_into((q, k), gradient)?.0.mean)
+        computed(&loss, [&queries, &keys], dim, gradient)
     };
     let own = processes.share(rows);
     let part = |x: &'_ [f32]| x[own.start * dim..own.end * dim].to_vec();

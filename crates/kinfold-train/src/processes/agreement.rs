@@ -44,10 +44,7 @@ impl Processes {
 
     /// Whether any process says so.
     pub(crate) fn any(&self, here: bool) -> bool {
-        let Some(world) = &self.world else { return here };
-        let mut said = [if here { 1.0 } else { 0.0 }];
-        world.sum_f32(&mut said);
-        said[0] > 0.0
+        self.summed(if here { 1.0 } else { 0.0 }) > 0.0
     }
 
     /// What is to be known before a step: whether any process was asked to stop, and the step of the first
@@ -82,14 +79,14 @@ impl Processes {
 
     /// # Errors
     /// [`Error::Process`] where a process has another `text` than the first; `reason` says what that means,
-    /// given the first's and its own.
+    /// given the first's and its own. Neither is asked where this process is alone.
     pub(crate) fn same(
         &self,
-        text: &str,
+        text: impl FnOnce() -> Result<String, Error>,
         reason: impl Fn(&str, &str) -> String,
     ) -> Result<(), Error> {
         let Some(world) = &self.world else { return Ok(()) };
-        let all = world.texts(text);
+        let all = world.texts(&self.agree(text())?);
         match all.iter().position(|other| *other != all[0]) {
             None => Ok(()),
             Some(process) => Err(Error::Process {
@@ -112,7 +109,7 @@ impl Processes {
     /// Where a process is another build of kinfold, which may come to other numbers; `build` is what this
     /// one is known by.
     pub fn check_build(&self, build: &str) -> Result<(), Error> {
-        self.same(build, |first, other| {
+        self.same(|| Ok(build.to_owned()), |first, other| {
             format!(
                 "it is another build of kinfold ({other}) than the first process ({first}); put one \
                  binary on all machines"

@@ -187,20 +187,23 @@ impl Parts {
 }
 
 fn same_settings(settings: &Settings, processes: &Processes) -> Result<(), Error> {
-    processes.same(&settings.to_toml()?, |first, own| {
-        let parsed = |text: &str| toml::from_str::<Settings>(text).ok();
-        let differ = match (parsed(own), parsed(first)) {
-            (Some(own), Some(first)) => own.differ(&first),
-            _ => None,
-        };
-        let differ = differ.unwrap_or_else(|| "they cannot be read".to_owned());
-        format!("it has other settings than the first process: {differ}")
-    })
+    processes.same(
+        || settings.to_toml(),
+        |first, own| {
+            let parsed = |text: &str| toml::from_str::<Settings>(text).ok();
+            let differ = match (parsed(own), parsed(first)) {
+                (Some(own), Some(first)) => own.differ(&first),
+                _ => None,
+            };
+            let differ = differ.unwrap_or_else(|| "they cannot be read".to_owned());
+            format!("it has other settings than the first process: {differ}")
+        },
+    )
 }
 
 fn same_data(data: &Data, pairs: &Pairs, processes: &Processes) -> Result<(), Error> {
-    let fingerprint = Fingerprint::new(data, pairs).in_words(data.kind());
-    processes.same(&fingerprint, |first, own| {
+    let fingerprint = || Ok(Fingerprint::new(data, pairs).in_words(data.kind()));
+    processes.same(fingerprint, |first, own| {
         format!("it has other data than the first process: {own}; the first has {first}")
     })
 }

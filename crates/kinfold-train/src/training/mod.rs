@@ -284,8 +284,8 @@ impl<'p> Training<'p> {
     /// When processes hold different weights, as no sum that all have alike can bring about.
     fn same_weights(&self, model: &Model) -> Result<(), Error> {
         let step = self.state.step;
-        let sum = format!("{:08x}", checksum(model));
-        self.processes.same(&sum, |first, own| {
+        let sum = || Ok(format!("{:08x}", checksum(model)));
+        self.processes.same(sum, |first, own| {
             format!(
                 "its weights at step {step} have the checksum {own}, but those of the first process have \
                  {first}: MPI gave them different sums"

@@ -222,7 +222,10 @@ impl Operation<4> for Normalise {
             return [None, Some(of_gamma), Some(of_beta), None];
         }
         // The gradients of γ and β are those of the part here; the input's depend on the whole batch.
-        let sums = saved.shared.as_ref().map_or(sums.clone(), |shared| shared.sums(&sums));
+        let sums = match &saved.shared {
+            Some(shared) => shared.sums(&sums),
+            None => sums,
+        };
         let coefficients = passes::coefficients(channels, &sums, saved.pixels, saved.trains);
         let (of_x, of_residual) = passes::gradient(&pixels, &coefficients, of_residual);
         let image = |numbers| images_tensor(numbers, shape(&gradient));

@@ -53,16 +53,27 @@ impl<T: Element> Passes<'_, T> {
         common: CommonShift,
         gradients: Gradients<'_, '_, T::Real>,
     ) -> Option<Outcomes> {
-        let groups = self.problem.groups.map(Groups::swapped);
-        let back = self.problem.swapped(groups.as_ref());
-        let packed = self.packed(back, self.problem.rows, !gradients.is_empty());
-        let columns = packed.one_way(common, gradients)?.rows;
+        let gradient = !gradients.is_empty();
+        let back = |packed: PackedProblem<'_, T>| packed.one_way(common, gradients);
+        let columns = self.swapped(self.problem, gradient, back)?.rows;
         Some(Outcomes { columns, ..outcomes })
+    }
+
+    /// What `compute` makes of a problem whose columns choose among its rows.
+    fn swapped<R>(
+        &self,
+        problem: Problem<'_, T>,
+        gradient: bool,
+        compute: impl FnOnce(PackedProblem<'_, T>) -> R,
+    ) -> R {
+        let groups = problem.groups.map(Groups::swapped);
+        let back = problem.swapped(groups.as_ref());
+        compute(self.packed(back, problem.rows, gradient))
     }
 
     /// Every row with its own shift, one way at a time.
     fn run_safely(&self, gradients: Gradients<'_, '_, T::Real>) -> Outcomes {
-        let Problem { shape, rows, .. } = self.problem;
+        let Problem { shape, .. } = self.problem;
         let region = match shape.region {
             Region::Triangle { partner } => Region::Square { partner },
             other => other,
@@ -72,9 +83,8 @@ impl<T: Element> Passes<'_, T> {
         let gradient = !gradients.is_empty();
         let mut outcomes = self.packed(problem, self.columns, gradient).one_way_safely(gradients);
         if computed_form(self.loss) == Form::BothWays {
-            let groups = problem.groups.map(Groups::swapped);
-            let back = problem.swapped(groups.as_ref());
-            outcomes.columns = self.packed(back, rows, gradient).one_way_safely(gradients).rows;
+            let back = |packed: PackedProblem<'_, T>| packed.one_way_safely(gradients);
+            outcomes.columns = self.swapped(problem, gradient, back).rows;
         }
         outcomes
     }

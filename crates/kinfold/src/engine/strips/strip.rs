@@ -222,19 +222,19 @@ impl<T: Element> PackedProblem<'_, T> {
         let from = (base * panel_len).min(column_gradients.len());
         let column_gradients = &mut column_gradients[from..];
         let panels = column_gradients.len() / panel_len;
-        let first_row = self.first_row();
         let at_once = (panels / PIECES).clamp(1, PANELS_A_TIME);
         let pieces = column_gradients.chunks_mut(at_once * panel_len).enumerate();
         self.team.each(pieces, |(i, panels)| {
-            self.panel_gradients((s, first_row), base + i * at_once, matrix, memory, panels);
+            self.panel_gradients(s, base + i * at_once, matrix, memory, panels);
         });
     }
 
     /// Strip `s`'s part of the gradient of some panels of columns, the first of which is `first`, added to
-    /// `out`, which `first_row` overwrites. The features of some blocks stay in the second cache while all of the panels go by.
+    /// `out`, which the first row that is computed overwrites. The features of some blocks stay in the second
+    /// cache while all of the panels go by.
     fn panel_gradients(
         &self,
-        (s, first_row): (usize, usize),
+        s: usize,
         first: usize,
         matrix: &[T::Real],
         memory: &Memory<T::Real>,
@@ -252,6 +252,7 @@ impl<T: Element> PackedProblem<'_, T> {
             Region::Triangle { .. } => rows.min((j + 1) * plan.width - start),
             _ => rows,
         };
+        let first_row = self.first_row();
         let mut block = 0;
         while block * block_rows < rows {
             let before = block * block_rows;
