@@ -145,7 +145,7 @@ impl Standing {
         let At { step, saved, .. } = self.at();
         let saved = match saved {
             Some(path) => format!(
-                "the last checkpoint is {0}; go on with: kinfold train --resume {0}",
+                "the last checkpoint is {0}; resume with: kinfold train --resume {0}",
                 show::path(&path)
             ),
             None => "no checkpoint had been written".to_owned(),

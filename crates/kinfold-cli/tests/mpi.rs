@@ -354,7 +354,7 @@ fn ctrl_c_leaves_a_run_that_goes_on() {
     let output = child.wait_with_output().unwrap();
     assert!(asked.elapsed() < SECONDS, "{:?}", asked.elapsed());
     let said = said(&output);
-    assert!(said.contains("go on with: kinfold train --resume"), "{said}");
+    assert!(said.contains("resume with: kinfold train --resume"), "{said}");
     assert!(partial_files(&run).is_empty());
     let (resumed, steps) = (place.text("run"), losses(&run).len());
     let child = command(2, &["train", "--resume", &resumed]).spawn().unwrap();
