@@ -1,11 +1,11 @@
-//! SimCLR views per second on one core: the rival of `benchmarks/views.py`.
+//! Views per second on one core: SimCLR's, the rival of `benchmarks/views.py`, and those of drawings.
 //!
 //! Usage: `cargo run --release -p kinfold-benchmarks --bin views_speed -- [seconds per case]`.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "figures are its output")]
 
 use kinfold_data::Picture;
-use kinfold_data::{Key, Recipe, SimclrSettings};
+use kinfold_data::{Key, Recipe, SimclrSettings, ViewSettings};
 use std::hint::black_box;
 
 /// The picture of benchmarks/views.py: smooth colours under a texture.
@@ -48,17 +48,42 @@ fn main() {
     for (name, width, height, size, settings) in cases {
         let bytes = picture(width, height);
         let picture = Picture::new(&bytes, width, height, 3).unwrap();
-        let recipe = Recipe::Simclr(settings);
-        let mut out = vec![0.0; 3 * size * size];
-        let (start, mut count) = (seconds(), 0);
-        while seconds() - start < least {
-            for _ in 0..50 {
-                let key = Key { seed: 0, epoch: 0, image: count, view: 0 };
-                recipe.draw(black_box(&picture), size, key, black_box(&mut out)).unwrap();
-                count += 1;
-            }
-        }
-        let speed = count as f64 / (seconds() - start);
-        println!("{name}: {speed:8.0} views/s  (kinfold)");
+        measure(name, &picture, size, &Recipe::Simclr(settings), least);
     }
+    let affine = ViewSettings::default();
+    let elastic = ViewSettings { elastic: 0.03, ..affine };
+    let cases = [
+        ("affine", affine),
+        ("  and elastic", elastic),
+        ("  and thickness", ViewSettings { thickness: 0.03, ..affine }),
+        ("  and both, half shared", ViewSettings { thickness: 0.03, shared: 0.5, ..elastic }),
+    ];
+    for size in [28, 105] {
+        let bytes = picture(size, size);
+        let bytes: Vec<u8> = bytes.chunks(3).map(|pixel| pixel[0]).collect();
+        let picture = Picture::new(&bytes, size, size, 1).unwrap();
+        for (name, settings) in cases {
+            measure(
+                &format!("{size}x{size} {name}"),
+                &picture,
+                size,
+                &Recipe::Affine(settings),
+                least,
+            );
+        }
+    }
+}
+
+fn measure(name: &str, picture: &Picture<'_>, size: usize, recipe: &Recipe, least: f64) {
+    let mut out = vec![0.0; picture.channels * size * size];
+    let (start, mut count) = (seconds(), 0);
+    while seconds() - start < least {
+        for _ in 0..50 {
+            let key = Key { seed: 0, epoch: 0, image: count, view: 0 };
+            recipe.draw(black_box(picture), size, key, black_box(&mut out)).unwrap();
+            count += 1;
+        }
+    }
+    let speed = count as f64 / (seconds() - start);
+    println!("{name}: {speed:8.0} views/s  (kinfold)");
 }

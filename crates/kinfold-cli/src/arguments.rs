@@ -4,8 +4,8 @@ use crate::bench::Case;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kinfold::Form;
 use kinfold_data::{Expansion, Kind, PairSource, Recipe, VectorSettings};
-use kinfold_report::{DiagnosisRequest, MineSettings, StudySettings};
-use kinfold_train::settings::{EncoderName, EncoderSettings, OptimizerName};
+use kinfold_report::{DiagnosisRequest, MineSettings, Question, StudySettings};
+use kinfold_train::settings::{EncoderName, EncoderSettings, Method, OptimizerName};
 use kinfold_train::{
     Compression, DataSource, Error, ExportFormat, Format, OneShotTask, Settings, loss_names,
     relative_path,
@@ -45,7 +45,7 @@ const DATA: &str = "data";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train an encoder from pairs of views; without arguments, on embedded handwritten digits
-    Train(TrainArguments),
+    Train(Box<TrainArguments>),
     /// Write the embeddings of images or texts to a file
     Embed(EmbedArguments),
     /// Write a model of texts as a folder that other libraries load
@@ -218,6 +218,9 @@ pub(crate) struct TrainArguments {
     /// its folder or its model.safetensors [default: random]
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
+    /// How the two views of a pair learn from each other [default: simclr]
+    #[arg(long, value_enum)]
+    method: Option<MethodName>,
     #[arg(long, value_name = "NAME", help = loss_help())]
     loss: Option<String>,
     /// The temperature that similarities are divided by [default: the loss's own]
@@ -227,6 +230,10 @@ pub(crate) struct TrainArguments {
     /// 128,64,32,16 [default: the loss over all of it]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     matryoshka: Vec<usize>,
+    /// Average the embeddings of N views of each image once the encoder is trained: slower by as much, and
+    /// better for drawings [default: 1, the image itself]
+    #[arg(long, value_name = "N")]
+    average: Option<usize>,
     /// What moves the weights; LARS, as SimCLR's code has it, suits large batches [default: adamw]
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
@@ -295,11 +302,12 @@ impl TrainArguments {
         if let Some(init) = &self.init {
             settings.encoder.init = Some(relative_path(init));
         }
+        settings.method = self.method.map_or(settings.method, MethodName::method);
         if let Some(name) = &self.loss
-            && *name != settings.loss.name
+            && settings.loss.name.as_ref() != Some(name)
         {
             // Another loss has a temperature of its own, which the file did not mean.
-            settings.loss.name.clone_from(name);
+            settings.loss.name = Some(name.clone());
             (settings.loss.temperature, settings.loss.learned_temperature) = (None, None);
         }
         settings.loss.temperature = self.temperature.or(settings.loss.temperature);
@@ -307,6 +315,8 @@ impl TrainArguments {
             settings.loss.matryoshka.clone_from(&self.matryoshka);
         }
         settings.chunk = self.chunk.or(settings.chunk);
+        let average = &mut settings.evaluation.average;
+        *average = self.average.unwrap_or(*average);
         let optimizer = &mut settings.optimizer;
         if let Some(name) = self.optimizer.map(Optimizer::name)
             && name != optimizer.name
@@ -375,6 +385,29 @@ impl Optimizer {
             Self::AdamW => OptimizerName::AdamW,
             Self::Sgd => OptimizerName::Sgd,
             Self::Lars => OptimizerName::Lars,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MethodName {
+    /// Each view finds the other among all, by any loss
+    Simclr,
+    /// What is predicted of each view finds it among all that a momentum encoder makes, one way
+    MocoV3,
+    /// What a momentum encoder makes of each view is predicted from the other; no negatives
+    Byol,
+    /// The same without a momentum encoder
+    Simsiam,
+}
+
+impl MethodName {
+    fn method(self) -> Method {
+        match self {
+            Self::Simclr => Method::Simclr,
+            Self::MocoV3 => Method::MocoV3,
+            Self::Byol => Method::Byol,
+            Self::Simsiam => Method::Simsiam,
         }
     }
 }
@@ -500,6 +533,10 @@ pub(crate) struct EmbedArguments {
     /// two are pairs that `diagnose` takes
     #[arg(long, value_name = "N")]
     pub(crate) views: Option<usize>,
+    /// Average the embeddings of N views of each image: of drawings in N poses, of photographs, with 2, of the
+    /// picture and its mirror image [default: the run's, which is 1 unless it was trained otherwise]
+    #[arg(long, value_name = "N", conflicts_with_all = ["views", "documents"])]
+    pub(crate) average: Option<usize>,
     /// Cut embeddings to their first N numbers, at unit length: for runs of `train --matryoshka`
     #[arg(long, value_name = "N")]
     pub(crate) dimensions: Option<usize>,
@@ -554,6 +591,9 @@ pub(crate) struct EvaluateArguments {
     /// Measure embeddings cut to their first numbers, too [default: to those of `train --matryoshka`]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub(crate) dimensions: Vec<usize>,
+    /// Average the embeddings of N views of each image [default: the run's]
+    #[arg(long, value_name = "N")]
+    pub(crate) average: Option<usize>,
     /// Print the measures as JSON, as summary.json has them
     #[arg(long)]
     pub(crate) json: bool,
@@ -594,6 +634,7 @@ impl EvaluateArguments {
             runs: self.runs.unwrap_or(task.runs),
             ways: self.ways.unwrap_or(task.ways),
             seed: self.seed.unwrap_or(task.seed),
+            average: self.average,
             ..task
         })
     }
@@ -758,15 +799,41 @@ pub(crate) enum StudyCommand {
     /// What the temperature does: cross-entropy without one (τ = 1, one way) beside other temperatures,
     /// both ways and NT-Xent, same data, budget and seeds
     Temperature(StudyArguments),
+    /// Which method suits the data: SimCLR, MoCo v3, BYOL and SimSiam, same data, encoder, budget and seeds
+    Methods(StudyArguments),
+}
+
+impl StudyCommand {
+    fn asked(&self) -> (Question, &StudyArguments) {
+        match self {
+            Self::Temperature(arguments) => (Question::Temperature, arguments),
+            Self::Methods(arguments) => (Question::Methods, arguments),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Result<StudySettings, Error> {
+        let (question, arguments) = self.asked();
+        arguments.settings(question)
+    }
+
+    /// The folder for what comes of it.
+    pub(crate) fn out(&self) -> PathBuf {
+        let (question, arguments) = self.asked();
+        let own = match question {
+            Question::Temperature => "study-temperature",
+            Question::Methods => "study-methods",
+        };
+        arguments.out.clone().unwrap_or_else(|| own.into())
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StudyArguments {
     #[command(flatten)]
     seen: SeenArguments,
-    /// The folder for what comes of it; it must not exist
-    #[arg(long, value_name = "DIR", default_value = "study-temperature")]
-    pub(crate) out: PathBuf,
+    /// The folder for what comes of it; it must not exist [default: study-temperature or study-methods]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// What a pair is
     #[arg(long, value_enum)]
     pairs: Option<PairsOf>,
@@ -776,7 +843,7 @@ pub(crate) struct StudyArguments {
     /// Pairs in a batch
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Runs of each loss, with --seed and those after it
+    /// Runs of each, with --seed and those after it
     #[arg(long, value_name = "N", default_value_t = 5)]
     seeds: usize,
     /// Judge by 20-way one-shot classification within the folders of this data, too: groups
@@ -786,13 +853,13 @@ pub(crate) struct StudyArguments {
 }
 
 impl StudyArguments {
-    pub(crate) fn settings(&self) -> Result<StudySettings, Error> {
+    fn settings(&self, question: Question) -> Result<StudySettings, Error> {
         let mut training = self.seen.settings(None, None)?;
         training.pairs.of = self.pairs.map(PairsOf::of).or(training.pairs.of);
         training.epochs = self.epochs;
         training.batch = self.batch.or(training.batch);
         let one_shot = self.one_shot.as_ref().map(OneShotTask::new);
-        Ok(StudySettings { training, seeds: self.seeds, one_shot })
+        Ok(StudySettings { question, training, seeds: self.seeds, one_shot })
     }
 }
 

@@ -13,8 +13,8 @@ mod show_diagnosis;
 
 use arguments::{
     Arguments, BenchArguments, Command, DiagnoseArguments, EmbedArguments, EvaluateArguments,
-    ExportArguments, MineArguments, ReportArguments, SearchArguments, StudyArguments, StudyCommand,
-    TrainArguments, ViewsArguments,
+    ExportArguments, MineArguments, ReportArguments, SearchArguments, StudyCommand, TrainArguments,
+    ViewsArguments,
 };
 use kinfold_data::Kind;
 use kinfold_report::{Found, Recorder, StudyEvent};
@@ -53,7 +53,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Report(arguments) => report(&arguments),
         Command::Search(arguments) => search(&arguments),
         Command::Mine(arguments) => mine(&arguments),
-        Command::Study(StudyCommand::Temperature(arguments)) => study_temperature(&arguments),
+        Command::Study(asked) => study(&asked),
         Command::Bench(arguments) => bench(&arguments),
     }
 }
@@ -181,7 +181,7 @@ fn embed(arguments: &EmbedArguments) -> Result<ExitCode, Error> {
     let (run, data) = (&arguments.run, arguments.data.as_deref());
     let embedded = match arguments.documents {
         true => kinfold_train::embed_documents(run, data)?,
-        false => kinfold_train::embed(run, data)?,
+        false => kinfold_train::embed(run, data, arguments.average)?,
     };
     let embedded = cut(embedded, arguments)?;
     show::skipped(embedded.data.items());
@@ -273,9 +273,9 @@ fn evaluate(arguments: &EvaluateArguments) -> Result<ExitCode, Error> {
         measuring.show(&progress);
         Ok(())
     };
-    let EvaluateArguments { run, dimensions, .. } = arguments;
+    let EvaluateArguments { run, dimensions, average, .. } = arguments;
     let source = arguments.source();
-    let evaluated = kinfold_train::evaluate(run, source.as_ref(), dimensions, &mut show);
+    let evaluated = kinfold_train::evaluate(run, source.as_ref(), dimensions, *average, &mut show);
     measuring.end();
     let evaluated = evaluated?;
     show::skipped(evaluated.data.items());
@@ -353,12 +353,12 @@ fn mine(arguments: &MineArguments) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn study_temperature(arguments: &StudyArguments) -> Result<ExitCode, Error> {
-    let (settings, out) = (arguments.settings()?, &arguments.out);
+fn study(asked: &StudyCommand) -> Result<ExitCode, Error> {
+    let (settings, out) = (asked.settings()?, &asked.out());
     let stop = stop_on_ctrl_c();
     let mut progress = show::Study::new();
     let mut on_event = |event: StudyEvent<'_>| progress.show(&event);
-    let study = kinfold_report::study_temperature(&settings, out, &stop, &mut on_event)?;
+    let study = kinfold_report::study(&settings, out, &stop, &mut on_event)?;
     show::study(&study, out);
     Ok(if study.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }

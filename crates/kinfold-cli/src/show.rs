@@ -529,16 +529,23 @@ impl Study {
 
     pub(crate) fn show(&mut self, event: &StudyEvent<'_>) {
         let StudyEvent::Ran { run, done, all } = event else { return };
-        let StudyRun { loss_name, temperature, seed, loss, loss_floor, .. } = run;
+        let StudyRun { method, loss_name, temperature, seed, loss, loss_floor, .. } = run;
         let left = self.begun.elapsed().as_secs_f64() / *done as f64 * (all - done) as f64;
         let right = match (run.task_error, run.one_shot) {
             (Some(error), _) => format!(", one-shot task {:.1} % wrong", 100.0 * error),
             (None, Some(right)) => format!(", one-shot {:.1} %", 100.0 * right),
             (None, None) => String::new(),
         };
+        let variant = match method.predicts() {
+            true => method.as_str().to_owned(),
+            false => format!("{loss_name} at τ = {temperature}"),
+        };
+        let floor = match loss_floor.is_nan() {
+            true => String::new(),
+            false => format!(" (floor {loss_floor:.3})"),
+        };
         line(&format!(
-            "run {done}/{all}: {loss_name} at τ = {temperature}, seed {seed}: loss {loss:.3} (floor \
-             {loss_floor:.3}){right}, rank {:.1}; {left:.0} s left",
+            "run {done}/{all}: {variant}, seed {seed}: loss {loss:.3}{floor}{right}, rank {:.1}; {left:.0} s left",
             run.effective_rank
         ));
     }

@@ -1157,3 +1157,65 @@ fn several_processes_need_mpi() {
         assert!(said.contains("one of 4 processes"), "{said}");
     }
 }
+
+/// Methods that predict leave a predictor beside the projector, and a study of all says which is best.
+#[test]
+fn methods_train_and_are_compared() {
+    let (photos, into) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &into, "byol", &["--method", "byol"]);
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("method = \"byol\"") && config.contains("predictor = 512"), "{config}");
+    let weights = std::fs::read(run.join("model.safetensors")).unwrap();
+    let names = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    assert!(names.names().contains(&"predictor.output.weight"), "{:?}", names.names());
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("the method <b>byol</b>"));
+    succeeds(&["evaluate", run.to_str().unwrap()]);
+    succeeds(&["diagnose", run.to_str().unwrap()]);
+
+    for (flag, value, why) in [
+        ("--temperature", "0.1", "a temperature of 0.1 has no meaning"),
+        ("--loss", "nt-xent", "the loss nt-xent has no meaning"),
+    ] {
+        let said = fails(2, &["train", "--method", "byol", flag, value]);
+        assert!(said.contains(why), "{said}");
+    }
+
+    let out = into.path().join("study");
+    let data = photos.path().to_str().unwrap();
+    let flags = ["--epochs", "1", "--batch", "8", "--seeds", "2", "--image-size", "8"];
+    let arguments = ["study", "methods", "--data", data, "--out", out.to_str().unwrap()];
+    let printed = succeeds(&[&arguments[..], &flags].concat());
+    for method in ["simclr", "moco-v3", "byol", "simsiam"] {
+        assert!(printed.contains(&format!("| {method} | ")), "{printed}");
+    }
+    assert!(printed.contains("200 nearest vote, %"), "{printed}");
+    assert_eq!(files(&out), ["study.json", "study.md", "study.svg"]);
+}
+
+/// Embeddings of several views are at unit length, the same each time, and other ones than those of one.
+#[test]
+fn embeddings_of_several_views_are_averaged() {
+    let (photos, into) = (photos(), tempfile::tempdir().unwrap());
+    let run = small_run(&photos, &into, "run", &["--average", "3"]);
+    let run = run.to_str().unwrap();
+    let model = std::fs::read_to_string(Path::new(run).join("model.toml")).unwrap();
+    assert!(model.contains("average = 3"), "{model}");
+    let embedded = |flags: &[&str]| -> ndarray::Array2<f32> {
+        let out = into.path().join("out.npy");
+        succeeds(&[&["embed", run, "--out", out.to_str().unwrap()], flags].concat());
+        ndarray_npy::read_npy(&out).unwrap()
+    };
+    let (own, three, one) =
+        (embedded(&[]), embedded(&["--average", "3"]), embedded(&["--average", "1"]));
+    assert_eq!(own, three);
+    assert_ne!(own, one);
+    for row in own.rows() {
+        assert!((row.dot(&row) - 1.0).abs() < 1e-5, "{row}");
+    }
+    let said = fails(2, &["embed", run, "--average", "0"]);
+    assert!(said.contains("average is 0 views"), "{said}");
+    let photographs = small_run(&photos, &into, "simclr", &["--views", "simclr"]);
+    let said = fails(2, &["embed", photographs.to_str().unwrap(), "--average", "3"]);
+    assert!(said.contains("1 to 2: a photograph and its mirror image"), "{said}");
+}

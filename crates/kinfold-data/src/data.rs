@@ -12,7 +12,7 @@ use crate::settings::{DIGITS, Reading, TextReading, VectorReading};
 use crate::sources::{matrix, table};
 use crate::texts::{Bags, Texts};
 use crate::vectors::Vectors;
-use crate::views::{self, Recipe};
+use crate::views::{self, AveragedViews, Recipe};
 use std::path::Path;
 
 /// The file of a folder that describes its tokenizer.
@@ -266,6 +266,24 @@ impl Data {
             Self::Images(images) => {
                 let values = views::draw_views(images, rows, recipe, (seed, epoch), number)?;
                 Ok(pixels(images, values))
+            }
+            Self::Texts(_) | Self::Vectors(_) => self.plain(rows),
+        }
+    }
+
+    /// View `number` of each of these things, of those that are averaged. Of texts and vectors there is one.
+    ///
+    /// # Errors
+    /// When one cannot be read any more.
+    pub fn draw_averaged(
+        &self,
+        rows: &[usize],
+        views: &AveragedViews,
+        number: usize,
+    ) -> Result<Views, Error> {
+        match self {
+            Self::Images(images) => {
+                Ok(pixels(images, views::draw_averaged(images, rows, views, number)?))
             }
             Self::Texts(_) | Self::Vectors(_) => self.plain(rows),
         }

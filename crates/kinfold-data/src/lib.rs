@@ -60,8 +60,8 @@ pub use sources::{npy, texts as files_of_name};
 pub use texts::{Bags, Bm25, Texts, Tokenizer};
 pub use vectors::Vectors;
 pub use views::{
-    Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_pairs, draw_views,
-    pair_sheet,
+    AveragedViews, Key, Recipe, Sheet, SimclrSettings, ViewSettings, contact_sheet, draw_averaged,
+    draw_pairs, draw_views, pair_sheet,
 };
 
 /// The README's example compiles, too.

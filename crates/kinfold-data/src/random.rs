@@ -24,8 +24,15 @@ pub enum Purpose {
         epoch: usize,
         /// Row of the image.
         image: usize,
-        /// 0 or 1.
+        /// Of a pair 0 or 1.
         view: usize,
+    },
+    /// What the views of one image in an epoch have in common.
+    Shared {
+        /// Counted from 0.
+        epoch: usize,
+        /// Row of the image.
+        image: usize,
     },
     /// Which classes meet in an epoch, and each anchor's partner.
     Visits {
@@ -60,7 +67,12 @@ impl Random {
         let words = match purpose {
             Purpose::Split => [1, 0, 0],
             Purpose::Order { epoch } => [2, epoch as u64, 0],
-            Purpose::View { epoch, image, view } => [3 + view as u64, epoch as u64, image as u64],
+            Purpose::View { epoch, image, view } => {
+                // 3 or 4, and for further views of an image what no other purpose has.
+                let view = view as u64;
+                [3 + view % 2 + ((view / 2) << 8), epoch as u64, image as u64]
+            }
+            Purpose::Shared { epoch, image } => [10, epoch as u64, image as u64],
             Purpose::Visits { epoch } => [5, epoch as u64, 0],
             Purpose::Anchors { class, cycle } => [6, class as u64, cycle as u64],
             Purpose::OneShot { run } => [7, run as u64, 0],

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let all: Vec<usize> = (0..classes.len()).collect();
     let raw = data.raw(&all)?.ok_or("digits are pictures")?;
-    let trained = embed(Path::new(run), None)?;
+    let trained = embed(Path::new(run), None, None)?;
     let pictures = [
         matrix(&raw, raw.len() / all.len(), &rows),
         matrix(&trained.embeddings, trained.dim, &rows),

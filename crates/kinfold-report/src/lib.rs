@@ -35,7 +35,7 @@ pub use preview::{Preview, TokenizedText, preview, preview_pairs, preview_texts}
 pub use recorder::Recorder;
 pub use report::report;
 pub use search::{Found, Match, Matches, search};
-pub use study::{Study, StudyEvent, StudyRun, StudySettings, study_temperature};
+pub use study::{Question, Study, StudyEvent, StudyRun, StudySettings, study};
 
 /// The README's example compiles, too.
 #[cfg(doctest)]

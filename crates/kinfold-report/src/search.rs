@@ -99,7 +99,9 @@ pub fn search(
             "the {k} nearest are asked for, but it must be 1 to {n}: {name} has {n} {noun}"
         )));
     }
-    let (keys, asked) = (embed(&model, &data, &device)?, embed(&model, &queries, &device)?);
+    let views = saved.averaged_views(None)?;
+    let embed = |data| embed(&model, data, &views, &device);
+    let (keys, asked) = (embed(&data)?, embed(&queries)?);
     let dim = keys.len() / n;
     let (asked, keys) = (Embeddings::new(&asked, dim)?, Embeddings::new(&keys, dim)?);
     let found = match (with_bm25, &data) {

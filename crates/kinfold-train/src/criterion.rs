@@ -1,16 +1,20 @@
-//! The loss of a run, and what it carries from step to step: a learned temperature and bias, a queue
-//! of earlier keys and the encoder that these come from.
+//! The loss of a run, and what it carries from step to step: a learned temperature and bias, the encoder that
+//! keys come from where it is not the trained one, and a queue of its earlier keys.
 //!
-//! Input: a model, two views of each of some images. Output: their projections, the loss of
+//! Input: a model, two views of each of some images. Output: their projections or predictions, the loss of
 //! these, and after the model's step its own.
+//!
+//! Whatever the method, a loss is of queries that each have a key. SimCLR's is one of all pairs. The other
+//! methods' is the mean of two: first views are queries and the second views' keys, and the other way round.
 
 use crate::Error;
 use crate::loss::Named;
+
+use crate::moving_average::MovingAverage;
 use crate::optimizer::Optimizer;
 use crate::run::State;
-use crate::settings::{OptimizerName, OptimizerSettings, Settings};
+use crate::settings::{Method, OptimizerName, OptimizerSettings, Settings};
 use crate::tensors::numbers;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use kinfold::{Batch, Embeddings, Form, Objective, Temperature};
@@ -21,6 +25,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 pub(crate) struct Criterion {
+    method: Method,
     named: Named,
     module: ContrastiveLoss,
     optimizer: Optimizer,
@@ -30,6 +35,7 @@ pub(crate) struct Criterion {
     classes: Option<Vec<i64>>,
     /// Whether pairs of one class, or else of one group, are no negatives of each other.
     mask: bool,
+    momentum_encoder: Option<MomentumEncoder>,
     queue: Option<Queue>,
     negatives: Negatives,
 }
@@ -64,11 +70,15 @@ impl Negatives {
     }
 }
 
-/// Earlier keys, and the encoder that makes them: it follows the trained one slowly (MoCo, He et al.
-/// 2020).
+/// What makes keys: it follows the trained model slowly.
+struct MomentumEncoder {
+    model: MovingAverage,
+    /// As it is given.
+    momentum: Option<f64>,
+}
+
+/// Earlier keys of the momentum encoder (MoCo, He et al. 2020).
 struct Queue {
-    model: Model,
-    momentum: f64,
     most: usize,
     /// The keys, oldest first, `[rows, projection]`; none before the first step.
     keys: Option<Tensor<2>>,
@@ -105,11 +115,11 @@ impl Criterion {
         pairs: &Pairs,
         device: &Device,
     ) -> Result<Self, Error> {
-        let named = settings.loss.named()?;
+        let (method, named) = (settings.method, settings.named()?);
         let mask = settings.loss.mask_labels;
         let (distinct, classes) = items.classes();
         if (named.labels || mask) && distinct.len() < 2 {
-            let what = if mask { "mask_labels" } else { settings.loss.name.as_str() };
+            let what = if mask { "mask_labels" } else { &named.name };
             return Err(Error::Setting(format!(
                 "{what} needs data of at least two labels, but {} has {}: put the images of each class \
                  into a sub-folder of its own, or give texts a column `label`",
@@ -120,16 +130,14 @@ impl Criterion {
         let module = ContrastiveLoss::new(named.loss);
         let (least, most) = named.bounds;
         let module = module.with_log_scale_bounds(least, most)?;
+        let momentum_encoder = || {
+            let model = Model::initial(&settings.encoder, shape, settings.seed, device)?;
+            let momentum = settings.loss.momentum;
+            Ok::<_, Error>(MomentumEncoder { model: MovingAverage::new(model), momentum })
+        };
         let queue = || {
-            let seed = settings.seed;
-            Ok::<_, Error>(Queue {
-                model: Model::initial(&settings.encoder, shape, seed, device)?.no_grad(),
-                momentum: settings.loss.momentum,
-                most: settings.loss.queue,
-                keys: None,
-                classes: VecDeque::new(),
-                new: None,
-            })
+            let most = settings.loss.queue;
+            Queue { most, keys: None, classes: VecDeque::new(), new: None }
         };
         let classes: Option<Vec<i64>> =
             (named.labels || mask).then(|| classes.iter().map(|&class| class as i64).collect());
@@ -137,10 +145,12 @@ impl Criterion {
         if negatives.per_pair > 0 && (named.queue || named.labels) {
             return Err(Error::Setting(format!(
                 "{} has negatives of its own, but {} takes its negatives from elsewhere",
-                settings.data, settings.loss.name
+                settings.data, named.name
             )));
         }
-        let queue = named.queue.then(queue).transpose()?;
+        let follows = named.queue || method.has_momentum_encoder();
+        let momentum_encoder = follows.then(momentum_encoder).transpose()?;
+        let queue = named.queue.then(queue);
         let module = if named.learned { module.learned(device) } else { module };
         // Weight decay would pull the temperature to 1; open_clip decays none of these, either.
         let own = OptimizerSettings {
@@ -151,7 +161,8 @@ impl Criterion {
         };
         let highest = settings.optimizer.highest_rate(settings.batch.unwrap_or_default());
         Ok(Self {
-            named,
+            method,
+            momentum_encoder,
             optimizer: Optimizer::new(&own, &module),
             module,
             share: match settings.optimizer.name {
@@ -161,28 +172,54 @@ impl Criterion {
             classes,
             // Without labels, pairs may still be known to show the same thing.
             mask: mask || (!named.labels && (pairs.share_groups() || negatives.per_pair > 0)),
+            named,
             queue,
             negatives,
         })
     }
 
     /// What the model makes of `2n` views, first every first view, and what follows: as many rows, or those of
-    /// the first views alone where there are [`keys`](Self::keys).
+    /// the first views alone where [`keys`](Self::keys) are the second views'. A method that predicts has
+    /// predictions here, and SimSiam the projections behind them.
     pub(crate) fn rows(&self, model: &Model, views: Input) -> Tensor<2> {
+        if self.method.predicts() {
+            let projections = model.project(views);
+            let predictions = model.predict(projections.clone());
+            return match self.method.has_momentum_encoder() {
+                true => predictions,
+                false => Tensor::cat(vec![predictions, projections.detach()], 0),
+            };
+        }
         let n = views.len() / (2 + self.negatives.per_pair);
         let elsewhere = self.queue.is_some() || self.has_constant_documents(model);
         model.project(if elsewhere { views.narrow(0, n) } else { views })
     }
 
-    /// The keys of the second views that are constants, `[n, projection]`: those that a queue's encoder makes of
-    /// them, or those that the model leaves as they are.
+    /// The keys that are constants: those that a momentum encoder makes of both views or, for a queue, of the
+    /// second ones, `[n, projection]`; or those of the second views that the model leaves as they are.
     pub(crate) fn keys(&self, model: &Model, views: &Input) -> Option<Tensor<2>> {
         let n = views.len() / 2;
-        match &self.queue {
-            Some(queue) => Some(queue.model.project(views.narrow(n, n)).detach()),
+        match &self.momentum_encoder {
+            Some(encoder) => {
+                let seen = if self.queue.is_some() { views.narrow(n, n) } else { views.clone() };
+                Some(encoder.model.model().project(seen).detach())
+            }
             None if self.has_constant_documents(model) => views.documents(),
             None => None,
         }
+    }
+
+    /// Whether keys come from an encoder that follows the trained one.
+    #[cfg(test)]
+    pub(crate) fn has_momentum_encoder(&self) -> bool {
+        self.momentum_encoder.is_some()
+    }
+
+    /// Whether keys have no gradient.
+    pub(crate) fn has_constant_keys(&self, model: &Model) -> bool {
+        self.momentum_encoder.is_some()
+            || self.method.predicts()
+            || self.has_constant_documents(model)
     }
 
     /// Whether documents, which the model leaves as they are, stand apart: their gradient would be a third of
@@ -191,47 +228,72 @@ impl Criterion {
         model.leaves_documents() && self.negatives.per_pair == 0
     }
 
-    /// The loss of `pairs`, by their [`rows`](Self::rows), in as many parts as one likes, and
-    /// [`keys`](Self::keys).
+    /// The loss of `pairs`, by their [`rows`](Self::rows) and [`keys`](Self::keys), both in as many parts as one
+    /// likes.
     pub(crate) fn loss(
         &mut self,
         rows: Vec<Tensor<2>>,
-        keys: Option<Tensor<2>>,
+        keys: Vec<Tensor<2>>,
         pairs: &[Pair],
     ) -> Result<Loss, Error> {
-        self.loss_of(self.projected(rows, keys), pairs, None)
+        let (there, back) = self.projected(rows, keys);
+        let mut loss_of = |part| self.loss_of(part, pairs, None);
+        Ok(loss_of(there)?.and(back.map(loss_of).transpose()?))
     }
 
-    /// What the loss is of, out of [`rows`](Self::rows), in as many parts as one likes, and
-    /// [`keys`](Self::keys).
-    pub(crate) fn projected(&self, rows: Vec<Tensor<2>>, keys: Option<Tensor<2>>) -> Projected {
-        if let Some(keys) = keys {
-            return Projected { queries: Tensor::cat(rows, 0), keys, negatives: None };
+    /// What the loss is of, out of [`rows`](Self::rows) and [`keys`](Self::keys), both in as many parts as one
+    /// likes. Of methods that predict it is two parts, first views from second ones and the other way.
+    pub(crate) fn projected(
+        &self,
+        rows: Vec<Tensor<2>>,
+        mut keys: Vec<Tensor<2>>,
+    ) -> (Projected, Option<Projected>) {
+        let part = |x: &Tensor<2>, place: usize, of: usize| {
+            let n = x.dims()[0] / of;
+            x.clone().narrow(0, place * n, n)
+        };
+        let all = |parts: &[Tensor<2>], place: usize, of: usize| {
+            Tensor::cat(parts.iter().map(|x| part(x, place, of)).collect(), 0)
+        };
+        if self.method.predicts() {
+            let mut predictions = rows;
+            if keys.is_empty() {
+                keys = predictions.iter().map(|rows| part(rows, 1, 2).detach()).collect();
+                predictions = predictions.iter().map(|rows| part(rows, 0, 2)).collect();
+            }
+            let [there, back] = [0, 1].map(|view| Projected {
+                queries: all(&predictions, view, 2),
+                keys: all(&keys, 1 - view, 2),
+                negatives: None,
+            });
+            return (there, Some(back));
+        }
+        if !keys.is_empty() {
+            let (queries, keys) = (Tensor::cat(rows, 0), Tensor::cat(keys, 0));
+            return (Projected { queries, keys, negatives: None }, None);
         }
         let per_pair = self.negatives.per_pair;
-        let (mut queries, mut keys, mut negatives) = (Vec::new(), Vec::new(), Vec::new());
-        for rows in rows {
+        let negatives = |rows: &Tensor<2>| {
             let n = rows.dims()[0] / (2 + per_pair);
-            queries.push(rows.clone().narrow(0, 0, n));
-            keys.push(rows.clone().narrow(0, n, n));
-            if per_pair > 0 {
-                negatives.push(rows.narrow(0, 2 * n, per_pair * n));
-            }
-        }
-        Projected {
-            queries: Tensor::cat(queries, 0),
-            keys: Tensor::cat(keys, 0),
-            negatives: (!negatives.is_empty()).then(|| Tensor::cat(negatives, 0)),
-        }
+            rows.clone().narrow(0, 2 * n, per_pair * n)
+        };
+        let of = 2 + per_pair;
+        let negatives =
+            (per_pair > 0).then(|| Tensor::cat(rows.iter().map(negatives).collect(), 0));
+        (Projected { queries: all(&rows, 0, of), keys: all(&rows, 1, of), negatives }, None)
     }
 
-    /// The loss of `pairs`, or of its share that the pairs `own` are.
+    /// The loss of `pairs` by one part of [`projected`](Self::projected), or of its share that the pairs `own` are;
+    /// where there are two parts, each is half of the loss.
     pub(crate) fn loss_of(
         &mut self,
         Projected { queries, keys, negatives }: Projected,
         pairs: &[Pair],
         own: Option<Range<usize>>,
     ) -> Result<Loss, Error> {
+        if self.method.has_no_negatives() {
+            return Ok(without_negatives(queries, keys, own)?.halved());
+        }
         let n = pairs.len();
         let classes: Option<Vec<i64>> = match &self.classes {
             Some(classes) => Some(pairs.iter().map(|pair| classes[pair.a]).collect()),
@@ -273,7 +335,8 @@ impl Criterion {
         if let Some(queue) = &mut self.queue {
             queue.new = Some((keys, classes.unwrap_or_default()));
         }
-        Ok(Loss { tensor, value, floor, ceiling })
+        let loss = Loss { tensor, value, floor, ceiling };
+        Ok(if self.method.predicts() { loss.halved() } else { loss })
     }
 
     /// The least that a batch can reach, where that is known, and what it has where nothing is
@@ -329,14 +392,18 @@ impl Criterion {
         self.negatives.per_pair
     }
 
-    /// The model has taken its step; now what the loss learns takes its own, and the queue moves on.
-    pub(crate) fn step(&mut self, rate: f64, gradients: GradientsParams, model: &Model) {
+    /// The model has taken its step, when `done` of all steps are taken, from 0 to 1; now what the loss learns
+    /// takes its own, the momentum encoder follows, and the queue moves on.
+    pub(crate) fn step(&mut self, rate: f64, gradients: GradientsParams, model: &Model, done: f64) {
         if self.named.learned {
             let rate = rate * self.share;
             self.module = self.optimizer.step(rate, self.module.clone(), gradients).clamped();
         }
+        if let Some(MomentumEncoder { model: follower, momentum }) = &mut self.momentum_encoder {
+            follower.follow(model, self.method.momentum(*momentum, done));
+        }
         if let Some(queue) = &mut self.queue {
-            queue.step(model);
+            queue.step();
         }
     }
 
@@ -346,8 +413,10 @@ impl Criterion {
             into.put_module("loss", &self.module);
             into.put_all("loss_optimizer", self.optimizer.state());
         }
+        if let Some(encoder) = &self.momentum_encoder {
+            encoder.model.state("momentum_encoder", into);
+        }
         if let Some(queue) = &self.queue {
-            into.put_module("queue_model", &queue.model.snapshot());
             let keys = queue.keys.iter().map(|keys| ("keys".to_owned(), keys.to_data()));
             into.put_all("queue", keys.collect());
             into.put_numbers("queue.classes", queue.classes.iter().copied().collect());
@@ -360,8 +429,10 @@ impl Criterion {
             self.module = from.take_module("loss", self.module.clone())?;
             self.optimizer.restore(from.take_all("loss_optimizer"))?;
         }
+        if let Some(encoder) = &mut self.momentum_encoder {
+            encoder.model.restore("momentum_encoder", from)?;
+        }
         if let Some(queue) = &mut self.queue {
-            queue.model = from.take_module("queue_model", queue.model.clone())?;
             queue.classes = from.take_numbers("queue.classes")?.into();
             queue.keys = from.take("queue.keys").ok().map(|keys| Tensor::from_data(keys, device));
         }
@@ -398,8 +469,8 @@ impl Criterion {
 }
 
 impl Queue {
-    /// The step's keys join, the oldest leave, and the encoder follows `model`.
-    fn step(&mut self, model: &Model) {
+    /// The step's keys join, and the oldest leave.
+    fn step(&mut self) {
         let Some((keys, classes)) = self.new.take() else { return };
         let keys = match self.keys.take() {
             Some(earlier) => Tensor::cat(vec![earlier, keys], 0),
@@ -409,39 +480,60 @@ impl Queue {
         self.keys = Some(keys.clone().narrow(0, leave, keys.dims()[0] - leave));
         self.classes.extend(classes);
         self.classes.drain(..leave.min(self.classes.len()));
-
-        let mut weights = Weights(VecDeque::new());
-        model.visit(&mut weights);
-        let momentum = self.momentum;
-        self.model = self.model.clone().map(&mut Follow { weights, momentum });
     }
 }
 
-/// A model's weights in order, each flat.
-struct Weights(VecDeque<Tensor<1>>);
+impl Loss {
+    /// Both parts of a loss, where there are two.
+    pub(crate) fn and(self, other: Option<Self>) -> Self {
+        let Some(other) = other else { return self };
+        Self {
+            tensor: self.tensor + other.tensor,
+            value: self.value + other.value,
+            floor: self.floor.zip(other.floor).map(|(a, b)| a + b),
+            ceiling: self.ceiling + other.ceiling,
+        }
+    }
 
-impl ModuleVisitor for Weights {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let x = param.val().detach();
-        let count = x.shape().num_elements();
-        self.0.push_back(x.reshape([count]));
+    /// Half of it.
+    fn halved(self) -> Self {
+        Self {
+            tensor: self.tensor / 2.0,
+            value: self.value / 2.0,
+            floor: self.floor.map(|floor| floor / 2.0),
+            ceiling: self.ceiling / 2.0,
+        }
     }
 }
 
-/// Moves a model of the same architecture towards these weights.
-struct Follow {
-    weights: Weights,
-    momentum: f64,
-}
-
-impl ModuleMapper for Follow {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(other) = self.weights.0.pop_front() else { return param };
-        param.map(|x| {
-            let other = other.reshape(x.shape());
-            x.detach() * self.momentum + other * (1.0 - self.momentum)
-        })
+/// The mean of 2 − 2 cos of each row's query and its own key (BYOL, Grill et al. 2020), of which the rows `own`
+/// are a share. Where nothing is learned a cosine is about 0. The least is 0, and that of one point for all, too:
+/// it is no floor that says that something was learned.
+fn without_negatives(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    own: Option<Range<usize>>,
+) -> Result<Loss, Error> {
+    let n = queries.dims()[0];
+    let own = own.unwrap_or(0..n);
+    let unit = |x: Tensor<2>| {
+        let x = x.narrow(0, own.start, own.len());
+        let length = (x.clone() * x.clone()).sum_dim(1).sqrt().clamp_min(kinfold::NORM_FLOOR);
+        x / length
+    };
+    let cosines = unit(queries.clone()) * unit(keys.clone());
+    let tensor = (cosines.sum() * -2.0 + 2.0 * own.len() as f64) / n as f64;
+    let value = f64::from(numbers(tensor.clone())?[0]);
+    if !value.is_finite() {
+        // It says which number is not finite.
+        let dim = queries.dims()[1];
+        for x in [queries, keys] {
+            let x = numbers(x)?;
+            let x = Embeddings::new(&x, dim)?;
+            kinfold::ContrastiveLoss::info_nce(Temperature::new(1.0)?).value(Batch::new(x, x))?;
+        }
     }
+    Ok(Loss { tensor, value, floor: None, ceiling: 2.0 })
 }
 
 #[cfg(test)]
@@ -481,8 +573,8 @@ mod tests {
             parts.iter().map(rows).collect()
         };
         let (whole, two) = (parts(&[&batch])?, parts(&[&batch[..1], &batch[1..]])?);
-        let whole = criterion.loss(whole, None, &batch)?;
-        let two = criterion.loss(two, None, &batch)?;
+        let whole = criterion.loss(whole, Vec::new(), &batch)?;
+        let two = criterion.loss(two, Vec::new(), &batch)?;
         assert!((whole.value - two.value).abs() < 1e-6);
 
         // The same by the library: ids of pairs, then of negatives.
@@ -501,7 +593,7 @@ mod tests {
         let batch = Batch::new(Embeddings::new(&queries, 5)?, Embeddings::new(&keys, 5)?)
             .with_negatives(Embeddings::new(&negatives, 5)?)
             .with_ids(&ids);
-        let value = settings.loss.loss()?.value(batch)?.mean;
+        let value = settings.contrastive_loss()?.value(batch)?.mean;
         assert!((whole.value - value).abs() < 1e-5, "{} {value}", whole.value);
         // Five candidates, but for the first pair, whose own positive is left out.
         let ceiling = (2.0 * 6f64.ln() + 5f64.ln()) / 3.0;
@@ -509,25 +601,86 @@ mod tests {
         Ok(())
     }
 
+    /// Against the definitions, in f64, by what the model and the momentum encoder make of the views.
+    #[test]
+    fn methods_that_predict_are_as_their_papers_have_them() -> Result<(), Error> {
+        let device = Device::flex().autodiff();
+        for method in Method::ALL.into_iter().filter(|method| method.predicts()) {
+            let mut settings = Settings { method, batch: Some(4), ..Settings::default() };
+            let data = settings.read()?;
+            let pairs = Pairs::new(data.items(), &data.split(0.2), &settings.pairs)?;
+            let of_data = (data.items(), settings.shape(&data));
+            settings = settings.decided(of_data.1, &pairs)?;
+            let mut criterion = Criterion::new(&settings, of_data, &pairs, &device)?;
+            let model = Model::random(&settings.encoder, of_data.1, 1, &device)?;
+            let batch = pairs.batches(4, 0, 0).remove(0);
+            let views = input(data.draw_batch(&batch, &settings.view, 0, 0)?, &device);
+            let keys: Vec<_> = criterion.keys(&model, &views).into_iter().collect();
+            let rows = criterion.rows(&model, views.clone());
+
+            let rows_of = |x: Tensor<2>| -> Result<Vec<Vec<f64>>, Error> {
+                let dim = x.dims()[1];
+                let unit = |row: &[f32]| {
+                    let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                    row.iter().map(|&x| f64::from(x) / length).collect()
+                };
+                Ok(numbers(x)?.chunks(dim).map(unit).collect())
+            };
+            let projected = model.project(views.clone());
+            let queries = rows_of(model.predict(projected.clone()))?;
+            let keys_of = match method {
+                Method::Simsiam => projected,
+                // It begins as the trained model of the run's own seed does.
+                _ => Model::random(&settings.encoder, of_data.1, settings.seed, &device)?
+                    .project(views),
+            };
+            let keys_of = rows_of(keys_of)?;
+            let cos = |i: usize, j: usize| -> f64 {
+                queries[i].iter().zip(&keys_of[j]).map(|(a, b)| a * b).sum()
+            };
+            let of_row = |i: usize| {
+                let (own, others) = if i < 4 { (i + 4, 4..8) } else { (i - 4, 0..4) };
+                match method {
+                    Method::MocoV3 => {
+                        others.map(|j| (cos(i, j) / 0.2).exp()).sum::<f64>().ln()
+                            - cos(i, own) / 0.2
+                    }
+                    _ => 2.0 - 2.0 * cos(i, own),
+                }
+            };
+            let expected = (0..8).map(of_row).sum::<f64>() / 8.0;
+            let loss = criterion.loss(vec![rows], keys, &batch)?;
+            assert!((loss.value - expected).abs() < 1e-5, "{method:?}: {} {expected}", loss.value);
+            let ceiling = if method == Method::MocoV3 { 4f64.ln() } else { 2.0 };
+            assert!((loss.ceiling - ceiling).abs() < 1e-9);
+            let gradients = loss.tensor.backward();
+            let of_model = GradientsParams::from_module(&mut { gradients }, &model);
+            assert!(!of_model.is_empty());
+        }
+        Ok(())
+    }
+
     #[test]
     fn the_encoder_of_a_queue_follows_slowly_and_the_queue_forgets() -> Result<(), Error> {
         let device = Device::flex().autodiff();
         let mut settings = Settings::default();
-        settings.loss.name = "moco".to_owned();
+        settings.loss.name = Some("moco".to_owned());
         settings.loss.queue = 7;
-        settings.loss.momentum = 0.75;
+        settings.loss.momentum = Some(0.75);
         let data = settings.read()?;
         let pairs = Pairs::new(data.items(), &data.split(0.2), &settings.pairs)?;
         let of_data = (data.items(), settings.shape(&data));
         let mut criterion = Criterion::new(&settings, of_data, &pairs, &device)?;
         let of = |model: &Model| -> Result<Vec<f32>, Error> {
-            let mut weights = Weights(VecDeque::new());
-            model.visit(&mut weights);
-            weights.0.into_iter().map(numbers).collect::<Result<Vec<_>, _>>().map(|x| x.concat())
+            let mut state = State::default();
+            state.put_module("model", model);
+            let all = state.take_all("model").into_iter();
+            Ok(all.flat_map(|(_, data)| data.iter::<f32>().collect::<Vec<_>>()).collect())
         };
         let queue = |criterion: &Criterion| {
+            let encoder = criterion.momentum_encoder.as_ref().expect("moco has one");
             let queue = criterion.queue.as_ref().expect("moco has a queue");
-            (queue.model.clone(), queue.keys.as_ref().map_or(0, |keys| keys.dims()[0]))
+            (encoder.model.model().clone(), queue.keys.as_ref().map_or(0, |keys| keys.dims()[0]))
         };
         let trained = model(1, &device);
         let begin = of(&queue(&criterion).0)?;
@@ -541,14 +694,14 @@ mod tests {
                 place: 0,
             });
             let views = input(data.plain(&[0, 1, 2, 3, 4, 5, 6, 7])?, &device);
-            let keys = criterion.keys(&trained, &views);
+            let keys = criterion.keys(&trained, &views).into_iter().collect();
             let loss = criterion.loss(vec![criterion.rows(&trained, views)], keys, &which)?;
             // At first the other three keys of the batch, then the queue's.
             let candidates = [4.0f64, 5.0, 8.0][step - 1];
             assert!((loss.ceiling - candidates.ln()).abs() < 1e-9, "{}", loss.ceiling);
             let before = of(&queue(&criterion).0)?;
             let of_loss = criterion.gradients(&mut loss.tensor.backward());
-            criterion.step(1e-3, of_loss, &trained);
+            criterion.step(1e-3, of_loss, &trained, 0.5);
             let (model, keys) = queue(&criterion);
             assert_eq!(keys, rows);
             for ((new, old), towards) in of(&model)?.iter().zip(&before).zip(of(&trained)?) {

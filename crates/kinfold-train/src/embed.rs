@@ -7,7 +7,8 @@
 use crate::run::{CONFIG, SavedModel, write_whole};
 use crate::{Error, Settings, tensors};
 use burn::tensor::Device;
-use kinfold_data::{Data, Views};
+use kinfold_data::Data;
+use kinfold_nn::encoders::Model;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -94,11 +95,14 @@ impl Format {
 }
 
 /// The embeddings of `data` (by default what it was trained on) by the model of a run; of vectors, as queries.
+/// Those of `average` views of each image are averaged, or of as many as the run says.
 ///
 /// # Errors
-/// When the run or the data cannot be read.
-pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
-    embed_as(run, data, |data, rows| Ok(data.plain(rows)?))
+/// When the run or the data cannot be read, or things have no such number of views.
+pub fn embed(run: &Path, data: Option<&str>, average: Option<usize>) -> Result<Embedded, Error> {
+    embed_as(run, data, |saved, model, data, device| {
+        tensors::embed(model, data, &saved.averaged_views(average)?, device)
+    })
 }
 
 /// The same as what is looked for: an adapter of vectors may have another tower for documents, or none.
@@ -106,20 +110,22 @@ pub fn embed(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
 /// # Errors
 /// As [`embed`].
 pub fn embed_documents(run: &Path, data: Option<&str>) -> Result<Embedded, Error> {
-    embed_as(run, data, |data, rows| Ok(data.documents(rows)?))
+    embed_as(run, data, |_, model, data, device| {
+        let rows: Vec<usize> = (0..data.items().len()).collect();
+        tensors::embed_documents(model, data, &rows, device)
+    })
 }
 
 fn embed_as(
     run: &Path,
     data: Option<&str>,
-    views: impl Fn(&Data, &[usize]) -> Result<Views, Error>,
+    embed: impl Fn(&SavedModel, &Model, &Data, &Device) -> Result<Vec<f32>, Error>,
 ) -> Result<Embedded, Error> {
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
     let model = saved.trained(run, &device)?;
     let data = saved.settings(data).read()?;
-    let rows: Vec<usize> = (0..data.items().len()).collect();
-    let embeddings = tensors::embed_views(&model, &rows, &device, |rows| views(&data, rows))?;
+    let embeddings = embed(&saved, &model, &data, &device)?;
     let dim = embeddings.len() / data.items().len();
     Ok(Embedded { data, embeddings, dim })
 }

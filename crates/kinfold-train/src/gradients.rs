@@ -43,7 +43,7 @@ pub(crate) fn gradients(
 ) -> Result<Found, Error> {
     let Some(chunk) = chunk.filter(|&chunk| chunk < pairs.len()) else {
         let views = views(pairs)?;
-        let keys = criterion.keys(model, &views);
+        let keys = criterion.keys(model, &views).into_iter().collect();
         let loss = criterion.loss(vec![criterion.rows(model, views)], keys, pairs)?;
         let mut of_loss = loss.tensor.clone().backward();
         let of_model = GradientsParams::from_module(&mut of_loss, model);
@@ -58,7 +58,6 @@ pub(crate) fn gradients(
         keys.extend(criterion.keys(model, &views));
         rows.push(criterion.rows(&still, views));
     }
-    let keys = (!keys.is_empty()).then(|| Tensor::cat(keys, 0));
     let (loss, of_rows, mut of_loss) = of_rows(rows, |rows| criterion.loss(rows, keys, pairs))?;
     let of_loss = criterion.gradients(&mut of_loss);
     let of_model = through(model, of_rows, |i| Ok(criterion.rows(model, views(chunks[i])?)))?;

@@ -31,6 +31,8 @@ mod export;
 mod gradients;
 mod loss;
 pub mod memory;
+mod method;
+mod moving_average;
 mod optimizer;
 mod paths;
 mod processes;

@@ -4,7 +4,7 @@
 //! needs beside pairs of views; or why it cannot be.
 
 use crate::Error;
-use crate::settings::LossSettings;
+use crate::settings::{LossSettings, is_default};
 use kinfold::{ContrastiveLoss, Objective, Prefix, Preset, Similarity, Temperature};
 
 /// The names that are no preset's.
@@ -26,8 +26,9 @@ fn needs_guide(preset: Preset) -> bool {
 }
 
 /// A loss by its name, with everything decided.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Named {
+    pub(crate) name: String,
     pub(crate) loss: ContrastiveLoss,
     /// Whether its temperature is learned and, for the sigmoid, its bias.
     pub(crate) learned: bool,
@@ -40,17 +41,15 @@ pub(crate) struct Named {
 }
 
 impl LossSettings {
-    /// The loss that these settings ask for; the temperature, where it is learned, is the first one.
+    /// The loss that these settings ask for; `own` is the name where none is given, and its temperature, if
+    /// that is not the loss's own.
     ///
     /// # Errors
     /// When there is no loss of that name, or it cannot be trained with these settings.
-    pub fn loss(&self) -> Result<ContrastiveLoss, Error> {
-        self.named().map(|named| named.loss)
-    }
-
-    pub(crate) fn named(&self) -> Result<Named, Error> {
-        let plain = self.plain()?;
-        let preset = self.name.parse::<Preset>().ok();
+    pub(crate) fn named(&self, own: (&str, Option<f64>)) -> Result<Named, Error> {
+        let name = self.name.as_deref().unwrap_or(own.0);
+        let plain = self.plain(name, own.1.filter(|_| name == own.0))?;
+        let preset = name.parse::<Preset>().ok();
         let refused = |error: kinfold::Error| Error::Setting(error.to_string());
         let loss = plain.with_margin(self.margin).map_err(refused)?;
         let loss = loss.with_label_smoothing(self.label_smoothing).map_err(refused)?;
@@ -61,6 +60,7 @@ impl LossSettings {
         let sigmoid = matches!(loss.objective(), Objective::Sigmoid { .. });
         let own = preset.and_then(Preset::log_scale_bounds);
         let named = Named {
+            name: name.to_owned(),
             loss,
             learned: self.learned_temperature.unwrap_or(both_learn),
             bounds: match own {
@@ -71,18 +71,34 @@ impl LossSettings {
             labels: matches!(loss.objective(), Objective::SupConOutside | Objective::SupConInside),
             queue: preset == Some(Preset::MoCo),
         };
-        self.check(&named)?;
+        self.check(name, &named)?;
         Ok(named)
     }
 
+    /// The first of these settings that is not as it is by default.
+    pub(crate) fn given(&self) -> Option<String> {
+        let Self { name, temperature, learned_temperature, matryoshka, .. } = self;
+        let rest = Self { queue: 0, momentum: None, ..Self::default() };
+        let given = [
+            name.as_ref().map(|name| format!("the loss {name}")),
+            temperature.map(|x| format!("a temperature of {x}")),
+            learned_temperature.map(|_| "learned_temperature".to_owned()),
+            (self.margin != rest.margin).then(|| "a margin".to_owned()),
+            (self.label_smoothing != rest.label_smoothing).then(|| "label_smoothing".to_owned()),
+            (!is_default(matryoshka)).then(|| "matryoshka".to_owned()),
+            self.mask_labels.then(|| "mask_labels".to_owned()),
+        ];
+        given.into_iter().flatten().next()
+    }
+
     /// The loss of that name at its temperature.
-    fn plain(&self) -> Result<ContrastiveLoss, Error> {
+    fn plain(&self, name: &str, of_method: Option<f64>) -> Result<ContrastiveLoss, Error> {
         let temperature = |own: f64| {
-            Temperature::new(self.temperature.unwrap_or(own))
+            Temperature::new(self.temperature.or(of_method).unwrap_or(own))
                 .map_err(|error| Error::Setting(error.to_string()))
         };
         let inside = |loss: ContrastiveLoss| loss.with_objective(Objective::SupConInside);
-        Ok(match self.name.as_str() {
+        Ok(match name {
             "one-way" => ContrastiveLoss::info_nce(temperature(0.5)?),
             "both-ways" => ContrastiveLoss::clip(temperature(0.5)?),
             "nt-xent" => ContrastiveLoss::nt_xent(temperature(0.5)?),
@@ -110,18 +126,17 @@ impl LossSettings {
         })
     }
 
-    fn check(&self, named: &Named) -> Result<(), Error> {
+    fn check(&self, name: &str, named: &Named) -> Result<(), Error> {
         let needs = |right: bool, text: String| match right {
             true => Ok(()),
             false => Err(Error::Setting(text)),
         };
-        let name = &self.name;
         needs(
             !(self.mask_labels && named.labels),
             format!("mask_labels has no meaning for {name}: rows of one label are its positives"),
         )?;
         needs(self.queue > 0, "queue is 0 rows, but at least 1 is needed".to_owned())?;
-        let momentum = self.momentum;
+        let momentum = self.momentum.unwrap_or_default();
         needs(
             (0.0..1.0).contains(&momentum),
             format!("momentum is {momentum}, but it must be at least 0 and below 1"),
@@ -149,32 +164,37 @@ mod tests {
     use kinfold::Form;
 
     fn settings(name: &str) -> LossSettings {
-        LossSettings { name: name.to_owned(), ..LossSettings::default() }
+        LossSettings { name: Some(name.to_owned()), ..LossSettings::default() }
+    }
+
+    fn named(settings: &LossSettings) -> Result<Named, Error> {
+        settings.named(("nt-xent", None))
     }
 
     #[test]
     fn every_name_is_a_loss_and_no_other_is() -> Result<(), Error> {
         for name in loss_names() {
-            settings(name).named()?;
+            named(&settings(name))?;
         }
         assert_eq!(loss_names().len(), OURS.len() + Preset::ALL.len() - 1);
-        let said = settings("ntxent").named().map(drop).expect_err("no such loss").to_string();
+        let said = named(&settings("ntxent")).map(drop).expect_err("no such loss").to_string();
         assert!(loss_names().iter().all(|name| said.contains(name)), "{said}");
-        let said = settings("sentence-transformers-gist").named().map(drop);
+        let said = named(&settings("sentence-transformers-gist")).map(drop);
         assert!(said.expect_err("no guide").to_string().contains("as a guide"));
         Ok(())
     }
 
     #[test]
     fn a_name_has_its_own_temperature_until_another_is_given() -> Result<(), Error> {
-        let default = LossSettings::default().named()?;
+        let default = named(&LossSettings::default())?;
         let (form, t) = (default.loss.form(), default.loss.temperature().get());
         assert_eq!((form, t, default.learned), (Form::NtXent, 0.5, false));
-        let temperature = |settings: &LossSettings| settings.loss().map(|x| x.temperature().get());
+        let temperature =
+            |settings: &LossSettings| named(settings).map(|x| x.loss.temperature().get());
         assert_eq!(temperature(&settings("pml-ntxent"))?, 0.07);
         let other = LossSettings { temperature: Some(0.25), ..settings("pml-ntxent") };
         assert_eq!(temperature(&other)?, 0.25);
-        assert!(settings("siglip").named()?.learned && settings("open-clip").named()?.learned);
+        assert!(named(&settings("siglip"))?.learned && named(&settings("open-clip"))?.learned);
         Ok(())
     }
 
@@ -185,14 +205,14 @@ mod tests {
             learned_temperature: Some(true),
             ..settings(name)
         };
-        assert!(learned("nt-xent", 1.0).named().is_ok() && learned("siglip", 2.0).named().is_ok());
+        assert!(named(&learned("nt-xent", 1.0)).is_ok() && named(&learned("siglip", 2.0)).is_ok());
         for outside in [0.009, 2.0] {
-            let said = learned("nt-xent", outside).named().map(drop).expect_err("outside");
+            let said = named(&learned("nt-xent", outside)).map(drop).expect_err("outside");
             assert!(said.to_string().contains("between 0.010 and 1.000"), "{said}");
         }
         let masked = LossSettings { mask_labels: true, ..settings("sup-con") };
-        assert!(masked.named().is_err());
+        assert!(named(&masked).is_err());
         let smoothed = LossSettings { label_smoothing: 0.1, ..settings("siglip") };
-        assert!(smoothed.named().is_err());
+        assert!(named(&smoothed).is_err());
     }
 }

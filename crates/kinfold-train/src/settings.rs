@@ -10,8 +10,8 @@ pub use kinfold_nn::encoders::{
 use crate::processes::Processes;
 use crate::{Error, memory};
 use kinfold_data::{
-    DIGITS, Data, DataReading, ImageSettings, Kind, PairSettings, PairSource, Pairs, Recipe,
-    TOKENIZER, TextSettings, VectorSettings, ViewSettings,
+    AveragedViews, DIGITS, Data, DataReading, ImageSettings, Kind, PairSettings, PairSource, Pairs,
+    Recipe, TOKENIZER, TextSettings, VectorSettings, ViewSettings,
 };
 use kinfold_nn::encoders::{ImageShape, InputShape, table_shape, tokenizer_beside};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Settings {
     /// The share of the data that is held out to judge by, from 0 to below 1, but for a list of pairs of
     /// images; where the data itself holds some out, it is those.
     pub hold_out: f64,
+    /// How the two views of a pair learn from each other.
+    #[serde(skip_serializing_if = "is_default")]
+    pub method: Method,
     /// Everything random follows from it.
     pub seed: u64,
     /// Passes over the data.
@@ -71,17 +74,37 @@ pub struct Settings {
     /// When a run is ended before its last epoch, and which epoch's weights are kept.
     #[serde(skip_serializing_if = "is_default")]
     pub early_stopping: EarlyStoppingSettings,
+    /// How embeddings are made of things once the encoder is trained.
+    #[serde(skip_serializing_if = "is_default")]
+    pub evaluation: EvaluationSettings,
     /// When a run is saved, to be resumed.
     pub checkpoint: CheckpointSettings,
+}
+
+/// How the two views of a pair learn from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Each view finds the other among all (Chen et al. 2020), by any loss.
+    #[default]
+    Simclr,
+    /// What a predictor makes of each view finds the other among all that a momentum encoder makes of the other
+    /// views (Chen, Xie and He 2021).
+    MocoV3,
+    /// A predictor makes of each view what a momentum encoder makes of the other; there are no negatives (Grill
+    /// et al. 2020).
+    Byol,
+    /// The same without a momentum encoder: the other view's projection is taken as it is (Chen and He 2021).
+    Simsiam,
 }
 
 /// The loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossSettings {
-    /// One of [`loss_names`](crate::loss_names).
+    /// One of [`loss_names`](crate::loss_names); by default `nt-xent`, and for the method `moco-v3` `one-way`.
     #[serde(alias = "form")]
-    pub name: String,
+    pub name: Option<String>,
     /// The temperature τ, above 0; by default the loss's own: that of the preset, 0.5 for `one-way`,
     /// `both-ways` and `nt-xent`, and 0.1 for `sup-con` and `sup-con-inside`.
     pub temperature: Option<f64>,
@@ -102,9 +125,10 @@ pub struct LossSettings {
     /// For `moco`, the most earlier keys to keep as negatives. In the first step there are none, and
     /// the other keys of the batch are negatives instead.
     pub queue: usize,
-    /// For `moco`, how slowly the encoder that keys come from follows the trained one: the part of
-    /// its weights that it keeps at each step.
-    pub momentum: f64,
+    /// How slowly the encoder that keys come from follows the trained one: the part of its weights that it
+    /// keeps at each step. By default 0.999 for the loss `moco`; for the methods `moco-v3` and `byol` it begins
+    /// with this, by default 0.99, and rises to 1 by a cosine.
+    pub momentum: Option<f64>,
 }
 
 /// How weights are moved, with a linear warm-up and then a cosine down to 0.
@@ -187,6 +211,22 @@ impl Default for EarlyStoppingSettings {
     }
 }
 
+/// How embeddings are made of things once the encoder is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationSettings {
+    /// An embedding is the mean of those of so many views, each at unit length, itself at unit length: of
+    /// drawings in as many poses, of photographs, where it is 2, of the picture and its mirror image. It takes
+    /// so many times as long. 1, the default, is the image itself.
+    pub average: usize,
+}
+
+impl Default for EvaluationSettings {
+    fn default() -> Self {
+        Self { average: 1 }
+    }
+}
+
 /// When a checkpoint is written; one is written whenever a run is stopped by Ctrl-C, too. Nothing that
 /// a run learns depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -224,6 +264,7 @@ impl Default for Settings {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data: DIGITS.to_owned(),
             hold_out: 0.2,
+            method: Method::default(),
             seed: 0,
             epochs: 30,
             batch: None,
@@ -238,6 +279,7 @@ impl Default for Settings {
             optimizer: OptimizerSettings::default(),
             processes: ProcessesSettings::default(),
             early_stopping: EarlyStoppingSettings::default(),
+            evaluation: EvaluationSettings::default(),
             checkpoint: CheckpointSettings::default(),
         }
     }
@@ -246,7 +288,7 @@ impl Default for Settings {
 impl Default for LossSettings {
     fn default() -> Self {
         Self {
-            name: "nt-xent".to_owned(),
+            name: None,
             temperature: None,
             learned_temperature: None,
             margin: 0.0,
@@ -254,7 +296,7 @@ impl Default for LossSettings {
             matryoshka: Vec::new(),
             mask_labels: false,
             queue: 65536,
-            momentum: 0.999,
+            momentum: None,
         }
     }
 }
@@ -332,7 +374,19 @@ impl Settings {
             true => Ok(()),
             false => Err(Error::Setting(text)),
         };
-        self.loss.named()?;
+        self.named()?;
+        needs(
+            !self.method.predicts() || self.kind() == Kind::Images,
+            format!(
+                "the method {} learns from views, and {} have none",
+                self.method.as_str(),
+                self.kind().noun()
+            ),
+        )?;
+        needs(
+            self.method.predicts() || self.encoder.predictor.is_none(),
+            "predictor is given, but the method simclr has none".into(),
+        )?;
         needs(self.epochs > 0, "epochs is 0, but at least 1 is needed".into())?;
         needs(
             self.batch.is_none_or(|batch| batch >= 2),
@@ -385,7 +439,7 @@ impl Settings {
         )?;
         self.encoder.check(self.image_shape().0)?;
         if let Some(&longest) = self.loss.matryoshka.iter().max() {
-            let dim = self.cut_by_default().seen_by_loss();
+            let dim = self.with_heads().seen_by_loss();
             let text = format!(
                 "matryoshka has {longest}, but the loss is of {dim} numbers: what the encoder gives, or the \
                  projector behind it"
@@ -398,7 +452,24 @@ impl Settings {
             format!("every_minutes is {minutes}, but it must be a finite number of at least 0"),
         )?;
         self.view.check().map_err(Error::Setting)?;
-        Ok(())
+        self.averaged_views().map(drop)
+    }
+
+    /// What the encoder sees of each thing once it is trained.
+    ///
+    /// # Errors
+    /// When there cannot be so many views.
+    pub fn averaged_views(&self) -> Result<AveragedViews, Error> {
+        let Self { view: recipe, seed, evaluation: EvaluationSettings { average: count }, .. } =
+            *self;
+        let views = AveragedViews { recipe, count, seed };
+        views.check().map_err(Error::Setting)?;
+        if count > 1 && self.kind() != Kind::Images {
+            let noun = self.kind().noun();
+            let text = format!("average is {count} views, but {noun} have one each");
+            return Err(Error::Setting(text));
+        }
+        Ok(views)
     }
 
     /// The settings as `config.toml` has them.
@@ -427,7 +498,7 @@ impl Settings {
         // Of queries and documents, texts or vectors.
         let of_pairs = |settings: Self| Self {
             loss: LossSettings {
-                name: "one-way".to_owned(),
+                name: Some("one-way".to_owned()),
                 temperature: Some(0.05),
                 ..settings.loss
             },
@@ -624,9 +695,14 @@ impl Settings {
         halves.take_while(|&most| most >= 32).map(of).find(fits).unwrap_or(of(16))
     }
 
-    /// The encoder; where embeddings are to be cut, without a projector unless one is asked for.
-    fn cut_by_default(&self) -> EncoderSettings {
+    /// The encoder, with what training puts behind it; where embeddings are to be cut, without a projector unless
+    /// one is asked for.
+    pub(crate) fn with_heads(&self) -> EncoderSettings {
         let mut encoder = self.encoder.clone();
+        if self.method.predicts() {
+            encoder.projector.get_or_insert(ProjectorForm::Mlp);
+            encoder.predictor = encoder.predictor.or(self.method.predictor(encoder.seen_by_loss()));
+        }
         if !self.loss.matryoshka.is_empty() && encoder.projection.is_none() {
             encoder.projector.get_or_insert(ProjectorForm::None);
         }
@@ -655,12 +731,15 @@ impl Settings {
         if let InputShape::Vectors { dim } = shape {
             self.encoder.embedding = Some(dim);
         }
-        self.encoder = self.cut_by_default().decided(size);
+        self.encoder = self.with_heads().decided(size);
         self.batch = Some(batch);
         self.optimizer.learning_rate.get_or_insert(self.usual_rate(batch));
-        let named = self.loss.named()?;
-        self.loss.temperature = Some(named.loss.temperature().get());
-        self.loss.learned_temperature = Some(named.learned);
+        let named = self.named()?;
+        if !self.method.has_no_negatives() {
+            self.loss.name = Some(named.name);
+            self.loss.temperature = Some(named.loss.temperature().get());
+            self.loss.learned_temperature = Some(named.learned);
+        }
         self.version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(self)
     }
@@ -709,7 +788,7 @@ fn differences(
 }
 
 /// A recipe, which is the affine one where none is named.
-fn recipe<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Recipe, D::Error> {
+pub(crate) fn recipe<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Recipe, D::Error> {
     use serde::de::Error as _;
     let mut table = toml::Table::deserialize(from)?;
     table.entry("recipe").or_insert_with(|| "affine".into());

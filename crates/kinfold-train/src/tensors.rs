@@ -2,7 +2,7 @@
 
 use crate::Error;
 use burn::tensor::{Device, Tensor, TensorData};
-use kinfold_data::{Bags, Data, Views};
+use kinfold_data::{AveragedViews, Bags, Data, Views};
 use kinfold_nn::encoders::{Input, Model};
 use kinfold_nn::ops;
 use std::borrow::Cow;
@@ -63,13 +63,56 @@ pub fn check_cuts(cuts: &[usize], dim: usize) -> Result<(), Error> {
     }
 }
 
-/// Embeddings of all things, `[n, embedding]`.
+/// Embeddings of all things by these views of each, `[n, embedding]`.
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn embed(model: &Model, data: &Data, device: &Device) -> Result<Vec<f32>, Error> {
+pub fn embed(
+    model: &Model,
+    data: &Data,
+    views: &AveragedViews,
+    device: &Device,
+) -> Result<Vec<f32>, Error> {
     let rows: Vec<usize> = (0..data.items().len()).collect();
-    embed_rows(model, data, &rows, device)
+    embed_averaged(model, data, &rows, views, device)
+}
+
+/// Embeddings of some things, `[rows, embedding]`: where they have several views, the mean of the views'
+/// embeddings, each at unit length, itself at unit length.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn embed_averaged(
+    model: &Model,
+    data: &Data,
+    rows: &[usize],
+    views: &AveragedViews,
+    device: &Device,
+) -> Result<Vec<f32>, Error> {
+    if views.count == 1 {
+        return embed_rows(model, data, rows, device);
+    }
+    let mut sum: Vec<f32> = Vec::new();
+    for number in 0..views.count {
+        let draw = |rows: &[usize]| Ok(data.draw_averaged(rows, views, number)?);
+        let mut embeddings = embed_views(model, rows, device, draw)?;
+        to_unit_length(&mut embeddings, rows.len());
+        match &mut sum[..] {
+            [] => sum = embeddings,
+            sum => sum.iter_mut().zip(embeddings).for_each(|(sum, x)| *sum += x),
+        }
+    }
+    to_unit_length(&mut sum, rows.len());
+    Ok(sum)
+}
+
+/// Each of so many embeddings at unit length.
+fn to_unit_length(embeddings: &mut [f32], rows: usize) {
+    for row in embeddings.chunks_exact_mut((embeddings.len() / rows.max(1)).max(1)) {
+        let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let length = length.max(kinfold::NORM_FLOOR);
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
 }
 
 /// Embeddings of some things, `[rows, embedding]`; of vectors, as queries.

@@ -106,7 +106,7 @@ fn tensorboard_has_every_step_once() {
     let run = folder.path().join("run");
     let mut settings = Settings { epochs: 2, batch: Some(200), ..Settings::default() };
     settings.encoder = toml::from_str("widths = [4]\nembedding = 16\nprojection = 8").unwrap();
-    settings.loss.name = "open-clip".to_owned();
+    settings.loss.name = Some("open-clip".to_owned());
     let stop = AtomicBool::new(false);
     let mut on_event = |event: Event<'_>| {
         if let Event::Stepped(progress) = event {

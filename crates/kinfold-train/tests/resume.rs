@@ -2,6 +2,7 @@
 //! go on is refused with the reason.
 
 use kinfold_data::PairSource;
+use kinfold_train::settings::Method;
 use kinfold_train::{Error, Event, Observer, Settings, Summary, resume, train};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +85,7 @@ fn a_run_goes_on_from_wherever_it_was_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let of = |name: &str, change: &dyn Fn(&mut Settings)| {
         let mut settings = settings();
-        settings.loss.name = name.to_owned();
+        settings.loss.name = Some(name.to_owned());
         change(&mut settings);
         settings
     };
@@ -95,10 +96,14 @@ fn a_run_goes_on_from_wherever_it_was_stopped() {
         // A queue that fills in the second step and forgets from the third on, with its classes.
         of("moco", &|settings| {
             settings.loss.queue = 350;
-            settings.loss.momentum = 0.9;
+            settings.loss.momentum = Some(0.9);
             settings.loss.mask_labels = true;
             settings.loss.learned_temperature = Some(true);
         }),
+        // A predictor, and a momentum encoder that slows down.
+        Settings { method: Method::Byol, ..settings() },
+        Settings { method: Method::MocoV3, ..settings() },
+        Settings { method: Method::Simsiam, ..settings() },
         // Few pairs a batch, so that epochs have many batches whose pairs wait for one another.
         of("one-way", &|settings| {
             settings.pairs.of = Some(PairSource::Folder);
@@ -114,7 +119,7 @@ fn a_run_goes_on_from_wherever_it_was_stopped() {
         // before the last step.
         stopped(settings, &out, &[1, 4, 5, 7, 8, 14, summary.steps - 1]);
         let again = rest(&out).unwrap();
-        assert_same((&never, &summary), (&out, &again), &settings.loss.name);
+        assert_same((&never, &summary), (&out, &again), &format!("run {i}"));
     }
 }
 
@@ -160,7 +165,7 @@ fn the_last_the_one_before_and_the_best_are_kept() {
     assert_eq!(kept("better", &settings), [16, 20]);
     // A queue that fills makes the loss harder: the first epoch, of seven steps, has the lowest mean,
     // and the checkpoint after step 12 is the last before the second ends.
-    settings.loss.name = "moco".to_owned();
+    settings.loss.name = Some("moco".to_owned());
     assert_eq!(kept("harder", &settings), [12, 16, 20]);
 }
 

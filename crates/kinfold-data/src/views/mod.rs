@@ -4,18 +4,20 @@
 //! function of these: neither the batch nor the number of threads matters. A recipe never looks at
 //! another image, and nothing here reads files.
 //!
-//! Two recipes: [`affine`] for drawings (turned, scaled, sheared, shifted), and [`simclr`] for
+//! Two recipes: [`affine`] for drawings (turned, scaled, sheared, shifted, deformed), and [`simclr`] for
 //! photographs (a random part, mirrored, recoloured, blurred).
 
 mod affine;
 mod blur;
 mod colour;
 mod crop;
+mod elastic;
 #[cfg(test)]
 mod golden;
 mod resize;
 mod sheet;
 mod simclr;
+mod thickness;
 
 pub use affine::ViewSettings;
 pub use sheet::{Sheet, contact_sheet, pair_sheet};
@@ -37,6 +39,35 @@ pub enum Recipe {
     Affine(ViewSettings),
     /// SimCLR's: for photographs.
     Simclr(SimclrSettings),
+}
+
+/// What an encoder sees of each image when it is used rather than trained: the image itself, or several views of
+/// it, whose embeddings are averaged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AveragedViews {
+    /// How views were made in training.
+    pub recipe: Recipe,
+    /// Of each image. 1 is the image itself. Of drawings, as many poses, the same for all images; photographs
+    /// have themselves and their mirror image, 2.
+    pub count: usize,
+    /// Poses follow from it.
+    pub seed: u64,
+}
+
+impl AveragedViews {
+    /// # Errors
+    /// When there cannot be so many.
+    pub fn check(&self) -> Result<(), String> {
+        let most = match self.recipe {
+            Recipe::Affine(_) => 1024,
+            Recipe::Simclr(_) => 2,
+        };
+        if (1..=most).contains(&self.count) {
+            return Ok(());
+        }
+        let why = if most == 2 { ": a photograph and its mirror image" } else { "" };
+        Err(format!("average is {} views, but it must be 1 to {most}{why}", self.count))
+    }
 }
 
 /// What the random numbers of a view follow from.
@@ -96,15 +127,15 @@ impl Recipe {
                 picture.channels,
             ));
         }
-        let Key { seed, epoch, image, view } = key;
-        let mut random = Random::new(seed, Purpose::View { epoch, image, view });
         match self {
             Self::Affine(settings) => {
                 let mut square = vec![0.0; needed];
                 centre(picture, size, &mut square);
-                affine::draw(&square, size, settings, random, out);
+                affine::draw(&square, size, settings, key, out);
             }
             Self::Simclr(settings) => {
+                let Key { seed, epoch, image, view } = key;
+                let mut random = Random::new(seed, Purpose::View { epoch, image, view });
                 let (width, height) = (picture.width, picture.height);
                 simclr::Plan::random(&mut random, settings, width, height).draw(picture, size, out);
             }
@@ -147,6 +178,34 @@ pub fn draw_views(
     draw_each(images, rows.len(), recipe, |i| {
         (rows[i], 0, Key { seed, epoch, image: rows[i], view: number })
     })
+}
+
+/// View `number` of each of these images, of those that are averaged: `[rows, channels, size, size]`.
+///
+/// # Errors
+/// When an image cannot be read any more.
+pub fn draw_averaged(
+    images: &Images,
+    rows: &[usize],
+    views: &AveragedViews,
+    number: usize,
+) -> Result<Vec<f32>, Error> {
+    match views.recipe {
+        _ if views.count == 1 => images.pixels(rows),
+        Recipe::Affine(settings) => {
+            // There is no pair whose views would share a part, image 0 stands for all, and training has no third
+            // view.
+            let key = Key { seed: views.seed, epoch: 0, image: 0, view: 2 + number };
+            draw_each(images, rows.len(), &Recipe::Affine(settings.own()), |i| (rows[i], 0, key))
+        }
+        Recipe::Simclr(_) => {
+            let mut pixels = images.pixels(rows)?;
+            if number % 2 == 1 {
+                pixels.chunks_exact_mut(images.size).for_each(<[f32]>::reverse);
+            }
+            Ok(pixels)
+        }
+    }
 }
 
 /// So many views, each of the row, in the pose and by the key that `which` says.
@@ -199,8 +258,24 @@ fn exp(x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const RECIPES: [Recipe; 3] = [
-        Recipe::Affine(ViewSettings { rotation: 15.0, scale: 0.2, shear: 0.2, shift: 0.1 }),
+    const RECIPES: [Recipe; 4] = [
+        Recipe::Affine(ViewSettings {
+            rotation: 15.0,
+            scale: 0.2,
+            shear: 0.2,
+            shift: 0.1,
+            ..ViewSettings::STILL
+        }),
+        Recipe::Affine(ViewSettings {
+            rotation: 15.0,
+            scale: 0.2,
+            shear: 0.2,
+            shift: 0.1,
+            elastic: 0.03,
+            smoothness: 0.1,
+            thickness: 0.05,
+            shared: 0.5,
+        }),
         Recipe::Simclr(SimclrSettings { strength: 1.0, blur: 1.0, area: 0.08 }),
         Recipe::Simclr(SimclrSettings::CIFAR),
     ];
@@ -250,11 +325,57 @@ mod tests {
     #[test]
     fn each_view_is_of_its_member() {
         let images = images(1);
-        let still = ViewSettings { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
+        let still = ViewSettings::STILL;
         let pair = Pair { a: 2, b: 0, pose: 1, group: 0, key: 7, place: 0 };
         let views = draw_pairs(&images, &[pair], &Recipe::Affine(still), 5, 1).expect("drawn");
         let posed = |row| images.scaled(row).expect("there").posed(1).floats();
         assert_eq!(views, [posed(2), posed(0)].concat());
+    }
+
+    #[test]
+    fn all_that_views_share_makes_them_alike() {
+        let images = images(1);
+        let Recipe::Affine(settings) = RECIPES[1] else { unreachable!("drawings") };
+        let views = |shared| {
+            let settings = ViewSettings { shared, shift: 0.0, ..settings };
+            let pairs = two_views(&[0, 1]);
+            draw_pairs(&images, &pairs, &Recipe::Affine(settings), 5, 1).expect("drawn")
+        };
+        let (all, none) = (views(1.0), views(0.0));
+        let (first, second) = all.split_at(all.len() / 2);
+        assert_eq!(first, second);
+        assert_ne!(first, &none[..none.len() / 2]);
+        // But not alike in another pair, nor the image as it is.
+        let alone =
+            draw_pairs(&images, &two_views(&[0]), &Recipe::Affine(ViewSettings::STILL), 5, 1);
+        assert_ne!(first[..24 * 24], alone.expect("drawn")[..24 * 24]);
+    }
+
+    #[test]
+    fn averaged_views_are_the_same_poses_of_every_image() {
+        let bytes: Vec<u8> = bytes(24 * 24).repeat(2);
+        let names = vec![String::new(); 2];
+        let images = Images::of_pixels(names.clone(), names, bytes, 24, 1).expect("fits");
+        let of = |recipe, count, number| {
+            let views = AveragedViews { recipe, count, seed: 3 };
+            assert_eq!(views.check(), Ok(()));
+            draw_averaged(&images, &[0, 1], &views, number).expect("drawn")
+        };
+        let plain = images.pixels(&[0, 1]).expect("there");
+        for recipe in RECIPES {
+            assert_eq!(of(recipe, 1, 0), plain);
+        }
+        let [first, second] = [0, 1].map(|number| of(RECIPES[1], 4, number));
+        assert_eq!(first[..24 * 24], first[24 * 24..]);
+        assert!(first != second && first != plain);
+        // A photograph and its mirror image.
+        assert_eq!(of(RECIPES[2], 2, 0), plain);
+        let mirrored: Vec<f32> =
+            plain.chunks(24).flat_map(|row| row.iter().rev().copied()).collect();
+        assert_eq!(of(RECIPES[2], 2, 1), mirrored);
+        let said = |recipe, count| AveragedViews { recipe, count, seed: 0 }.check();
+        assert!(said(RECIPES[2], 3).is_err_and(|text| text.contains("1 to 2: a photograph")));
+        assert!(said(RECIPES[0], 0).is_err_and(|text| text.contains("average is 0 views")));
     }
 
     /// SimCLR's views are sums, products and roots in a fixed order, so they have the same bits on
@@ -266,7 +387,7 @@ mod tests {
         let mut hashes = Vec::new();
         for image in 0..2 {
             let mut out = vec![0.0f32; 3 * 40 * 40];
-            RECIPES[1].draw(&picture, 40, Key { image, ..KEY }, &mut out).expect("drawn");
+            RECIPES[2].draw(&picture, 40, Key { image, ..KEY }, &mut out).expect("drawn");
             // Fowler, Noll and Vo's hash.
             hashes.push(
                 out.iter()
@@ -283,9 +404,9 @@ mod tests {
     fn what_does_not_fit_is_said() {
         let bytes = bytes(3 * 4);
         let picture = Picture::new(&bytes, 2, 2, 3).expect("fits");
-        let error = RECIPES[1].draw(&picture, 4, KEY, &mut [0.0; 16]).expect_err("no room");
+        let error = RECIPES[2].draw(&picture, 4, KEY, &mut [0.0; 16]).expect_err("no room");
         assert!(error.contains("16 numbers") && error.contains("needs 48"), "{error}");
-        assert!(RECIPES[1].draw(&picture, 0, KEY, &mut []).is_err());
+        assert!(RECIPES[2].draw(&picture, 0, KEY, &mut []).is_err());
     }
 
     #[test]

@@ -141,7 +141,7 @@ mod tests {
             (5, Picture::new(&grey, 2, 2, 1).expect("fits")),
             (1, Picture::new(&colour, 2, 2, 3).expect("fits")),
         ];
-        let still = ViewSettings { rotation: 0.0, scale: 0.0, shear: 0.0, shift: 0.0 };
+        let still = ViewSettings::STILL;
         let sheet = contact_sheet(&pictures, &Recipe::Affine(still), 3, 2, 0).expect("drawn");
         assert_eq!((sheet.width, sheet.height), (4 * 4 + 2, 2 * 4 + 2));
         let at = |x: usize, y: usize| &sheet.pixels[3 * (y * sheet.width + x)..][..3];

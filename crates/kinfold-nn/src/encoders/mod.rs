@@ -32,7 +32,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use convnet::ConvNet;
 use mlp::Mlp;
-use projector::Projector;
+use projector::{Perceptron, Projector};
 use resnet::ResNet;
 use static_embedding::StaticEmbedding;
 use std::path::Path;
@@ -51,11 +51,12 @@ pub struct ImageShape {
     pub channels: usize,
 }
 
-/// An encoder and its projector.
+/// An encoder, its projector, and what predicts another view's projection.
 #[derive(Module, Debug)]
 pub struct Model {
     encoder: Encoder,
     projector: Option<Projector>,
+    predictor: Option<Perceptron>,
 }
 
 #[derive(Module, Debug)]
@@ -141,6 +142,7 @@ impl Model {
         let model = Self {
             encoder: Encoder::new(settings, shape, device)?,
             projector: Projector::new(settings, device),
+            predictor: Perceptron::predictor(settings, device),
         };
         // Burn draws weights when they are first used; use them now, while the seed is fresh, and in
         // one order.
@@ -162,7 +164,8 @@ impl Model {
             (EncoderName::Static, InputShape::Texts { tokens }) => {
                 settings.check(shape.size())?;
                 let encoder = Encoder::Static(StaticEmbedding::zeros(settings, tokens, device));
-                Ok(Self { encoder, projector: Projector::new(settings, device) })
+                let projector = Projector::new(settings, device);
+                Ok(Self { encoder, projector, predictor: Perceptron::predictor(settings, device) })
             }
             _ => Self::random(settings, shape, 0, device),
         }
@@ -193,9 +196,9 @@ impl Model {
         };
         // The projector is drawn, and the table not.
         let one = InputShape::Texts { tokens: 1 };
-        let Self { projector, .. } = Self::random(settings, one, seed, device)?;
+        let model = Self::random(settings, one, seed, device)?;
         let encoder = StaticEmbedding::of_file(settings, tokens, from, device)?;
-        Ok(Self { encoder: Encoder::Static(encoder), projector })
+        Ok(Self { encoder: Encoder::Static(encoder), ..model })
     }
 
     /// A copy for use without training, on the plain device. (A clone would go on sharing batch norm's
@@ -250,6 +253,14 @@ impl Model {
         match &self.projector {
             Some(projector) => projector.forward(embeddings),
             None => embeddings,
+        }
+    }
+
+    /// What the predictor makes of projections, `[n, projection]`; these themselves where there is none.
+    pub fn predict(&self, projections: Tensor<2>) -> Tensor<2> {
+        match &self.predictor {
+            Some(predictor) => predictor.forward(projections),
+            None => projections,
         }
     }
 

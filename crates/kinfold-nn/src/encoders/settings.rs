@@ -43,6 +43,10 @@ pub struct EncoderSettings {
     /// Dimension of the projector's output, which the loss sees (64 behind `linear`, 128 behind
     /// `mlp`).
     pub projection: Option<usize>,
+    /// The width of the hidden layer of a predictor behind the projector, which makes of a view's projection
+    /// another view's (by default there is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<usize>,
     /// Of `static`, the power of its inverse frequency in the texts that a token's vector is multiplied by
     /// before training (0.5; 0 leaves it as it is).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +216,7 @@ impl EncoderSettings {
             ("heads", self.heads()),
             ("hidden", self.hidden()),
             ("projection", self.projection()),
+            ("predictor", self.predictor.unwrap_or(1)),
         ];
         if let Some((setting, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Some(format!("{setting} is 0, but it must be at least 1"));
@@ -285,6 +290,7 @@ impl EncoderSettings {
             form: adapter.then(|| self.form()),
             hidden: (adapter && self.form() != AdapterForm::Linear).then(|| self.hidden()),
             towers: adapter.then(|| self.towers()),
+            predictor: self.predictor,
             init: self.init.clone(),
         }
     }

@@ -89,7 +89,7 @@ impl ModelSize {
 }
 
 impl EncoderSettings {
-    /// How much an encoder and its projector take for things of `shape`, which
+    /// How much an encoder, its projector and its predictor take for things of `shape`, which
     /// [`check`](Self::check) has found possible.
     pub fn model_size(&self, shape: impl Into<InputShape>) -> ModelSize {
         let mut sum = ModelSize::default();
@@ -163,6 +163,10 @@ impl EncoderSettings {
                 sum.hidden(embedding, embedding);
                 sum.linear(embedding, projection);
             }
+        }
+        if let Some(hidden) = self.predictor {
+            sum.hidden(self.seen_by_loss(), hidden);
+            sum.linear(hidden, self.seen_by_loss());
         }
     }
 }

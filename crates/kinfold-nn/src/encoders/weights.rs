@@ -24,6 +24,7 @@ pub const WEIGHTS: &str = "model.safetensors";
 
 const ENCODER: &str = "encoder.";
 const PROJECTOR: &str = "projector.";
+const PREDICTOR: &str = "predictor.";
 
 /// PyTorch's batch norm counts its batches beside its running statistics, and only uses the count
 /// where it has no momentum. Burn's does not count.
@@ -69,8 +70,8 @@ pub(super) fn load(model: Model, file: &Path) -> Result<Model, Error> {
     place(model, weights, "").map_err(wrong)
 }
 
-/// The model with its encoder's weights from `from`: torchvision's, or kinfold's, whose projector is
-/// taken along where it has the same shapes.
+/// The model with its encoder's weights from `from`: torchvision's, or kinfold's, whose projector and predictor
+/// are taken along where they have the same shapes.
 pub(super) fn begin(model: Model, name: EncoderName, from: &Path) -> Result<Model, Error> {
     let file = if from.is_dir() { from.join(WEIGHTS) } else { from.to_path_buf() };
     let wrong = |reason: String| {
@@ -82,7 +83,8 @@ pub(super) fn begin(model: Model, name: EncoderName, from: &Path) -> Result<Mode
         _ => Err("they must be in a .safetensors, .pth or .pt file, or in a run's folder".into()),
     };
     let weights = weights.map_err(wrong)?;
-    let of_kinfold = |name: &String| name.starts_with(ENCODER) || name.starts_with(PROJECTOR);
+    let is_head = |name: &str| name.starts_with(PROJECTOR) || name.starts_with(PREDICTOR);
+    let of_kinfold = |name: &String| name.starts_with(ENCODER) || is_head(name);
     let prefix = if weights.keys().all(of_kinfold) { "" } else { ENCODER };
     // A classifier on top is what an encoder is used without.
     let classifier = if name == EncoderName::Vit { "head." } else { "fc." };
@@ -90,10 +92,10 @@ pub(super) fn begin(model: Model, name: EncoderName, from: &Path) -> Result<Mode
         .into_iter()
         .filter(|(name, _)| !name.starts_with(classifier))
         .map(|(name, weight)| (format!("{prefix}{name}"), weight));
-    let is_projector = |name: &str| name.starts_with(PROJECTOR);
-    let (theirs, mut weights): (Weights, Weights) = named.partition(|(name, _)| is_projector(name));
+    let (mut theirs, mut weights): (Weights, Weights) = named.partition(|(name, _)| is_head(name));
     let mut own = weights_of(&model);
-    own.retain(|name, _| is_projector(name));
+    own.retain(|name, _| is_head(name));
+    theirs.retain(|name, _| own.contains_key(name));
     let fits = |(name, weight): (&String, &Weight)| {
         theirs.get(name).is_some_and(|theirs| theirs.shape == weight.shape)
     };

@@ -83,7 +83,7 @@ impl Trained {
         let Settings { loss, optimizer, encoder, .. } = settings;
         let batch = settings.batch.unwrap_or(2);
         // A queue that fills makes the loss rise, as more candidates do.
-        let filling = if loss.name == "moco" { loss.queue / batch } else { 0 };
+        let filling = if loss.name.as_deref() == Some("moco") { loss.queue / batch } else { 0 };
         let steps = &steps[filling.min(steps.len() / 2)..];
         (!steps.is_empty()).then(|| Self {
             losses: steps.iter().map(|step| step.loss).collect(),
@@ -246,7 +246,7 @@ fn of_run(run: &Path, data: Option<&str>) -> Result<Loaded, Error> {
     let split = data.split(settings.hold_out);
     let ceiling = match Summary::read(run) {
         Some(summary) => summary.loss_ceiling,
-        None => settings.loss.loss()?.ceiling(settings.batch.unwrap_or(2)),
+        None => settings.contrastive_loss()?.ceiling(settings.batch.unwrap_or(2)),
     };
     let trained = Trained::new(&steps(run)?, ceiling, &settings);
     let loaded = of_model(run, &settings, &data, &split, &model)?;
@@ -304,6 +304,6 @@ fn temperature_of(run: &Path, settings: &Settings) -> Result<f64, Error> {
     let reached = Summary::read(run).map(|summary| summary.temperature);
     match reached {
         Some(temperature) => Ok(temperature),
-        None => Ok(settings.loss.loss()?.temperature().get()),
+        None => Ok(settings.contrastive_loss()?.temperature().get()),
     }
 }

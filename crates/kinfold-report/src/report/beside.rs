@@ -27,7 +27,7 @@ impl Beside {
         }
         let Settings { data, vector, .. } = Settings::from_file(&run.join(CONFIG))?;
         let data = DataSource { data, vector };
-        let measured = evaluate(other, Some(&data), &dims, &mut |_| Ok(()))?.evaluation;
+        let measured = evaluate(other, Some(&data), &dims, None, &mut |_| Ok(()))?.evaluation;
         let cuts = measured.map_or(Vec::new(), |measured| measured.by_dimension);
         Ok(Self { name: relative_path(other).display().to_string(), cuts })
     }

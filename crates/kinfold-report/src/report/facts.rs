@@ -38,7 +38,7 @@ impl Facts {
         let settings = Settings::of_run(run)?;
         let mut steps = steps(run)?;
         let summary = summary.cloned().or_else(|| Summary::read(run));
-        let loss = settings.loss.loss()?;
+        let loss = settings.contrastive_loss()?;
         let ceiling = bounds(&mut steps, &settings, loss, summary.as_ref());
         let absolute = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
         let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());

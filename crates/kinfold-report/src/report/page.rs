@@ -101,7 +101,11 @@ impl Page<'_> {
                 @if let Some(summary) = summary { (summary.pairs) " pairs an epoch, " }
                 (settings.batch.unwrap_or(0)) " to a batch, "
                 (summary.map_or("some".to_owned(), |summary| summary.epochs.to_string()))
-                " of " (settings.epochs) " epochs, the loss " b { (settings.loss.name) }
+                " of " (settings.epochs) " epochs, "
+                @match &settings.loss.name {
+                    Some(name) => { "the loss " b { (name) } }
+                    None => { "the method " b { (settings.method.as_str()) } }
+                }
                 @if let Some(temperature) = self.facts.temperature() {
                     " at temperature " (format!("{temperature:.3}"))
                     @if learned { ", learned" }

@@ -241,7 +241,7 @@ fn losses_without_a_floor_and_large_noisy_images_have_their_page() {
     let run = runs.path().join("run");
     let (summary, html) = trained(&data.path().display().to_string(), &run, |settings| {
         settings.image.size = Some(96);
-        settings.loss.name = "sup-con".to_owned();
+        settings.loss.name = Some("sup-con".to_owned());
     });
     holds(&html);
     assert_eq!(summary.loss_floor, None);
@@ -264,7 +264,7 @@ fn measures_by_dimension_are_drawn_with_another_run_beside_them() {
     let html = page(&cut);
     holds(&html);
     let own = &summary.evaluation.expect("digits have labels").by_dimension[1];
-    let other = evaluate(&plain, None, &[4], &mut |_| Ok(())).expect("evaluated");
+    let other = evaluate(&plain, None, &[4], None, &mut |_| Ok(())).expect("evaluated");
     let other = other.evaluation.expect("digits have labels");
     let [own, other] =
         [own.one_shot, other.by_dimension[0].one_shot].map(|x| format!("{:.1} %", 100.0 * x));

@@ -4,7 +4,7 @@
 //! ruler and, a dot a seed, what the encoder is worth; and below the similarity matrices of the first
 //! seed's fixed pairs, all on one scale.
 
-use super::{Study, StudyRun, statistics};
+use super::{Question, Study, StudyRun, statistics};
 use crate::picture::{COLOURS, matrix};
 use crate::svg::{Plot, Px, label, short, ticks};
 use kinfold_train::Error;
@@ -40,6 +40,7 @@ pub(super) fn figure(study: &Study) -> Result<String, Error> {
     let percent = |x: f64| 100.0 * x;
     let of_task = |run: &StudyRun| run.task_error.map(percent);
     let accuracy = |run: &StudyRun| run.one_shot.map(percent);
+    let votes = |run: &StudyRun| run.weighted_neighbours.map(percent);
     let task = study.runs.iter().any(|run| run.task_error.is_some());
     let (what, before, of): (_, _, Number<'_>) = match task {
         true => ("one-shot task, error %", study.task_before, &of_task),
@@ -54,7 +55,10 @@ pub(super) fn figure(study: &Study) -> Result<String, Error> {
             @for (i, runs) in variants.iter().enumerate() {
                 (label(NAMES - 14.0, middle(i) + 4.0, "end", "name", &named(runs[0])))
             }
-            (losses(&variants, below))
+            @match study.question {
+                Question::Temperature => { (losses(&variants, below)) }
+                Question::Methods => { (dots(&variants, below, 215.0, "200 nearest vote, %", None, &votes)) }
+            }
             (dots(&variants, below, 480.0, what, before, of))
             (dots(&variants, below, 745.0, "effective rank", None, &|r| Some(r.effective_rank)))
             (matrices(study, &variants, below + 66.0)?)
@@ -72,7 +76,11 @@ fn middle(variant: usize) -> f64 {
 }
 
 fn named(run: &StudyRun) -> String {
-    format!("{}, τ = {}", run.loss_name, run.temperature)
+    match run.loss_name.as_str() {
+        "" => run.method.as_str().to_owned(),
+        _ if run.method.predicts() => run.method.as_str().to_owned(),
+        loss => format!("{loss}, τ = {}", run.temperature),
+    }
 }
 
 /// Each loss between its floor and its ceiling, on one scale.

@@ -1,7 +1,7 @@
-//! What the temperature does: the same encoder trained again and again on the same data, with nothing
-//! changed but the loss, its temperature and the seed.
+//! What the temperature does, or the method: the same encoder trained again and again on the same data, with
+//! nothing changed but that and the seed.
 //!
-//! Input: settings, and how many seeds. Output: a folder with `study.json` (every run), `study.md`
+//! Input: a question, settings, and how many seeds. Output: a folder with `study.json` (every run), `study.md`
 //! (a table of means and spreads) and `study.svg` (the figure). A run's own folder is removed once it
 //! is measured: its settings are in `study.json`, and the same settings give the same bits.
 
@@ -13,19 +13,68 @@ use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::effective_rank;
 use kinfold_train::run::{SavedModel, write_whole};
+use kinfold_train::settings::{LossSettings, Method};
 use kinfold_train::tensors::embed_rows;
 use kinfold_train::{Error, Measured, OneShotTask, Settings, one_shot};
 use kinfold_train::{Event, train};
 use serde::Serialize;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What a study is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Question {
+    /// What the temperature does.
+    Temperature,
+    /// Which method suits the data.
+    Methods,
+}
+
+/// What is changed from run to run.
+#[derive(Debug, Clone, Copy)]
+enum Variant {
+    Loss(&'static str, f64),
+    Method(Method),
+}
+
+impl Question {
+    fn variants(self) -> Vec<Variant> {
+        match self {
+            Self::Temperature => {
+                LOSSES.iter().map(|&(name, temperature)| Variant::Loss(name, temperature)).collect()
+            }
+            Self::Methods => Method::ALL.map(Variant::Method).into(),
+        }
+    }
+}
+
+impl Variant {
+    fn of(self, training: &Settings) -> Settings {
+        let mut training = training.clone();
+        match self {
+            Self::Loss(name, temperature) => {
+                training.loss.name = Some(name.to_owned());
+                training.loss.temperature = Some(temperature);
+            }
+            Self::Method(method) => {
+                training.method = method;
+                if method.predicts() {
+                    // The loss that the settings name is SimCLR's.
+                    let momentum = training.loss.momentum;
+                    training.loss = LossSettings { momentum, ..LossSettings::default() };
+                }
+            }
+        }
+        training
+    }
+}
+
 /// The losses and temperatures that are compared. The first is the question's own: cross-entropy of
 /// the cosines, one way, with no temperature.
-const VARIANTS: [(&str, f64); 9] = [
+const LOSSES: [(&str, f64); 9] = [
     ("one-way", 1.0),
     ("one-way", 0.5),
     ("one-way", 0.2),
@@ -40,7 +89,9 @@ const VARIANTS: [(&str, f64); 9] = [
 /// What is studied.
 #[derive(Debug, Clone)]
 pub struct StudySettings {
-    /// Of every run, but for its loss, temperature and seed; its own seed is the first.
+    /// What it is to answer.
+    pub question: Question,
+    /// Of every run, but for what is varied and its seed; its own seed is the first.
     pub training: Settings,
     /// Runs of each variant.
     pub seeds: usize,
@@ -51,7 +102,9 @@ pub struct StudySettings {
 /// What one run came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudyRun {
-    /// The loss, by name.
+    /// The method.
+    pub method: Method,
+    /// The loss, by name; empty where the method has none.
     pub loss_name: String,
     /// τ.
     pub temperature: f64,
@@ -59,7 +112,7 @@ pub struct StudyRun {
     pub seed: u64,
     /// The mean loss of the last epoch, in nats.
     pub loss: f64,
-    /// The least it could be.
+    /// The least it could be; NaN where that is not known.
     pub loss_floor: f64,
     /// What it is where nothing is learned.
     pub loss_ceiling: f64,
@@ -72,6 +125,8 @@ pub struct StudyRun {
     pub effective_rank: f64,
     /// One-shot accuracy on held-out images, where they have labels.
     pub one_shot: Option<f64>,
+    /// The share of these that the vote of the nearest 200 is right about.
+    pub weighted_neighbours: Option<f64>,
     /// The share of the one-shot task's images that were taken for another class, where it was asked
     /// for.
     pub task_error: Option<f64>,
@@ -84,7 +139,9 @@ pub struct StudyRun {
 pub struct Study {
     /// The version of kinfold that made it.
     pub version: String,
-    /// Of every run but for loss, temperature and seed.
+    /// What it answers.
+    pub question: Question,
+    /// Of every run but for what is varied and the seed.
     pub settings: Settings,
     /// Whether it was stopped before its end; then only whole runs are here.
     pub interrupted: bool,
@@ -122,7 +179,7 @@ pub enum StudyEvent<'a> {
 ///
 /// # Errors
 /// As for [`train`].
-pub fn study_temperature(
+pub fn study(
     settings: &StudySettings,
     out: &Path,
     stop: &AtomicBool,
@@ -138,6 +195,7 @@ pub fn study_temperature(
     fs::create_dir_all(out).map_err(Error::file("create", out))?;
     let mut study = Study {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        question: settings.question,
         settings: settings.training.clone(),
         interrupted: false,
         before: None,
@@ -145,15 +203,17 @@ pub fn study_temperature(
         runs: Vec::new(),
         seen: Vec::new(),
     };
-    let all = VARIANTS.len() * settings.seeds;
+    let variants = settings.question.variants();
+    for variant in &variants {
+        variant.of(&settings.training).check()?;
+    }
+    let all = variants.len() * settings.seeds;
     // Seed after seed, so that a study that is stopped has done the same for every variant.
     'all: for seed in 0..settings.seeds {
-        for (variant, (name, temperature)) in VARIANTS.into_iter().enumerate() {
-            let mut training = settings.training.clone();
-            training.loss.name = name.to_owned();
-            training.loss.temperature = Some(temperature);
+        for (place, variant) in variants.iter().enumerate() {
+            let mut training = variant.of(&settings.training);
             training.seed = settings.training.seed.wrapping_add(seed as u64);
-            let first = (variant == 0, seed == 0);
+            let first = (place == 0, seed == 0);
             let Some(run) = study.run(training, settings, first, out, stop)? else {
                 study.interrupted = true;
                 break 'all;
@@ -184,11 +244,13 @@ impl Study {
         stop: &AtomicBool,
     ) -> Result<Option<StudyRun>, Error> {
         let folder = out.join("run");
-        let (loss_name, seed) = (training.loss.name.clone(), training.seed);
+        let (method, seed) = (training.method, training.seed);
         let (mut recorder, mut data) = (Recorder::without_report(), None);
+        let mut loss_name = String::new();
         let summary = train(training, &folder, stop, &mut |event| {
-            if let Event::Started { data: of_run, split, .. } = &event {
+            if let Event::Started { data: of_run, split, settings, .. } = &event {
                 data = Some(((*of_run).clone(), (*split).clone()));
+                loss_name = settings.loss.name.clone().unwrap_or_default();
             }
             recorder.on_event(&event)
         })?;
@@ -222,6 +284,7 @@ impl Study {
         }
         fs::remove_dir_all(&folder).map_err(Error::file("delete", &folder))?;
         Ok(Some(StudyRun {
+            method,
             loss_name,
             temperature: summary.temperature,
             seed,
@@ -234,7 +297,10 @@ impl Study {
                 &embeddings,
                 embeddings.len() / rows.len(),
             )?)?,
-            one_shot: summary.evaluation.map(|e| e.one_shot.trained),
+            one_shot: summary.evaluation.as_ref().map(|e| e.one_shot.trained),
+            weighted_neighbours: summary
+                .evaluation
+                .and_then(|e| Some(e.weighted_neighbours?.trained)),
             task_error: task.map(|task| task.error.trained),
             seconds: summary.seconds,
         }))
@@ -242,55 +308,55 @@ impl Study {
 
     /// The runs of each variant, in the order of the study; of none that no run was done of.
     pub fn variants(&self) -> Vec<Vec<&StudyRun>> {
-        let of = |i: usize| self.runs.iter().skip(i).step_by(VARIANTS.len()).collect();
-        (0..VARIANTS.len().min(self.runs.len())).map(of).collect()
+        let variants = self.question.variants().len();
+        let of = |i: usize| self.runs.iter().skip(i).step_by(variants).collect();
+        (0..variants.min(self.runs.len())).map(of).collect()
     }
 
     /// A line for each variant: means and, over seeds, standard deviations.
     pub fn table(&self) -> String {
-        let has = |of: fn(&StudyRun) -> Option<f64>| self.runs.iter().any(|r| of(r).is_some());
-        let (labelled, task) = (has(|r| r.one_shot), has(|r| r.task_error));
-        let mut head =
-            "| loss | τ | its floor | its ceiling | loss reached | of the way |".to_owned();
-        let mut rule = "|---|---|---|---|---|---|".to_owned();
-        for (there, name) in [
-            (labelled, " one-shot accuracy, % |"),
-            (task, " error of the one-shot task, % |"),
-            (true, " pairs found, % |"),
-            (true, " effective rank |"),
-        ] {
-            if there {
-                head += name;
-                rule += "---|";
-            }
+        let variants = self.variants();
+        let mut columns: Vec<(&str, Vec<String>)> = Vec::new();
+        let of_first = |of: &dyn Fn(&StudyRun) -> String| -> Vec<String> {
+            variants.iter().filter_map(|runs| runs.first().map(|run| of(run))).collect()
+        };
+        if self.question == Question::Methods {
+            columns.push(("method", of_first(&|r| r.method.as_str().to_owned())));
         }
-        let mut out = format!("{head}\n{rule}\n");
-        for runs in self.variants() {
-            let Some(first) = runs.first() else { continue };
-            let way = |r: &StudyRun| {
-                Some(100.0 * (r.loss_ceiling - r.loss) / (r.loss_ceiling - r.loss_floor))
-            };
-            let _ = write!(
-                out,
-                "| {} | {} | {:.3} | {:.3} | {} | {} % |",
-                first.loss_name,
-                first.temperature,
-                first.loss_floor,
-                first.loss_ceiling,
-                spread(&runs, 3, |r| Some(r.loss)),
-                spread(&runs, 0, way),
-            );
-            for (there, text) in [
-                (labelled, spread(&runs, 1, |r| r.one_shot.map(|x| 100.0 * x))),
-                (task, spread(&runs, 1, |r| r.task_error.map(|x| 100.0 * x))),
-                (true, spread(&runs, 1, |r| Some(100.0 * r.pairs_found))),
-                (true, spread(&runs, 1, |r| Some(r.effective_rank))),
-            ] {
-                if there {
-                    let _ = write!(out, " {text} |");
-                }
+        if self.question == Question::Temperature {
+            columns.push(("loss", of_first(&|r| r.loss_name.clone())));
+            columns.push(("τ", of_first(&|r| r.temperature.to_string())));
+            columns.push(("its floor", of_first(&|r| format!("{:.3}", r.loss_floor))));
+            columns.push(("its ceiling", of_first(&|r| format!("{:.3}", r.loss_ceiling))));
+        }
+        // Only what some run has.
+        let mut means = |name, digits, of: &dyn Fn(&StudyRun) -> Option<f64>| {
+            if self.runs.iter().any(|run| of(run).is_some()) {
+                let of_all = variants.iter().map(|runs| spread(runs, digits, of));
+                columns.push((name, of_all.collect()));
             }
-            out.push('\n');
+        };
+        let percent = |share: Option<f64>| share.map(|share| 100.0 * share);
+        let way = |r: &StudyRun| (r.loss_ceiling - r.loss) / (r.loss_ceiling - r.loss_floor);
+        if self.question == Question::Temperature {
+            means("loss reached", 3, &|r| Some(r.loss));
+            means("of the way, %", 0, &|r| percent(Some(way(r))));
+        }
+        means("one-shot accuracy, %", 1, &|r| percent(r.one_shot));
+        if self.question == Question::Methods {
+            means("200 nearest vote, %", 1, &|r| percent(r.weighted_neighbours));
+        }
+        means("error of the one-shot task, %", 1, &|r| percent(r.task_error));
+        means("pairs found, %", 1, &|r| percent(Some(r.pairs_found)));
+        means("effective rank", 1, &|r| Some(r.effective_rank));
+        if self.question == Question::Methods {
+            means("seconds", 0, &|r| Some(r.seconds));
+        }
+        let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
+        let mut out = line(columns.iter().map(|(name, _)| *name).collect());
+        out += &format!("|{}\n", "---|".repeat(columns.len()));
+        for row in 0..variants.len() {
+            out += &line(columns.iter().map(|(_, cells)| cells[row].as_str()).collect());
         }
         out
     }
@@ -346,18 +412,19 @@ mod tests {
         training.encoder.widths = Some(vec![2]);
         training.encoder.embedding = Some(8);
         training.hold_out = 0.98;
-        let settings = StudySettings { training, seeds: 2, one_shot: None };
+        let question = Question::Temperature;
+        let settings = StudySettings { question, training, seeds: 2, one_shot: None };
         let mut told = Vec::new();
         let stop = AtomicBool::new(false);
-        let study = study_temperature(&settings, &out, &stop, &mut |event| {
+        let study = study(&settings, &out, &stop, &mut |event| {
             let StudyEvent::Ran { run, done, all } = event;
             told.push((run.seed, done, all));
         })?;
         assert_eq!(told.len(), 18);
         assert_eq!(told[9], (1, 10, 18));
         let variants = study.variants();
-        assert_eq!(variants.len(), VARIANTS.len());
-        for (runs, (name, temperature)) in variants.iter().zip(VARIANTS) {
+        assert_eq!(variants.len(), LOSSES.len());
+        for (runs, (name, temperature)) in variants.iter().zip(LOSSES) {
             assert_eq!(runs.iter().map(|run| run.seed).collect::<Vec<_>>(), [0, 1]);
             assert!(runs.iter().all(|run| run.loss_name == name));
             assert!(runs.iter().all(|run| (run.temperature - temperature).abs() < 1e-6));
@@ -369,15 +436,15 @@ mod tests {
         files.sort();
         assert_eq!(files, ["study.json", "study.md", "study.svg"]);
         let table = study.table();
-        assert_eq!(table.lines().count(), 2 + VARIANTS.len(), "{table}");
+        assert_eq!(table.lines().count(), 2 + LOSSES.len(), "{table}");
         let bars = |line: &str| line.matches('|').count();
         assert!(table.lines().all(|line| bars(line) == bars(table.lines().next().unwrap_or(""))));
-        assert_eq!(study.seen.len(), 1 + VARIANTS.len());
+        assert_eq!(study.seen.len(), 1 + LOSSES.len());
         // The question's own loss at this batch: from ln n down to one nat less, about.
         let first = &study.runs[0];
         assert!((first.loss_ceiling - 16f64.ln()).abs() < 1e-9);
         assert!(first.loss_floor > first.loss_ceiling - 1.08);
-        let refused = study_temperature(&settings, &out, &stop, &mut |_| {});
+        let refused = super::study(&settings, &out, &stop, &mut |_| {});
         assert!(matches!(refused, Err(Error::RunExists(_))));
         Ok(())
     }
@@ -388,8 +455,9 @@ mod tests {
         let out = folder.path().join("study");
         let mut training = Settings { epochs: 1, batch: Some(16), ..Settings::default() };
         (training.encoder.widths, training.hold_out) = (Some(vec![2]), 0.98);
-        let settings = StudySettings { training, seeds: 1, one_shot: None };
-        let study = study_temperature(&settings, &out, &AtomicBool::new(true), &mut |_| {})?;
+        let question = Question::Methods;
+        let settings = StudySettings { question, training, seeds: 1, one_shot: None };
+        let study = study(&settings, &out, &AtomicBool::new(true), &mut |_| {})?;
         assert!(study.interrupted && study.runs.is_empty() && !out.exists());
         Ok(())
     }

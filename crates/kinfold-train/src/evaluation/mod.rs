@@ -14,11 +14,11 @@ use crate::run::{
     ByDimension, Evaluation, Measured, NEIGHBOURS, Retrieval, SavedModel, ScoredPairs,
 };
 use crate::settings::Settings;
-use crate::tensors::{check_cuts, embed_rows, first_numbers};
+use crate::tensors::{check_cuts, embed_averaged, first_numbers};
 use burn::tensor::Device;
 use kinfold::Embeddings;
 use kinfold::measures::{Labelled, few_shot_accuracy, knn_accuracies, linear_probe_accuracy};
-use kinfold_data::{Data, Items, Kind, Split, VectorSettings};
+use kinfold_data::{AveragedViews, Data, Items, Kind, Split, VectorSettings};
 use kinfold_nn::encoders::Model;
 use std::path::Path;
 
@@ -44,6 +44,17 @@ pub struct EvaluationProgress {
 /// What is called as an evaluation goes on. An error that it returns ends it.
 pub type EvaluationObserver<'o> = dyn FnMut(EvaluationProgress) -> Result<(), Error> + 'o;
 
+/// An encoder that is judged, and how.
+pub(crate) struct Judged<'a> {
+    /// What it was before training.
+    pub(crate) random: &'a dyn Fn() -> Result<Model, Error>,
+    pub(crate) trained: &'a Model,
+    /// What it sees of each image.
+    pub(crate) views: &'a AveragedViews,
+    /// Its embeddings are cut to as many numbers, too.
+    pub(crate) dims: &'a [usize],
+}
+
 impl Evaluation {
     /// None where the things have fewer than two labels, and of vectors, whose labels are asked for as documents
     /// are. Of raw pixels and embeddings, one after the other,
@@ -51,9 +62,7 @@ impl Evaluation {
     pub(crate) fn new(
         data: &Data,
         split: &Split,
-        random: &dyn Fn() -> Result<Model, Error>,
-        trained: &Model,
-        dims: &[usize],
+        Judged { random, trained, views, dims }: Judged<'_>,
         device: &Device,
         on_progress: &mut EvaluationObserver<'_>,
     ) -> Result<Option<Self>, Error> {
@@ -78,7 +87,7 @@ impl Evaluation {
                     report(doing, done)?;
                     embeddings.extend(match model {
                         None => data.raw(rows)?.unwrap_or_default(),
-                        Some(model) => embed_rows(model, data, rows, device)?,
+                        Some(model) => embed_averaged(model, data, rows, views, device)?,
                     });
                     done += rows.len();
                 }
@@ -164,7 +173,8 @@ impl From<&str> for DataSource {
 }
 
 /// The measures of a saved model again, on the data it was trained on or on other data; and
-/// those of its embeddings cut to `dims` numbers, or where none are given to those that it was trained for.
+/// those of its embeddings cut to `dims` numbers, or where none are given to those that it was trained for. Each
+/// image is seen in `average` views, or in as many as the run says.
 ///
 /// # Errors
 /// When the run cannot be read, or the images have fewer than two labels to judge with, or with what
@@ -173,6 +183,7 @@ pub fn evaluate(
     run: &Path,
     data: Option<&DataSource>,
     dims: &[usize],
+    average: Option<usize>,
     on_progress: &mut EvaluationObserver<'_>,
 ) -> Result<Evaluated, Error> {
     let device = Device::flex();
@@ -197,9 +208,12 @@ pub fn evaluate(
     let evaluation = Evaluation::new(
         &data,
         &split,
-        &|| saved.random(&device),
-        &trained,
-        dims,
+        Judged {
+            random: &|| saved.random(&device),
+            trained: &trained,
+            views: &saved.averaged_views(average)?,
+            dims,
+        },
         &device,
         on_progress,
     )?;

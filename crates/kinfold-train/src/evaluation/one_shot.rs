@@ -39,12 +39,14 @@ pub struct OneShotTask {
     pub ways: usize,
     /// Classes and images of each run follow from it.
     pub seed: u64,
+    /// Views of each image whose embeddings are averaged; by default as many as the run says.
+    pub average: Option<usize>,
 }
 
 impl OneShotTask {
     /// 200 runs of 20 classes, of every group.
     pub fn new(data: impl Into<String>) -> Self {
-        Self { data: data.into(), only: Vec::new(), runs: 200, ways: 20, seed: 0 }
+        Self { data: data.into(), only: Vec::new(), runs: 200, ways: 20, seed: 0, average: None }
     }
 }
 
@@ -86,6 +88,7 @@ pub fn one_shot(run: &Path, task: &OneShotTask) -> Result<OneShot, Error> {
     }
     let device = Device::flex();
     let saved = SavedModel::open(run)?;
+    let views = saved.averaged_views(task.average)?;
     let trained = saved.trained(run, &device)?;
     let data = saved.settings(Some(&task.data)).read()?;
     let Data::Images(images) = &data else {
@@ -98,8 +101,8 @@ pub fn one_shot(run: &Path, task: &OneShotTask) -> Result<OneShot, Error> {
     };
     let rows: Vec<usize> = (0..images.len()).collect();
     let raw = images.pixels(&rows)?;
-    let random = embed(&saved.random(&device)?, &data, &device)?;
-    let trained = embed(&trained, &data, &device)?;
+    let random = embed(&saved.random(&device)?, &data, &views, &device)?;
+    let trained = embed(&trained, &data, &views, &device)?;
     let errors = |embeddings: &[f32]| errors(&episodes, embeddings, images.len());
     let (raw, random, trained) = (errors(&raw)?, errors(&random)?, errors(&trained)?);
     let of = |which: fn(&[f64]) -> f64| Measured {

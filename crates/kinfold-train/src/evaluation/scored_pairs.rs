@@ -4,7 +4,7 @@
 
 use crate::Error;
 use crate::run::{Estimate, ScoredPairs};
-use crate::tensors::{cosine, embed};
+use crate::tensors::{cosine, embed_rows};
 use burn::tensor::Device;
 use kinfold::measures::rank_correlation;
 use kinfold_data::Data;
@@ -22,8 +22,9 @@ impl ScoredPairs {
         if texts.scores.is_empty() {
             return Ok(None);
         }
+        let rows: Vec<usize> = (0..texts.items.len()).collect();
         let of = |model: &Model| -> Result<Estimate, Error> {
-            let embeddings = embed(model, data, device)?;
+            let embeddings = embed_rows(model, data, &rows, device)?;
             let row = |row: usize| {
                 let dim = embeddings.len() / texts.items.len();
                 &embeddings[row * dim..][..dim]

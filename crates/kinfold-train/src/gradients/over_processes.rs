@@ -11,7 +11,7 @@ use crate::Error;
 use crate::criterion::{Criterion, Loss, Projected};
 use crate::processes::Processes;
 use crate::tensors::numbers;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use kinfold::Form;
 use kinfold_burn::ContrastiveLoss;
@@ -56,9 +56,7 @@ pub(crate) fn gradients_over(
             }
             Ok::<_, Error>(())
         })?;
-        let keys = (!keys.is_empty()).then(|| Tensor::cat(keys, 0));
-        let constant_keys = keys.is_some();
-        let here = criterion.projected(rows.clone(), keys);
+        let constant_keys = criterion.has_constant_keys(model);
         let exchange = Exchange {
             processes,
             pairs: pairs.len(),
@@ -66,23 +64,32 @@ pub(crate) fn gradients_over(
             one_way: criterion.is_one_way(),
             constant_keys,
         };
-        let (loss, of_here, mut gradients) =
-            exchange.loss(&here, &mut |all, own| criterion.loss_of(all, pairs, own))?;
-        let of_loss = criterion.gradients(&mut gradients);
+        let (there, back) = criterion.projected(rows.clone(), keys);
+        let (mut found, mut of_loss) = (Vec::new(), GradientsAccumulator::new());
+        let mut part = |here: Projected| {
+            let (loss, of_here, mut gradients) =
+                exchange.loss(&here, &mut |all, own| criterion.loss_of(all, pairs, own))?;
+            of_loss.accumulate(criterion.module(), criterion.gradients(&mut gradients));
+            found.push((here, of_here));
+            Ok::<_, Error>(loss)
+        };
+        let loss = part(there)?;
+        let loss = loss.and(back.map(part).transpose()?);
 
         let of_model = processes.timed("backward pass", || {
             let pulled = |x: Tensor<2>, by: Tensor<2>| match counts {
                 true => (x * by).sum(),
                 false => x.sum() * 0.0,
             };
-            let mut pull = pulled(here.queries, of_here.queries);
-            if !constant_keys {
-                pull = pull + pulled(here.keys, of_here.keys);
+            let mut pulls = Vec::new();
+            for (here, of_here) in found {
+                pulls.push(pulled(here.queries, of_here.queries));
+                if !constant_keys {
+                    pulls.push(pulled(here.keys, of_here.keys));
+                }
+                pulls.extend(here.negatives.zip(of_here.negatives).map(|(x, by)| pulled(x, by)));
             }
-            if let (Some(x), Some(by)) = (here.negatives, of_here.negatives) {
-                pull = pull + pulled(x, by);
-            }
-            let mut gradients = pull.backward();
+            let mut gradients = Tensor::cat(pulls, 0).sum().backward();
             if count == 1 {
                 return Ok(GradientsParams::from_module(&mut gradients, model));
             }
@@ -91,7 +98,7 @@ pub(crate) fn gradients_over(
         })?;
         let of_model = processes
             .timed("gradients summed", || processes.summed_gradients(model, of_model, counts));
-        let of_loss = processes.summed_gradients(criterion.module(), of_loss, true);
+        let of_loss = processes.summed_gradients(criterion.module(), of_loss.grads(), true);
         Ok(Found { loss, of_model, of_loss })
     })
 }

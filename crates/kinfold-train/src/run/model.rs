@@ -1,10 +1,14 @@
 //! `model.toml` and `model.safetensors`: together they are the model.
 
 use crate::run::{CONFIG, Checkpoint, RunFolder, checkpoint, not_finite};
-use crate::settings::{EncoderName, EncoderSettings, Settings, is_default};
+use crate::settings::{
+    EncoderName, EncoderSettings, EvaluationSettings, Settings, is_default, recipe,
+};
 use crate::{Error, memory};
 use burn::tensor::Device;
-use kinfold_data::{ImageSettings, TOKENIZER, TextSettings, Tokenizer, VectorSettings};
+use kinfold_data::{
+    AveragedViews, ImageSettings, Recipe, TOKENIZER, TextSettings, Tokenizer, VectorSettings,
+};
 use kinfold_nn::encoders::{ImageShape, InputShape, Model, WEIGHTS};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -32,6 +36,12 @@ pub struct SavedModel {
     /// How its vectors are read.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vector: VectorSettings,
+    /// How views of its images were made.
+    #[serde(default = "affine", deserialize_with = "recipe")]
+    view: Recipe,
+    /// How its embeddings are made.
+    #[serde(default, skip_serializing_if = "is_default")]
+    evaluation: EvaluationSettings,
     /// What it is made of.
     pub encoder: EncoderSettings,
     /// Where the weights are while the run has not ended.
@@ -46,18 +56,45 @@ fn held_out_by_default() -> f64 {
     Settings::default().hold_out
 }
 
+fn affine() -> Recipe {
+    Settings::default().view
+}
+
 impl SavedModel {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let Settings { version, data, hold_out, seed, image, mut text, vector, .. } =
-            settings.clone();
-        let mut encoder = settings.encoder.clone();
+        let Settings {
+            version,
+            data,
+            hold_out,
+            seed,
+            image,
+            mut text,
+            vector,
+            view,
+            evaluation,
+            mut encoder,
+            ..
+        } = settings.clone();
         // What it began with is in its weights.
         encoder.init = None;
         // The folder holds its tokenizer.
         text.tokenizer = None;
         let folder = PathBuf::new();
         let checkpoint = None;
-        Self { version, data, hold_out, seed, image, text, vector, encoder, checkpoint, folder }
+        Self {
+            version,
+            data,
+            hold_out,
+            seed,
+            image,
+            text,
+            vector,
+            view,
+            evaluation,
+            encoder,
+            checkpoint,
+            folder,
+        }
     }
 
     /// Writes the model into its run folder, the weights last.
@@ -106,6 +143,17 @@ impl SavedModel {
         };
         settings.use_tokenizer_of(&self.folder);
         settings
+    }
+
+    /// What it sees of each thing: as many views as its run says, or `average`.
+    ///
+    /// # Errors
+    /// When there cannot be so many.
+    pub fn averaged_views(&self, average: Option<usize>) -> Result<AveragedViews, Error> {
+        let average = average.unwrap_or(self.evaluation.average);
+        let Self { view, seed, .. } = *self;
+        let evaluation = EvaluationSettings { average };
+        Settings { view, seed, evaluation, ..self.settings(None) }.averaged_views()
     }
 
     /// What all things that it takes have in common.

@@ -15,7 +15,7 @@ pub use begin::{resume, resume_over, train, train_over};
 pub use event::{Event, Observer, Progress};
 
 use crate::criterion::{Criterion, Loss};
-use crate::evaluation::{Task, untrained, weighted};
+use crate::evaluation::{Judged, Task, untrained, weighted};
 use crate::gradients::{Found, gradients, gradients_over};
 use crate::optimizer::{Optimizer, learning_rate};
 use crate::processes::Processes;
@@ -354,9 +354,12 @@ impl<'p> Training<'p> {
         let evaluation = Evaluation::new(
             &self.data,
             &self.split,
-            &random,
-            &trained,
-            &self.settings.loss.matryoshka,
+            Judged {
+                random: &random,
+                trained: &trained,
+                views: &self.settings.averaged_views()?,
+                dims: &self.settings.loss.matryoshka,
+            },
             &plain,
             &mut |progress| on_event(Event::Evaluating(progress)),
         )?;
@@ -491,7 +494,8 @@ impl<'p> Training<'p> {
         self.good = Some(before);
         let model = processes.timed("weights", || {
             let model = self.optimizer.step(rate, model, of_model);
-            self.criterion.step(rate, of_loss, &model);
+            let done = (step + 1) as f64 / self.steps as f64;
+            self.criterion.step(rate, of_loss, &model, done);
             model
         });
         let line = StepLine {
