@@ -1169,7 +1169,7 @@ fn methods_train_and_are_compared() {
     let names = safetensors::SafeTensors::deserialize(&weights).unwrap();
     assert!(names.names().contains(&"predictor.output.weight"), "{:?}", names.names());
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
-    assert!(page.contains("the method <b>byol</b>"));
+    assert!(page.contains("the method <b>byol</b>.") && page.contains("2 − 2 cos"));
     succeeds(&["evaluate", run.to_str().unwrap()]);
     succeeds(&["diagnose", run.to_str().unwrap()]);
 

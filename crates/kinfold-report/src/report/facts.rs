@@ -71,8 +71,17 @@ impl Facts {
         (self.ceiling > floor).then(|| (self.ceiling - loss) / (self.ceiling - floor))
     }
 
-    /// The temperature at the end.
+    /// Whether each view is compared with its own other view alone, so that the loss has no temperature and is no
+    /// entropy.
+    pub(super) fn has_no_negatives(&self) -> bool {
+        self.settings.method.has_no_negatives()
+    }
+
+    /// The temperature at the end, where the loss has one.
     pub(super) fn temperature(&self) -> Option<f64> {
+        if self.has_no_negatives() {
+            return None;
+        }
         let last = self.steps.last().and_then(|step| step.temperature);
         let reached = self.summary.as_ref().map(|summary| summary.temperature);
         reached.or(last).or(self.settings.loss.temperature)

@@ -102,10 +102,11 @@ impl Page<'_> {
                 (settings.batch.unwrap_or(0)) " to a batch, "
                 (summary.map_or("some".to_owned(), |summary| summary.epochs.to_string()))
                 " of " (settings.epochs) " epochs, "
-                @match &settings.loss.name {
-                    Some(name) => { "the loss " b { (name) } }
-                    None => { "the method " b { (settings.method.as_str()) } }
+                @if settings.method.predicts() {
+                    "the method " b { (settings.method.as_str()) }
+                    @if settings.loss.name.is_some() { ", " }
                 }
+                @if let Some(name) = &settings.loss.name { "the loss " b { (name) } }
                 @if let Some(temperature) = self.facts.temperature() {
                     " at temperature " (format!("{temperature:.3}"))
                     @if learned { ", learned" }
@@ -127,7 +128,8 @@ impl Page<'_> {
             dl class="tiles" {
                 (tile(if taken == 1 { "step" } else { "steps" }, &taken.to_string()))
                 @if let Some(loss) = self.facts.loss() {
-                    (tile("loss, in nats", &format!("{loss:.3}")))
+                    @let unit = if self.facts.has_no_negatives() { "loss, of 2" } else { "loss, in nats" };
+                    (tile(unit, &format!("{loss:.3}")))
                 }
                 @if let Some(way) = self.facts.way() {
                     (tile("of the way to its floor", &percent(way, 0)))
@@ -156,6 +158,14 @@ impl Page<'_> {
             }
             None => " For this loss no floor is known in closed form.",
         };
+        let what = match facts.has_no_negatives() {
+            true => {
+                "The loss of each batch: 2 − 2 cos, the mean over all views, of what is predicted and what the \
+                 other view is. One point for all images would have 0, too: whether images can be told apart is \
+                 seen below."
+            }
+            false => "The loss of each batch, in nats.",
+        };
         let smalls = [
             curves::small(facts, "learning rate", |step| Some(step.learning_rate)),
             curves::small(facts, "gradient norm", |step| step.gradient_norm),
@@ -164,7 +174,7 @@ impl Page<'_> {
         ];
         let drawn = facts.steps.iter().any(|step| step.temperature.is_some());
         let body = html! {
-            p { "The loss of each batch, in nats." (floor) }
+            p { (what) @if !facts.has_no_negatives() { (floor) } }
             figure { (curves::loss(facts, 720.0)) (curves::loss(facts, 350.0)) }
             div class="three" { @for small in smalls.into_iter().flatten() { (small) } }
             @if let Some(temperature) = facts.temperature().filter(|_| !drawn) {

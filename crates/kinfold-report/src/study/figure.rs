@@ -53,7 +53,7 @@ pub(super) fn figure(study: &Study) -> Result<String, Error> {
             style { (PreEscaped(STYLE)) }
             rect width=(WIDTH) height=(height) fill="#fdfcf9" {}
             @for (i, runs) in variants.iter().enumerate() {
-                (label(NAMES - 14.0, middle(i) + 4.0, "end", "name", &named(runs[0])))
+                (label(NAMES - 14.0, middle(i) + 4.0, "end", "name", &named(study, runs[0])))
             }
             @match study.question {
                 Question::Temperature => { (losses(&variants, below)) }
@@ -75,11 +75,11 @@ fn middle(variant: usize) -> f64 {
     TOP + ROW * (variant as f64 + 0.5)
 }
 
-fn named(run: &StudyRun) -> String {
-    match run.loss_name.as_str() {
-        "" => run.method.as_str().to_owned(),
-        _ if run.method.predicts() => run.method.as_str().to_owned(),
-        loss => format!("{loss}, τ = {}", run.temperature),
+/// What was varied in a run.
+fn named(study: &Study, run: &StudyRun) -> String {
+    match study.question {
+        Question::Temperature => format!("{}, τ = {}", run.loss_name, run.temperature),
+        Question::Methods => run.method.as_str().to_owned(),
     }
 }
 
@@ -170,7 +170,7 @@ fn matrices(study: &Study, variants: &[Vec<&StudyRun>], top: f64) -> Result<Mark
         @for (i, moment) in study.seen.iter().enumerate() {
             @let name = match i {
                 0 => "before training".to_owned(),
-                _ => variants.get(i - 1).map_or(String::new(), |runs| named(runs[0])),
+                _ => variants.get(i - 1).map_or(String::new(), |runs| named(study, runs[0])),
             };
             @let (x, y) = (GAP + (i % ACROSS) as f64 * (SIDE + GAP), row(i / ACROSS));
             @let picture = matrix(n, &|a, b| (moment.cosine(a, b) - least) / (1.0 - least))?;
