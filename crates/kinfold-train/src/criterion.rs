@@ -9,7 +9,6 @@
 
 use crate::Error;
 use crate::loss::Named;
-
 use crate::moving_average::MovingAverage;
 use crate::optimizer::Optimizer;
 use crate::run::State;
@@ -207,12 +206,6 @@ impl Criterion {
             None if self.has_constant_documents(model) => views.documents(),
             None => None,
         }
-    }
-
-    /// Whether keys come from an encoder that follows the trained one.
-    #[cfg(test)]
-    pub(crate) fn has_momentum_encoder(&self) -> bool {
-        self.momentum_encoder.is_some()
     }
 
     /// Whether keys have no gradient.
@@ -539,6 +532,7 @@ fn without_negatives(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::moving_average::tests::numbers as weights;
     use crate::tensors::input;
     use kinfold_nn::encoders::ImageShape;
 
@@ -671,19 +665,13 @@ mod tests {
         let pairs = Pairs::new(data.items(), &data.split(0.2), &settings.pairs)?;
         let of_data = (data.items(), settings.shape(&data));
         let mut criterion = Criterion::new(&settings, of_data, &pairs, &device)?;
-        let of = |model: &Model| -> Result<Vec<f32>, Error> {
-            let mut state = State::default();
-            state.put_module("model", model);
-            let all = state.take_all("model").into_iter();
-            Ok(all.flat_map(|(_, data)| data.iter::<f32>().collect::<Vec<_>>()).collect())
-        };
         let queue = |criterion: &Criterion| {
             let encoder = criterion.momentum_encoder.as_ref().expect("moco has one");
             let queue = criterion.queue.as_ref().expect("moco has a queue");
             (encoder.model.model().clone(), queue.keys.as_ref().map_or(0, |keys| keys.dims()[0]))
         };
         let trained = model(1, &device);
-        let begin = of(&queue(&criterion).0)?;
+        let begin = weights(&queue(&criterion).0);
         for (step, rows) in [(1, 4), (2, 7), (3, 7)] {
             let which = [0, 1, 2, 3].map(|row| Pair {
                 a: row,
@@ -699,16 +687,17 @@ mod tests {
             // At first the other three keys of the batch, then the queue's.
             let candidates = [4.0f64, 5.0, 8.0][step - 1];
             assert!((loss.ceiling - candidates.ln()).abs() < 1e-9, "{}", loss.ceiling);
-            let before = of(&queue(&criterion).0)?;
+            let before = weights(&queue(&criterion).0);
             let of_loss = criterion.gradients(&mut loss.tensor.backward());
             criterion.step(1e-3, of_loss, &trained, 0.5);
             let (model, keys) = queue(&criterion);
             assert_eq!(keys, rows);
-            for ((new, old), towards) in of(&model)?.iter().zip(&before).zip(of(&trained)?) {
+            for ((new, old), towards) in weights(&model).iter().zip(&before).zip(weights(&trained))
+            {
                 assert!((new - (0.75 * old + 0.25 * towards)).abs() < 1e-6);
             }
         }
-        assert_ne!(of(&queue(&criterion).0)?, begin);
+        assert_ne!(weights(&queue(&criterion).0), begin);
         Ok(())
     }
 }

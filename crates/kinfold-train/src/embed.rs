@@ -159,13 +159,8 @@ impl Embedded {
     /// When embeddings have fewer, or `dim` is 0.
     pub fn cut(self, dim: usize) -> Result<Self, Error> {
         tensors::check_cuts(&[dim], self.dim)?;
-        let mut embeddings = Vec::with_capacity(self.data.items().len() * dim);
-        for whole in self.embeddings.chunks(self.dim) {
-            let first = &whole[..dim];
-            let length = first.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-            let length = length.max(kinfold::NORM_FLOOR);
-            embeddings.extend(first.iter().map(|&x| (f64::from(x) / length) as f32));
-        }
+        let mut embeddings = tensors::first_numbers(&self.embeddings, self.dim, dim).into_owned();
+        tensors::to_unit_length(&mut embeddings, dim);
         Ok(Self { embeddings, dim, ..self })
     }
 

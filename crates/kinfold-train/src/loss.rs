@@ -78,7 +78,7 @@ impl LossSettings {
     /// The first of these settings that is not as it is by default.
     pub(crate) fn given(&self) -> Option<String> {
         let Self { name, temperature, learned_temperature, matryoshka, .. } = self;
-        let rest = Self { queue: 0, momentum: None, ..Self::default() };
+        let rest = Self::default();
         let given = [
             name.as_ref().map(|name| format!("the loss {name}")),
             temperature.map(|x| format!("a temperature of {x}")),

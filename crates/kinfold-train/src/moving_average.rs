@@ -69,13 +69,13 @@ impl ModuleMapper for Follow {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use burn::tensor::Device;
     use kinfold_nn::encoders::{EncoderSettings, ImageShape};
 
-    /// All weights and statistics, which random models have others of but for the statistics.
-    fn numbers(model: &Model) -> Vec<f32> {
+    /// All weights and statistics of a model.
+    pub(crate) fn numbers(model: &Model) -> Vec<f32> {
         let mut state = State::default();
         state.put_module("model", model);
         let all = state.take_all("model").into_iter();

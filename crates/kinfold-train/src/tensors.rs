@@ -93,22 +93,25 @@ pub fn embed_averaged(
         return embed_rows(model, data, rows, device);
     }
     let mut sum: Vec<f32> = Vec::new();
+    let dim = |embeddings: &[f32]| (embeddings.len() / rows.len().max(1)).max(1);
     for number in 0..views.count {
         let draw = |rows: &[usize]| Ok(data.draw_averaged(rows, views, number)?);
         let mut embeddings = embed_views(model, rows, device, draw)?;
-        to_unit_length(&mut embeddings, rows.len());
+        let dim = dim(&embeddings);
+        to_unit_length(&mut embeddings, dim);
         match &mut sum[..] {
             [] => sum = embeddings,
             sum => sum.iter_mut().zip(embeddings).for_each(|(sum, x)| *sum += x),
         }
     }
-    to_unit_length(&mut sum, rows.len());
+    let dim = dim(&sum);
+    to_unit_length(&mut sum, dim);
     Ok(sum)
 }
 
-/// Each of so many embeddings at unit length.
-fn to_unit_length(embeddings: &mut [f32], rows: usize) {
-    for row in embeddings.chunks_exact_mut((embeddings.len() / rows.max(1)).max(1)) {
+/// Each embedding of `dim` numbers at unit length; one of zeros stays.
+pub(crate) fn to_unit_length(embeddings: &mut [f32], dim: usize) {
+    for row in embeddings.chunks_exact_mut(dim) {
         let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let length = length.max(kinfold::NORM_FLOOR);
         row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);

@@ -185,7 +185,10 @@ pub fn study(
     stop: &AtomicBool,
     on_event: &mut dyn FnMut(StudyEvent<'_>),
 ) -> Result<Study, Error> {
-    settings.training.check()?;
+    let variants = settings.question.variants();
+    for variant in &variants {
+        variant.of(&settings.training).check()?;
+    }
     if settings.seeds == 0 {
         return Err(Error::Setting("seeds is 0, but at least 1 is needed".into()));
     }
@@ -203,10 +206,6 @@ pub fn study(
         runs: Vec::new(),
         seen: Vec::new(),
     };
-    let variants = settings.question.variants();
-    for variant in &variants {
-        variant.of(&settings.training).check()?;
-    }
     let all = variants.len() * settings.seeds;
     // Seed after seed, so that a study that is stopped has done the same for every variant.
     'all: for seed in 0..settings.seeds {
@@ -460,5 +459,17 @@ mod tests {
         let study = study(&settings, &out, &AtomicBool::new(true), &mut |_| {})?;
         assert!(study.interrupted && study.runs.is_empty() && !out.exists());
         Ok(())
+    }
+
+    #[test]
+    fn a_study_of_what_cannot_be_trained_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("study");
+        let training = Settings::of_kind(kinfold_data::Kind::Texts);
+        let question = Question::Methods;
+        let settings = StudySettings { question, training, seeds: 1, one_shot: None };
+        let said = study(&settings, &out, &AtomicBool::new(false), &mut |_| {});
+        let said = said.map(drop).expect_err("texts have no views").to_string();
+        assert!(said.contains("the method moco-v3 learns from views") && !out.exists(), "{said}");
     }
 }

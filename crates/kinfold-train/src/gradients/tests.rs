@@ -152,7 +152,8 @@ fn outcome(
     let model = digits.fresh();
     let found = way(&model, criterion)?;
     let of_model = flat(&model, &found.of_model);
-    if !criterion.has_momentum_encoder() {
+    let follows = digits.settings.method.has_momentum_encoder();
+    if !follows && !digits.settings.named()?.queue {
         criterion.step(1e-3, found.of_loss, &model, 0.5);
     }
     Ok((found.loss.value, of_model, model.to_bytes()?, criterion.temperature()?))
